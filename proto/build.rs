@@ -1,0 +1,39 @@
+//! Generates the wire from the contract: pure Rust, no protoc.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use prost::Message;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let files = [
+        "protem/v1/access.proto",
+        "protem/v1/approvals.proto",
+        "protem/v1/governance.proto",
+        "protem/v1/grant.proto",
+        "protem/v1/revocations.proto",
+        "protem/v1/usage.proto",
+        "protem/journal/v1/journal.proto",
+    ];
+    println!("cargo::rerun-if-changed=protem");
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    let mut descriptors = protox::compile(files, ["."])?;
+    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().bytes(".protem.journal.v1").compile_fds(descriptors.clone())?;
+
+    // The feed is encoded once for all subscribers: the same service again, server side only, whose answers are bytes.
+    let feed = out.join("feed");
+    std::fs::create_dir_all(&feed)?;
+    for file in
+        descriptors.file.iter_mut().filter(|file| !file.name().ends_with("revocations.proto"))
+    {
+        file.service.clear();
+    }
+    tonic_prost_build::configure()
+        .build_client(false)
+        .out_dir(&feed)
+        .extern_path(".protem.v1", "crate::wire::v1")
+        .extern_path(".protem.v1.SubscribeResponse", "crate::encoded::Encoded")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

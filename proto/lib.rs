@@ -1,0 +1,4 @@
+//! The wire: messages and services generated from `protem/`, and their descriptors.
+
+pub mod encoded;
+pub mod wire;

@@ -1,0 +1,1 @@
+//! Settings, parsed once into a struct without holes.

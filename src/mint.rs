@@ -1,0 +1,1 @@
+//! Sign a credential from a committed grant.

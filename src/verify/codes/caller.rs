@@ -1,0 +1,3 @@
+//! Codes PT-06xx: who the caller is.
+
+crate::codes! {}

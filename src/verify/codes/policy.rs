@@ -1,0 +1,3 @@
+//! Codes PT-03xx: bundles, and what policy refuses.
+
+crate::codes! {}

@@ -1,0 +1,3 @@
+//! Codes PT-07xx: the command line and its settings.
+
+crate::codes! {}
