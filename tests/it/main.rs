@@ -1,0 +1,17 @@
+//! One binary for all integration tests: one link, one run. A file that is not listed here fails `tidy`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::as_conversions,
+    clippy::wildcard_enum_match_arm,
+    clippy::disallowed_methods,
+    clippy::unreachable,
+    unreachable_pub,
+    missing_docs,
+    reason = "a test may fail loudly, may look at the real clock, and is its own documentation"
+)]
+
+mod tidy;
