@@ -1,8 +1,20 @@
 //! The law: requests, approvals, grants, tasks, revocations, deadlines. No clock, no randomness, no IO.
 
+pub mod access;
+pub mod apply;
+pub mod approval;
 pub mod command;
+pub mod decide;
+pub mod dice;
+pub mod ending;
 pub mod event;
+pub mod grant;
 pub mod limits;
+pub mod parts;
 pub mod refusal;
 pub mod request;
+pub mod rules;
+pub mod state;
+pub mod tick;
+pub mod tracked;
 pub mod verdict;

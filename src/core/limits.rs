@@ -35,3 +35,5 @@ pub const PENDING_MAX: usize = 10_000;
 /// The least and the most that a tier or policy may set as `max_staleness`.
 pub const STALENESS: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(2)..=Duration::from_secs(60);
+/// Tasks that one identity may hold open: a fleet's worth, so that holds without grants cannot fill the memory.
+pub const TASKS_MAX: u32 = 10_000;

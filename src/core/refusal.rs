@@ -66,6 +66,9 @@ pub enum Refusal {
     /// A newer stream holds the task.
     #[error("a newer stream holds task `{0}`")]
     HoldReplaced(TaskId),
+    /// It has no credential yet.
+    #[error("grant `{0}` still waits for approval")]
+    StillPending(GrantId),
     /// Decided, withdrawn or lapsed.
     #[error("grant `{0}` no longer waits")]
     NotPending(GrantId),
@@ -134,6 +137,7 @@ impl Refusal {
             Self::LifetimeOutOfRange(_) => law::LIFETIME_OUT_OF_RANGE,
             Self::LeaseOutOfRange(_) => law::LEASE_OUT_OF_RANGE,
             Self::HoldReplaced(_) => law::HOLD_REPLACED,
+            Self::StillPending(_) => law::STILL_PENDING,
             Self::NotPending(_) => law::NOT_PENDING,
             Self::DigestChanged(_) => law::DIGEST_CHANGED,
             Self::MayNotDecide { .. } => law::MAY_NOT_DECIDE,

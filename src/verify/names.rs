@@ -75,6 +75,13 @@ names! {
     KeyId, "key_id", |text| short(text, NAME_MAX);
 }
 
+impl Default for TaskKind {
+    /// No kind: of a task that was held before anything was asked under it.
+    fn default() -> Self {
+        Self("".into())
+    }
+}
+
 fn plain(text: &str) -> Result<(), &'static str> {
     spelled(text, |byte| matches!(byte, b'.' | b'_' | b'/' | b'-'))
 }

@@ -67,4 +67,6 @@ crate::codes! {
         "a verdict counts for exactly the request that policy looked at", "this is a defect; report it";
     TOO_MANY_TASKS = "PT-0131", "too many tasks are open",
         "an identity may hold a limited number of tasks without grants", "complete tasks that are done";
+    STILL_PENDING = "PT-0132", "the request still waits",
+        "a request that waits for approvers has no credential yet", "wait for it with `protem wait GRANT`";
 }

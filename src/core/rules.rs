@@ -1,0 +1,163 @@
+//! What the whole journal lives by: its opening and epochs, bundles and their settling, signing keys.
+
+use std::sync::Arc;
+
+use protem_verify::ids::{Epoch, GrantId, Hash, JournalId};
+use protem_verify::names::{KeyId, Words};
+use protem_verify::time::Time;
+
+use crate::access::{
+    Authority, Becomes, activate, digest, refused_note, still_allowed, still_true,
+};
+use crate::ending::{cut_off, due, ended};
+use crate::event::{EndReason, Event, PublicKey, Target};
+use crate::grant::{Grant, KeyState};
+use crate::limits::STEP_MAX;
+use crate::refusal::Refusal;
+use crate::state::State;
+use crate::verdict::{Effect, Verdict};
+
+pub(crate) fn open_journal(
+    state: &State,
+    journal: JournalId,
+    epoch: Epoch,
+    issuer: Arc<str>,
+    dev: bool,
+) -> Result<Vec<Event>, Refusal> {
+    if state.journal().is_some() {
+        return Err(Refusal::AlreadyOpen);
+    }
+    Ok(vec![Event::JournalOpened { journal, epoch, issuer, dev }])
+}
+
+pub(crate) fn begin_epoch(state: &State, epoch: Epoch, note: Words) -> Result<Vec<Event>, Refusal> {
+    if epoch <= state.epoch() {
+        return Err(Refusal::AlreadyOpen);
+    }
+    Ok(vec![Event::EpochBegan { epoch, note }])
+}
+
+pub(crate) fn activate_bundle(
+    state: &State,
+    digest: Hash,
+    files: Arc<[(Arc<str>, Arc<[u8]>)]>,
+    expect: Option<Hash>,
+) -> Result<Vec<Event>, Refusal> {
+    let in_force = state.bundle();
+    if let Some(expect) = expect
+        && in_force != Some(expect)
+    {
+        return Err(Refusal::BundleMoved(in_force.unwrap_or_default()));
+    }
+    if in_force == Some(digest) {
+        return Ok(Vec::new());
+    }
+    let settled = (state.live() == 0).then_some(Event::BundleSettled { digest });
+    Ok(std::iter::once(Event::BundleActivated { digest, files }).chain(settled).collect())
+}
+
+/// One step through the grants from before a bundle: each is confirmed or ended.
+pub(crate) fn settle(
+    state: &State,
+    bundle: Hash,
+    grants: Vec<(GrantId, Verdict)>,
+    now: Time,
+) -> Result<Vec<Event>, Refusal> {
+    if state.bundle() != Some(bundle) {
+        return Err(Refusal::VerdictStale);
+    }
+    let mut events = Vec::new();
+    let mut confirmed = Vec::new();
+    let mut looked_at = 0_usize;
+    for (id, verdict) in grants.into_iter().take(STEP_MAX) {
+        let grant = state.grant(&id).filter(|_| state.unsettled.set().contains(&id));
+        let Some(grant) = grant else { continue };
+        looked_at = looked_at.saturating_add(1);
+        match settle_one(state, grant, verdict, now)? {
+            Settled::Stays => confirmed.push(id),
+            Settled::Changes(changes) => events.extend(changes),
+        }
+    }
+    if !confirmed.is_empty() {
+        events.push(Event::GrantsConfirmed { digest: bundle, grants: confirmed });
+    }
+    if looked_at == state.unsettled.set().len() && !state.settled() {
+        events.push(Event::BundleSettled { digest: bundle });
+    }
+    Ok(events)
+}
+
+enum Settled {
+    Stays,
+    Changes(Vec<Event>),
+}
+
+fn settle_one(
+    state: &State,
+    grant: &Grant,
+    verdict: Verdict,
+    now: Time,
+) -> Result<Settled, Refusal> {
+    if let Some(reason) = due(grant, now) {
+        return Ok(Settled::Changes(vec![ended(grant, reason, Words::default(), now)]));
+    }
+    let ruling = still_true(state, verdict, grant.content, &grant.by.identity, now)?;
+    let end = |note| Settled::Changes(vec![ended(grant, EndReason::Policy, note, now)]);
+    let Some(waiting) = &grant.waiting else {
+        let stays = still_allowed(grant, &ruling);
+        return Ok(if stays { Settled::Stays } else { end(refused_note(&ruling)) });
+    };
+    match ruling.effect {
+        Effect::Deny => Ok(end(refused_note(&ruling))),
+        Effect::Issue | Effect::NeedsApproval => {
+            let rule = ruling.rule.as_ref().unwrap_or(&waiting.rule);
+            let digest = digest(&waiting.request, &ruling, rule);
+            let given = if digest == waiting.digest { waiting.approved.len() } else { 0 };
+            let request = waiting.request.clone();
+            if let Some(yes) = Authority::of_quorum(request, ruling.clone(), given) {
+                let became = activate(state, yes, Becomes::Waited(grant.id), now);
+                return Ok(match became {
+                    Ok(events) => Settled::Changes(events),
+                    Err(refusal) => {
+                        end(Words::parse("note", &refusal.to_string()).unwrap_or_default())
+                    }
+                });
+            }
+            let ruling = Box::new(ruling);
+            Ok(Settled::Changes(vec![Event::RequestReevaluated {
+                grant: grant.id,
+                ruling,
+                digest,
+            }]))
+        }
+    }
+}
+
+pub(crate) fn publish_key(state: &State, key: PublicKey) -> Vec<Event> {
+    if state.key(&key.id).is_some() { Vec::new() } else { vec![Event::KeyPublished(key)] }
+}
+
+pub(crate) fn activate_key(state: &State, key: KeyId) -> Result<Vec<Event>, Refusal> {
+    let record = state.key(&key).ok_or_else(|| Refusal::UnknownKey(key.clone()))?;
+    match record.state {
+        KeyState::Published => Ok(vec![Event::KeyActivated { key }]),
+        KeyState::Signing => Ok(Vec::new()),
+        KeyState::Retired | KeyState::CutOff => Err(Refusal::KeyState(key)),
+    }
+}
+
+pub(crate) fn retire_key(
+    state: &State,
+    key: KeyId,
+    compromised: bool,
+    note: Words,
+) -> Result<Vec<Event>, Refusal> {
+    let record = state.key(&key).ok_or_else(|| Refusal::UnknownKey(key.clone()))?;
+    let void = (compromised && record.state != KeyState::CutOff)
+        .then(|| cut_off(state, Target::Key(key.clone()), EndReason::Revoked, &note, Time::ZERO));
+    let retired = match record.state {
+        KeyState::Published | KeyState::Signing => Some(Event::KeyRetired { key }),
+        KeyState::Retired | KeyState::CutOff => None,
+    };
+    Ok(retired.into_iter().chain(void).collect())
+}

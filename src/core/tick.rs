@@ -1,0 +1,40 @@
+//! A tick records what is due; the deadlines themselves are checked wherever they matter.
+
+use protem_verify::names::Words;
+use protem_verify::time::Time;
+
+use crate::ending::{due as reason_due, ended};
+use crate::event::{Ended, Event};
+use crate::grant::{Grant, Status};
+use crate::limits::STEP_MAX;
+use crate::state::State;
+
+/// At most a thousand ends: deadlines that passed, rows that a cut-off still owes, keys that nothing needs.
+pub(crate) fn due(state: &State, now: Time) -> Vec<Event> {
+    let passed = state.deadlines.set().iter().take_while(|(time, _)| *time <= now);
+    let passed = passed.filter_map(|(_, id)| {
+        let grant = state.grant(id)?;
+        Some(ended(grant, reason_due(grant, now)?, Words::default(), now))
+    });
+    let owed = state.unrecorded.set().iter().filter_map(|id| owed(state.grant(id)?));
+    let keys = state.keys().filter(|record| record.forgettable() && record.last_exp <= now);
+    let keys = keys.map(|record| Event::KeyForgotten { key: record.key.id.clone() });
+    passed.chain(owed).chain(keys).take(STEP_MAX).collect()
+}
+
+fn owed(grant: &Grant) -> Option<Event> {
+    let Status::Ended { reason, at, told_by, recorded: false, .. } = grant.status else {
+        return None;
+    };
+    Some(Event::GrantEnded(Box::new(Ended {
+        grant: grant.id,
+        identity: grant.by.identity.clone(),
+        task: grant.task.clone(),
+        resource: grant.resource.clone(),
+        reason,
+        note: Words::default(),
+        ended: at,
+        exp: grant.newest.as_ref().map(|newest| newest.exp),
+        told_by,
+    })))
+}
