@@ -1,7 +1,13 @@
 //! What a credential says and whether it still counts: pure, few dependencies, no IO.
 
+pub mod checkpoint;
+pub mod claims;
 pub mod codes;
 pub mod ids;
+pub mod json;
+pub mod jws;
+pub mod keys;
 pub mod merkle;
 pub mod names;
+pub mod proof;
 pub mod time;

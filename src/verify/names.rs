@@ -82,6 +82,14 @@ impl Default for TaskKind {
     }
 }
 
+impl KeyId {
+    /// The id of the key with this RFC 7638 thumbprint: its base64url.
+    #[must_use]
+    pub fn of_thumbprint(sha256: &[u8; 32]) -> Self {
+        Self(data_encoding::BASE64URL_NOPAD.encode(sha256).into())
+    }
+}
+
 fn plain(text: &str) -> Result<(), &'static str> {
     spelled(text, |byte| matches!(byte, b'.' | b'_' | b'/' | b'-'))
 }
