@@ -9,5 +9,6 @@ pub mod jws;
 pub mod keys;
 pub mod merkle;
 pub mod names;
+pub mod operation;
 pub mod proof;
 pub mod time;
