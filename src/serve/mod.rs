@@ -1,1 +1,6 @@
-//! Room serve.
+//! Bytes to commands and back: gRPC services, OAuth endpoints, caller identity, refusals as statuses.
+
+pub mod jwt;
+pub mod limits;
+pub mod status;
+pub mod strict_json;

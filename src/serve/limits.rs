@@ -1,0 +1,92 @@
+//! Every limit at the door, each with its reason.
+
+use std::time::Duration;
+
+/// The largest message that is received: no request needs more, and what is read before it is understood costs memory.
+pub const MESSAGE_MAX: usize = 64 * 1024;
+/// The largest message that `BundleService` receives, after authentication only: a bundle of 16 MiB and its names.
+pub const BUNDLE_MESSAGE_MAX: usize = 17 * 1024 * 1024;
+/// The largest bundle: about 50,000 identities.
+pub const BUNDLE_MAX: usize = 16 * 1024 * 1024;
+/// Files in one bundle.
+pub const BUNDLE_FILES_MAX: usize = 4_096;
+/// A request's headers, all together: a caller token and some metadata.
+pub const HEADER_LIST_MAX: u32 = 16 * 1024;
+/// The headers of an HTTP/1 request: the same.
+pub const HTTP1_BUFFER_MAX: usize = 16 * 1024;
+/// Streams on one connection: what a busy client multiplexes; hyper's own default is 200, tonic's none.
+pub const STREAMS_MAX: u32 = 100;
+/// Streams reset by the peer that may wait to be accepted (CVE-2023-44487, rapid reset).
+pub const PENDING_RESETS_MAX: usize = 20;
+/// Streams that our side may reset for a peer's errors before the connection ends (RUSTSEC-2024-0003).
+pub const LOCAL_RESETS_MAX: usize = 1_024;
+/// How often a silent connection is asked whether it lives: half-open ones are found within 15 s.
+pub const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
+/// How long it may take to say so.
+pub const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(5);
+/// How long a connection lives, give or take a fifth: load spreads over brokers again, and not all at once.
+pub const CONNECTION_AGE: Duration = Duration::from_secs(60 * 60);
+/// How long the streams of an aged or draining connection may take to end.
+pub const GRACE: Duration = Duration::from_secs(10);
+/// Connections in all: gateways and workloads of one region; each costs a few KiB and a file descriptor.
+pub const CONNECTIONS_MAX: usize = 16_384;
+/// Connections of one address on which nobody has signed in: many workloads share a node's address, but sign in at once.
+pub const STRANGERS_MAX: usize = 256;
+/// How long a connection may stay without anybody signing in (slow-loris).
+pub const STRANGER_FOR: Duration = Duration::from_secs(60);
+/// The pause when the process is out of file descriptors: accepting again at once would only spin (RUSTSEC-2024-0376's kin).
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a call may take until its first answer; its command is finished all the same.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// The same for calls that check a whole bundle.
+pub const BUNDLE_WITHIN: Duration = Duration::from_secs(60);
+/// The longest that a caller may wait for enforcement: the greatest staleness, its margin and a little.
+pub const WAIT_MAX: Duration = Duration::from_secs(75);
+/// Ordinary calls in flight: the sequencer's queue and some readers' worth.
+pub const CALLS_MAX: usize = 8_192;
+/// Calls in flight that end access: they have a lane of their own, so no flood of the others delays them.
+pub const ENDING_CALLS_MAX: usize = 4_096;
+/// When to come back after the broker was busy.
+pub const BUSY_RETRY: Duration = Duration::from_millis(250);
+/// When to come back after a fault: it takes a moment until a store answers again.
+pub const FAULT_RETRY: Duration = Duration::from_secs(1);
+/// Streams of the feed that one caller may hold open: a gateway's replicas.
+pub const SUBSCRIPTIONS_MAX: usize = 64;
+/// Failed sign-ins a second and address; beyond it no signature is looked at.
+pub const FAILED_SIGN_INS_RATE: u32 = 5;
+/// Failed sign-ins at once: a fleet behind one address that was rolled out with a wrong audience still gets told why.
+pub const FAILED_SIGN_INS_BURST: u32 = 50;
+/// Addresses and identities that the rate limits remember before they are tidied.
+pub const RATE_KEYS_MAX: usize = 100_000;
+/// The longest caller token, looked at before anything is split (CVE-2025-30204).
+pub const TOKEN_MAX: usize = 8 * 1024;
+/// Verified caller tokens that are remembered.
+pub const TOKENS_REMEMBERED_MAX: usize = 65_536;
+/// How far an issuer's clock may run ahead for `nbf` and `iat`; `exp` has no leeway.
+pub const CLOCK_LEEWAY: Duration = Duration::from_secs(5);
+/// Keys in one JWKS file.
+pub const JWKS_KEYS_MAX: usize = 32;
+/// A JWKS file.
+pub const JWKS_MAX: usize = 64 * 1024;
+/// How deep a token's JSON may nest.
+pub const JSON_DEPTH_MAX: usize = 16;
+/// Members and items of a token's JSON, all together: a person may be in a few hundred groups.
+pub const JSON_ITEMS_MAX: usize = 1_024;
+/// Grants on one page.
+pub const PAGE_MAX: u32 = 1_000;
+/// Grants on a page whose size was not said.
+pub const PAGE_DEFAULT: u32 = 100;
+/// Journal entries read at once for a stream.
+pub const JOURNAL_CHUNK: u32 = 256;
+/// Resources that a subscriber may name.
+pub const RESOURCES_MAX: usize = 1_000;
+/// Grants that a dry run of a bundle shows.
+pub const WOULD_END_MAX: usize = 100;
+/// A nonce of a ping.
+pub const NONCE_MAX: usize = 32;
+/// How often a feed's client is asked to ping: the least `max_staleness` is 2 s.
+pub const PING_EVERY: Duration = Duration::from_millis(500);
+/// When clients of a draining broker come back: spread by the gateway's own jitter.
+pub const RECONNECT_AFTER: Duration = Duration::from_millis(200);
+/// Answers that may wait for a slow reader of one of our own streams.
+pub const STREAM_BUFFER: usize = 16;
