@@ -1,0 +1,273 @@
+//! Who calls: one bearer token, verified, and what the bundle in force makes of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use protem_verify::codes::caller;
+use protem_verify::ids::Hash;
+use protem_verify::time::Time;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tonic::Code as Grpc;
+
+use crate::policy::bundle::Bundle;
+use crate::policy::catalog::{Issuer, IssuerKeys};
+use crate::policy::login::{Caller, Claim, DEV_ISSUER, Login, NoMatch};
+use crate::serve::jwt::{self, Keys, Rejected, Trusted, Verified};
+use crate::serve::limits::TOKENS_REMEMBERED_MAX;
+use crate::serve::status::Problem;
+
+/// Somebody who proved who they are; whether the bundle knows them is another matter.
+#[derive(Debug)]
+pub struct SignedIn {
+    /// Who the bundle takes it for.
+    pub who: Result<Caller, NoMatch>,
+    /// What the token says.
+    pub login: Arc<Login>,
+    /// Its `iss`.
+    pub issuer: String,
+    /// When the token ends; a stream ends with it.
+    pub expires: Time,
+    /// The bundle that was asked; under another one it is asked again.
+    pub bundle: Hash,
+}
+
+impl SignedIn {
+    /// The caller.
+    ///
+    /// # Errors
+    /// When the bundle knows nobody with this login.
+    pub fn caller(&self) -> Result<&Caller, Problem> {
+        self.who.as_ref().map_err(|no| {
+            let why = format!("nobody in the bundle has this login: {}", no.why_not);
+            Problem::new(Grpc::Unauthenticated, caller::NO_MATCH, why)
+        })
+    }
+}
+
+/// Verifies callers' tokens and remembers those that were good.
+pub struct Door {
+    dev: Option<Trusted>,
+    issuers: ArcSwapOption<Issuers>,
+    remembered: Mutex<HashMap<[u8; 32], Arc<SignedIn>>>,
+}
+
+/// The issuers of one bundle, with their keys read.
+struct Issuers {
+    bundle: Hash,
+    /// Under its `iss`: its name in the bundle, and what is trusted of it.
+    by_url: BTreeMap<String, (Arc<str>, Trusted)>,
+}
+
+impl Door {
+    /// A door for the bundle's issuers, and in development for one more, whose key only its user can read.
+    #[must_use]
+    pub fn new(dev: Option<Trusted>) -> Self {
+        Self { dev, issuers: ArcSwapOption::empty(), remembered: Mutex::default() }
+    }
+
+    /// The development issuer: its JWKS, and the audience its tokens must hold.
+    ///
+    /// # Errors
+    /// When it is no JWKS.
+    pub fn dev_issuer(jwks: &str, audience: &str) -> Result<Trusted, String> {
+        let keys = Keys::parse(jwks.as_bytes())?;
+        Ok(Trusted { issuer: DEV_ISSUER.into(), audience: audience.into(), keys })
+    }
+
+    /// Who sent these headers. Nothing but the one `authorization` header is looked at: identity never comes from other
+    /// metadata.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED with a code of its own for each reason.
+    pub fn sign_in(
+        &self,
+        headers: &HeaderMap,
+        bundle: &Bundle,
+        now: Time,
+    ) -> Result<Arc<SignedIn>, Problem> {
+        let token = bearer(headers).map_err(|rejected| unauthenticated(&rejected))?;
+        let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        if let Some(known) = self.remembered(&digest, bundle.digest(), now) {
+            return Ok(known);
+        }
+        let signed_in =
+            self.verify(token, bundle, now).map_err(|rejected| unauthenticated(&rejected))?;
+        let signed_in = Arc::new(signed_in);
+        self.remember(digest, &signed_in, now);
+        Ok(signed_in)
+    }
+
+    fn verify(&self, token: &str, bundle: &Bundle, now: Time) -> Result<SignedIn, Rejected> {
+        let issuers = self.issuers(bundle);
+        let dev = self.dev.as_ref();
+        let find = |iss: &str| {
+            let dev = dev.filter(|dev| dev.issuer == iss);
+            dev.or_else(|| issuers.by_url.get(iss).map(|(_, trusted)| trusted))
+        };
+        let verified = jwt::verify(token, find, now)?;
+        // The dev issuer has no entry; a bundle's issuer of the same `iss` never hides behind it.
+        let is_dev = dev.is_some_and(|dev| dev.issuer == verified.issuer);
+        let name = if is_dev {
+            DEV_ISSUER
+        } else {
+            issuers.by_url.get(&verified.issuer).map_or("", |(name, _)| name)
+        };
+        let login = Arc::new(login(name, &verified));
+        let who = bundle
+            .who(&login)
+            .map(|principal| Caller { principal, login: Arc::clone(&login) });
+        let (issuer, expires) = (verified.issuer, verified.expires);
+        Ok(SignedIn { who, login, issuer, expires, bundle: bundle.digest() })
+    }
+
+    /// The issuers of this bundle, read once.
+    fn issuers(&self, bundle: &Bundle) -> Arc<Issuers> {
+        if let Some(known) = self.issuers.load_full().filter(|known| known.bundle == bundle.digest())
+        {
+            return known;
+        }
+        let by_url = bundle.issuers().values().filter_map(trusted).collect();
+        let fresh = Arc::new(Issuers { bundle: bundle.digest(), by_url });
+        self.issuers.store(Some(Arc::clone(&fresh)));
+        fresh
+    }
+
+    fn remembered(&self, digest: &[u8; 32], bundle: Hash, now: Time) -> Option<Arc<SignedIn>> {
+        let known = self.lock().get(digest).cloned()?;
+        (known.bundle == bundle && known.expires > now).then_some(known)
+    }
+
+    fn remember(&self, digest: [u8; 32], signed_in: &Arc<SignedIn>, now: Time) {
+        let mut remembered = self.lock();
+        if remembered.len() >= TOKENS_REMEMBERED_MAX {
+            remembered
+                .retain(|_, known| known.bundle == signed_in.bundle && known.expires > now);
+        }
+        if remembered.len() >= TOKENS_REMEMBERED_MAX {
+            // All of them are in use: forgetting costs a signature check each, keeping more costs memory without end.
+            remembered.clear();
+        }
+        remembered.insert(digest, Arc::clone(signed_in));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Arc<SignedIn>>> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An issuer with a JWKS file; one whose keys would have to be fetched is not trusted by this version, so nothing is let in.
+fn trusted(issuer: &Issuer) -> Option<(String, (Arc<str>, Trusted))> {
+    let IssuerKeys::File(jwks) = &issuer.keys else {
+        tracing::warn!(issuer = %issuer.name, "the issuer has no JWKS file, so its tokens are refused");
+        return None;
+    };
+    match Keys::parse(jwks) {
+        Ok(keys) => {
+            let (url, audience) = (issuer.url.clone(), issuer.audience.clone());
+            let trusted = Trusted { issuer: url.clone(), audience, keys };
+            Some((url, (Arc::clone(&issuer.name), trusted)))
+        }
+        Err(why) => {
+            tracing::error!(issuer = %issuer.name, why, "the issuer's JWKS file cannot be used, so its tokens are refused");
+            None
+        }
+    }
+}
+
+/// The one bearer token of a call.
+fn bearer(headers: &HeaderMap) -> Result<&str, Rejected> {
+    let rejected = |code, why: &str| Rejected { code, why: why.to_owned() };
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let value = values.next().ok_or_else(|| rejected(caller::NO_TOKEN, "nobody signed in"))?;
+    if values.next().is_some() {
+        return Err(rejected(caller::MANY_TOKENS, "the call has more than one caller token"));
+    }
+    let text = value.to_str().map_err(|_| {
+        rejected(caller::TOKEN_UNREADABLE, "the caller token is not of plain characters")
+    })?;
+    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(rejected(caller::NO_TOKEN, "the `authorization` is not of the scheme Bearer"));
+    }
+    // A proxy that merges two headers writes a comma; no JWT has one.
+    if token.contains([',', ' ']) {
+        return Err(rejected(caller::MANY_TOKENS, "the call has more than one caller token"));
+    }
+    Ok(token)
+}
+
+fn unauthenticated(rejected: &Rejected) -> Problem {
+    Problem::new(Grpc::Unauthenticated, rejected.code, rejected.why.clone())
+}
+
+/// What policy looks at of a verified token: texts and lists of texts; numbers and flags as their text.
+fn login(issuer: &str, verified: &Verified) -> Login {
+    let claims = verified.claims.iter().filter_map(|(name, value)| Some((name.clone(), claim(value)?)));
+    Login { issuer: issuer.to_owned(), subject: verified.subject.clone(), claims: claims.collect() }
+}
+
+fn claim(value: &Value) -> Option<Claim> {
+    match value {
+        Value::Array(items) => Some(Claim::List(items.iter().filter_map(text).collect())),
+        Value::Null
+        | Value::Object(_)
+        | Value::Bool(_)
+        | Value::Number(_)
+        | Value::String(_) => text(value).map(Claim::Text),
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Bool(flag) => Some(flag.to_string()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(values: &[&str], expect: Result<&str, &str>) {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(AUTHORIZATION, value.parse().unwrap());
+        }
+        headers.append("x-protem-identity", "payments/agent".parse().unwrap());
+        let found = bearer(&headers);
+        assert_eq!(found.map_err(|rejected| rejected.code.id), expect);
+    }
+
+    #[test]
+    fn a_call_has_one_bearer_token() {
+        check(&["Bearer a.b.c"], Ok("a.b.c"));
+        check(&["bearer a.b.c"], Ok("a.b.c"));
+        check(&[], Err("PT-0601"));
+        check(&["a.b.c"], Err("PT-0601"));
+        check(&["Basic a.b.c"], Err("PT-0601"));
+        check(&["Bearer a.b.c", "Bearer a.b.c"], Err("PT-0602"));
+        check(&["Bearer a.b.c,Bearer d.e.f"], Err("PT-0602"));
+        check(&["Bearer a.b.c d"], Err("PT-0602"));
+    }
+
+    #[test]
+    fn claims_are_texts_and_lists_of_texts() {
+        for (value, expect) in [
+            (serde_json::json!("a"), Some(Claim::Text("a".into()))),
+            (serde_json::json!(4711), Some(Claim::Text("4711".into()))),
+            (serde_json::json!(true), Some(Claim::Text("true".into()))),
+            (serde_json::json!(["a", 1, {}]), Some(Claim::List(vec!["a".into(), "1".into()]))),
+            (serde_json::json!({"a": 1}), None),
+            (serde_json::json!(null), None),
+        ] {
+            assert_eq!(claim(&value), expect);
+        }
+    }
+}
