@@ -175,6 +175,7 @@ fn grpc_of(refusal: &Refusal) -> Grpc {
         | Refusal::ReviewOpen(_)
         | Refusal::NoReview(_)
         | Refusal::BundleMoved(_)
+        | Refusal::StillPending(_)
         | Refusal::KeyState(_)
         | Refusal::AlreadyOpen => Grpc::FailedPrecondition,
         Refusal::VerdictStale | Refusal::NoSigningKey => Grpc::Unavailable,
