@@ -14,4 +14,5 @@
     reason = "a test may fail loudly, may look at the real clock, and is its own documentation"
 )]
 
+mod python;
 mod tidy;
