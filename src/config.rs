@@ -1,1 +1,274 @@
-//! Settings, parsed once into a struct without holes.
+//! Settings, parsed once into a struct without holes; the documentation of each field is the text of the sample file.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// What is wrong with a settings file: where, with line and column, and what.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file}: {why}")]
+pub struct Unusable {
+    /// The file.
+    pub file: String,
+    /// The parser's words, which name line and column.
+    pub why: String,
+}
+
+/// Documentation of one key, as the sample shows it.
+struct Entry {
+    name: &'static str,
+    doc: &'static [&'static str],
+    sample: &'static str,
+}
+
+/// Declares a table of settings: the struct, its defaults, and its text in the sample file, from one source.
+macro_rules! table {
+    ($(#[doc = $head:literal])* $name:ident {
+        $($(#[doc = $doc:literal])* $field:ident: $type:ty = $default:expr, $sample:literal;)*
+    }) => {
+        $(#[doc = $head])*
+        #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name { $($(#[doc = $doc])* pub $field: $type,)* }
+
+        impl Default for $name {
+            fn default() -> Self { Self { $($field: $default,)* } }
+        }
+        impl $name {
+            const HEAD: &'static [&'static str] = &[$($head),*];
+            const ENTRIES: &'static [Entry] =
+                &[$(Entry { name: stringify!($field), doc: &[$($doc),*], sample: $sample }),*];
+        }
+    };
+}
+
+table! {
+    /// A broker for real: `protem serve --config protem.toml`.
+    Broker {
+        /// Where API and discovery documents are served. Loopback only until this version speaks TLS.
+        listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)), "\"127.0.0.1:7420\"";
+        /// The `iss` of all credentials, and where their verifiers find the key set. Empty: `http://` and `listen`.
+        /// It is written into a new journal and cannot change later.
+        issuer: String = String::new(), "\"http://127.0.0.1:7420\"";
+        /// The bundle that a new journal begins with: a folder as `protem init` writes it. Later ones come by
+        /// `protem policy apply`.
+        policies: PathBuf = PathBuf::from("policies"), "\"policies\"";
+        /// The folder of the signing keys, made with mode 0700; each key is a file of mode 0600.
+        keys: PathBuf = PathBuf::from("protem-keys"), "\"/var/lib/protem/keys\"";
+        /// This region's name, which policies see as `context.region`.
+        region: String = String::new(), "\"eu1\"";
+        /// How long a stopping broker waits for calls that have begun.
+        drain: Span = Span(Duration::from_secs(10)), "\"10s\"";
+    }
+}
+
+table! {
+    /// Where the journal is.
+    Store {
+        /// The journal, an SQLite file, made if it is missing. Its folder must be on a local disk.
+        path: PathBuf = PathBuf::from("protem.db"), "\"/var/lib/protem/journal.db\"";
+        /// A file outside the store that keeps the newest signed checkpoint, so that a store restored from an old
+        /// backup is noticed. Put it on another disk. Empty: none.
+        anchor: PathBuf = PathBuf::new(), "\"/var/lib/protem-anchor/checkpoint\"";
+    }
+}
+
+table! {
+    /// What the broker says about itself, on stderr.
+    Log {
+        /// `text` for people, `json` for machines.
+        format: Format = Format::Text, "\"text\"";
+        /// What to log: `error`, `warn`, `info`, `debug`, or a filter such as `info,protem::engine=debug`.
+        filter: String = "info".to_owned(), "\"info\"";
+    }
+}
+
+table! {
+    /// What the other commands use when neither a flag nor the environment says it.
+    Client {
+        /// The broker to talk to.
+        broker: String = format!("http://127.0.0.1:{PORT}"), "\"http://127.0.0.1:7420\"";
+        /// A file that holds the caller's token (a JWT of an issuer that the bundle trusts), read anew each time.
+        /// Empty: none.
+        token_file: PathBuf = PathBuf::new(), "\"/var/run/secrets/protem/token\"";
+        /// `text` or `json`.
+        output: Format = Format::Text, "\"text\"";
+    }
+}
+
+/// All settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// A broker for real.
+    pub broker: Broker,
+    /// Where the journal is.
+    pub store: Store,
+    /// What the broker says about itself.
+    pub log: Log,
+    /// What the other commands use.
+    pub client: Client,
+}
+
+/// The port that a broker listens on unless told otherwise.
+pub const PORT: u16 = 7420;
+
+/// For people, or for machines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// A length of time as people write it: `1h 30m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        let span = humantime::parse_duration(&text);
+        span.map(Span).map_err(|why| serde::de::Error::custom(format!("`{text}`: {why}")))
+    }
+}
+
+/// Reads settings: `named` alone if given, else `./protem.toml`, then the user's, then the machine's; a key of an
+/// earlier file wins. No file at all gives the defaults.
+///
+/// # Errors
+/// When a file cannot be read, has an unknown key, or a value is not what it should be: with line and column.
+pub fn read(named: Option<&Path>) -> Result<Settings, Unusable> {
+    let mut merged = toml::Table::new();
+    let files = match named {
+        Some(file) => vec![file.to_owned()],
+        None => places().into_iter().filter(|file| file.is_file()).collect(),
+    };
+    for file in files {
+        let text = std::fs::read_to_string(&file).map_err(|why| unusable(&file, &why))?;
+        fill(&mut merged, parse(&file, &text)?);
+    }
+    merged.try_into().map_err(|why| unusable(Path::new("settings"), &why))
+}
+
+/// One file's settings, checked alone so that a mistake is told with its line and column.
+fn parse(file: &Path, text: &str) -> Result<toml::Table, Unusable> {
+    toml::from_str::<Settings>(text).map_err(|why| unusable(file, &why))?;
+    toml::from_str(text).map_err(|why| unusable(file, &why))
+}
+
+fn unusable(file: &Path, why: &dyn std::fmt::Display) -> Unusable {
+    Unusable { file: file.display().to_string(), why: why.to_string().trim_end().to_owned() }
+}
+
+/// Takes from `later` what `earlier` does not say.
+fn fill(earlier: &mut toml::Table, later: toml::Table) {
+    for (key, value) in later {
+        match (earlier.get_mut(&key), value) {
+            (Some(toml::Value::Table(inner)), toml::Value::Table(outer)) => fill(inner, outer),
+            (Some(_), _) => {}
+            (None, value) => drop(earlier.insert(key, value)),
+        }
+    }
+}
+
+/// Where settings are looked for, first wins.
+fn places() -> Vec<PathBuf> {
+    let home = || std::env::home_dir().map(|home| home.join(".config"));
+    let user = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home);
+    let mut places = vec![PathBuf::from(FILE)];
+    places.extend(user.map(|folder| folder.join("protem").join(FILE)));
+    places.push(PathBuf::from("/etc/protem").join(FILE));
+    places
+}
+
+/// The name of a settings file.
+pub const FILE: &str = "protem.toml";
+
+/// A complete commented settings file; every value is an example, and every line is optional.
+#[must_use]
+pub fn sample() -> String {
+    let mut text = String::from(
+        "# Settings of protem. Every key is optional. An unknown key is refused with its line and column.\n\
+         # Searched in this order: ./protem.toml, $XDG_CONFIG_HOME/protem/, /etc/protem/; flags and PROTEM_… win.\n",
+    );
+    section(&mut text, "broker", Broker::HEAD, Broker::ENTRIES);
+    section(&mut text, "store", Store::HEAD, Store::ENTRIES);
+    section(&mut text, "log", Log::HEAD, Log::ENTRIES);
+    section(&mut text, "client", Client::HEAD, Client::ENTRIES);
+    text
+}
+
+fn section(text: &mut String, name: &str, head: &[&str], entries: &[Entry]) {
+    text.push('\n');
+    for line in head {
+        text.push_str(&format!("#{line}\n"));
+    }
+    text.push_str(&format!("[{name}]\n"));
+    for entry in entries {
+        for line in entry.doc {
+            text.push_str(&format!("#{line}\n"));
+        }
+        text.push_str(&format!("# {} = {}\n", entry.name, entry.sample));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expect: Result<fn(&Settings) -> bool, &str>) {
+        let read = parse(Path::new("protem.toml"), text)
+            .map(|table| -> Settings { table.try_into().unwrap() });
+        match (read, expect) {
+            (Ok(settings), Ok(holds)) => assert!(holds(&settings), "{settings:?}"),
+            (Err(why), Err(part)) => assert!(why.to_string().contains(part), "{why}"),
+            (read, _) => panic!("{text}: {read:?}"),
+        }
+    }
+
+    #[test]
+    fn a_file_says_only_what_differs() {
+        check("", Ok(|s| *s == Settings::default()));
+        check("[log]\nformat = \"json\"", Ok(|s| s.log.format == Format::Json));
+        check("[broker]\ndrain = \"1m 5s\"", Ok(|s| s.broker.drain.0.as_secs() == 65));
+    }
+
+    #[test]
+    fn mistakes_are_told_with_line_and_column() {
+        check("[store]\npth = \"x\"", Err("line 2, column 1"));
+        check("[broker]\nlisten = \"here\"", Err("line 2, column 10"));
+        check("[broker]\ndrain = \"soon\"", Err("`soon`"));
+        check("[nothing]", Err("unknown field `nothing`"));
+    }
+
+    #[test]
+    fn an_earlier_file_wins_key_by_key() {
+        let mut first = parse(Path::new("a"), "[log]\nfilter = \"debug\"").unwrap();
+        let second = "[log]\nfilter = \"warn\"\nformat = \"json\"\n[store]\npath = \"s\"";
+        fill(&mut first, parse(Path::new("b"), second).unwrap());
+        let settings: Settings = first.try_into().unwrap();
+        assert_eq!(settings.log, Log { format: Format::Json, filter: "debug".into() });
+        assert_eq!(settings.store.path, Path::new("s"));
+    }
+
+    #[test]
+    fn every_line_of_the_sample_is_a_setting() {
+        let lines = sample();
+        let uncommented: Vec<&str> = lines
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if rest.split(' ').nth(1) == Some("=") => rest,
+                _ => line,
+            })
+            .collect();
+        check(&uncommented.join("\n"), Ok(|s| s.broker.region == "eu1"));
+        assert!(lines.contains("# token_file = "));
+    }
+}

@@ -1,3 +1,5 @@
 //! Read arguments, hand over, turn the end into an exit code.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    protem::cli::enter::enter()
+}

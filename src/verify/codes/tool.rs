@@ -1,3 +1,43 @@
 //! Codes PT-07xx: the command line and its settings.
 
-crate::codes! {}
+crate::codes! {
+    UNREACHABLE = "PT-0701", "the broker cannot be reached",
+        "nothing answers at the address of `--broker`", "start one with `protem dev`, or set `--broker` (PROTEM_BROKER)";
+    PLAIN_HTTP = "PT-0702", "a token would travel in the clear",
+        "a caller token is never sent over plain HTTP beyond loopback", "use an address on 127.0.0.1, `[::1]` or `localhost`";
+    DEV_KEY = "PT-0703", "there is no usable development key",
+        "`--as` signs with the key of a `protem dev` on this machine, which only its own user may read (mode 0600)",
+        "start `protem dev` as this user, or sign in with `--token-file`";
+    SETTINGS = "PT-0704", "the settings cannot be used",
+        "a settings file has an unknown key or a value that is not what it should be", "compare with `protem config sample`";
+    TOKEN_FILE = "PT-0705", "the token file cannot be used",
+        "it is missing, empty or holds something other than one token", "look at the file that `--token-file` (PROTEM_TOKEN_FILE) names";
+    AMBIGUOUS = "PT-0706", "more than one grant has that in its id",
+        "a part of an id counts when exactly one grant begins or ends with it", "give more of the id; `protem grants` shows them";
+    NO_MATCH = "PT-0707", "no grant has that in its id",
+        "neither the beginning nor the end of any grant that you may see is like that", "look at `protem grants`";
+    DEV_JOURNAL = "PT-0708", "the journal was made by `protem dev`",
+        "a development journal is trusted by a key on a workstation, so `protem serve` never continues it", "give `store.path` a new file";
+    LOOPBACK_ONLY = "PT-0709", "this version serves on loopback only",
+        "a broker beyond loopback needs TLS, which comes with a later version", "set `listen` to an address on 127.0.0.1";
+    COMMAND = "PT-0710", "the command cannot be started",
+        "the program does not exist, or may not be executed", "check its name and path";
+    STEP = "PT-0711", "a step did not go as told",
+        "the demo or measurement saw something else than it promised", "run it again; if it repeats, report it with the output";
+    UNPROVEN = "PT-0712", "the audit trail does not verify",
+        "an entry, a hash or a signature is not what the others say it must be", "keep the file as it is and ask who could write to it";
+    NO_LOGIN = "PT-0713", "nothing says who you are",
+        "no caller token was found", "give `--token-file FILE`, or `--as NAME` against `protem dev`";
+    LOCAL_FILE = "PT-0714", "a local file cannot be read or written",
+        "the operating system refused it", "check the path, its permissions and the free space";
+    ENDED_EARLY = "PT-0715", "access ended before the command did",
+        "the grant was revoked, ran out or lost its task", "`protem grant ID` says by whom and why";
+    NOT_GRANTED = "PT-0716", "access was not granted",
+        "the request was denied, lapsed or was withdrawn", "`protem grant ID` says by whom and why";
+    STILL_PENDING = "PT-0717", "the request still waits for approval",
+        "nobody has decided yet", "go on waiting with `protem wait GRANT`";
+    PORTS = "PT-0718", "no free port was found",
+        "every port that was tried is taken", "give another one with `--listen`";
+    USAGE = "PT-0719", "the arguments do not fit together",
+        "one of them is missing, or contradicts another", "see `--help` of the command";
+}

@@ -1,0 +1,273 @@
+//! What a person may type: the command tree, its globals, and one environment variable for every flag.
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::cli::args_operate::{
+    AuditArgs, BenchArgs, DevArgs, PolicyArgs, QuarantineArgs, RevokeArgs, ServeArgs,
+};
+use crate::cli::args_work::{AskArgs, CompleteArgs, GrantsArgs, ReturnArgs, RunArgs, WaitArgs};
+use crate::cli::exit::TABLE;
+use crate::config::Format;
+
+/// Access that dies with its task: a broker, and what its users type.
+#[derive(Debug, Parser)]
+#[command(name = "protem", version, after_help = TABLE, propagate_version = true)]
+#[command(max_term_width = 100, disable_help_subcommand = true)]
+pub struct Protem {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What holds for every command.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// The broker to talk to [default: http://127.0.0.1:7420, or `client.broker` of protem.toml]
+    #[arg(long, global = true, value_name = "URL", help_heading = "Everywhere")]
+    pub broker: Option<String>,
+    /// A file with your token, a JWT of an issuer that the bundle trusts; read anew each time
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    pub token_file: Option<PathBuf>,
+    /// Against `protem dev` only: act as this identity or gateway of the bundle, or as a person in groups
+    /// (`alice:shop-oncall,operators`)
+    #[arg(long = "as", global = true, value_name = "NAME", help_heading = "Everywhere")]
+    pub act_as: Option<String>,
+    /// Text for people, or JSON for machines
+    #[arg(short, long, global = true, value_name = "FORMAT", help_heading = "Everywhere")]
+    pub output: Option<Output>,
+}
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For machines: protobuf's canonical JSON.
+    Json,
+}
+
+impl From<Format> for Output {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Text => Self::Text,
+            Format::Json => Self::Json,
+        }
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// See the whole story on this machine in under a minute, with real processes, then all is cleaned up
+    Demo,
+    /// Try it out: a broker for this machine, with its own issuer and an example API to call
+    Dev(DevArgs),
+    /// Start a settings file and a bundle of your own
+    Init,
+    /// Run a broker for real
+    Serve(ServeArgs),
+    /// Run a command with access that ends when the command does
+    Run(RunArgs),
+    /// Ask for access and print the credential
+    Request(AskArgs),
+    /// Go on waiting for a request to be decided
+    Wait(WaitArgs),
+    /// End a task and all access under it
+    Complete(CompleteArgs),
+    /// Give one grant back
+    Return(ReturnArgs),
+    /// End access now, and see each gateway confirm it
+    Revoke(RevokeArgs),
+    /// Stop an identity: no new access, and all it has ends
+    Quarantine(QuarantineArgs),
+    /// List grants, newest first
+    Grants(GrantsArgs),
+    /// See one grant in full
+    Grant(WaitArgs),
+    /// See how far every gateway is
+    Gateways,
+    /// Follow the revocation stream
+    Watch(WatchArgs),
+    /// Check, test, explain and apply a bundle
+    Policy(PolicyArgs),
+    /// Prove what happened
+    Audit(AuditArgs),
+    /// See who the broker takes you for
+    Auth(AuthArgs),
+    /// Read what an error code means and what to do
+    ExplainError {
+        /// The code, `PT-0101`; without it, all of them
+        code: Option<String>,
+    },
+    /// Print a complete commented settings file
+    Config(ConfigArgs),
+    /// Print completions for your shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+    /// Measure a broker
+    Bench(BenchArgs),
+    /// The example API, as `dev` and `demo` start it
+    #[command(hide = true)]
+    Orders(OrdersArgs),
+    /// A job of the demo, as `demo` starts it
+    #[command(hide = true)]
+    DemoJob {
+        /// The example API
+        api: String,
+    },
+    /// The raw fan-out probe of `bench`, as `bench` starts it
+    #[command(hide = true)]
+    FanoutProbe,
+}
+
+/// Follow the revocation stream.
+#[derive(Args, Debug)]
+pub struct WatchArgs {
+    /// Only what concerns this resource; may be repeated
+    #[arg(long = "resource", value_name = "RESOURCE", value_delimiter = ',')]
+    pub resources: Vec<String>,
+    /// Go on after this cursor, as an earlier line showed it
+    #[arg(long, value_name = "CURSOR")]
+    pub after: Option<String>,
+    /// Also show grants that merely expired
+    #[arg(long)]
+    pub expiries: bool,
+}
+
+/// See who the broker takes you for.
+#[derive(Args, Debug)]
+pub struct AuthArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: AuthCommand,
+}
+
+/// What to do about the own login.
+#[derive(Debug, Subcommand)]
+pub enum AuthCommand {
+    /// See what the broker sees of you and what matched, or why nothing did
+    Status,
+    /// Print the token that this command line would present, for other clients
+    Token,
+}
+
+/// Print settings.
+#[derive(Args, Debug)]
+pub struct ConfigArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+/// What to do about settings.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print a complete commented settings file
+    Sample,
+}
+
+/// The example API.
+#[derive(Args, Debug)]
+pub struct OrdersArgs {
+    /// Where to listen
+    #[arg(long)]
+    pub listen: std::net::SocketAddr,
+    /// The gateway's name in the bundle
+    #[arg(long)]
+    pub gateway: String,
+    /// The resource in front of which the gateway stands
+    #[arg(long, default_value = "orders-api")]
+    pub resource: String,
+    /// Where the gateway keeps its instance id and last checkpoint
+    #[arg(long)]
+    pub state: PathBuf,
+    /// The issuer of credentials
+    #[arg(long)]
+    pub issuer: String,
+}
+
+/// The whole tree, each flag with its environment variable.
+#[must_use]
+pub fn tree() -> clap::Command {
+    let mut tree = Protem::command();
+    tree = tree.mut_args(|arg| env(arg, "PROTEM"));
+    tree.mut_subcommands(|command| with_env(command, "PROTEM"))
+}
+
+fn with_env(command: clap::Command, before: &str) -> clap::Command {
+    let prefix = format!("{before}_{}", shout(command.get_name()));
+    let command = command.mut_args(|arg| env(arg, &prefix));
+    command.mut_subcommands(|inner| with_env(inner, &prefix))
+}
+
+/// `PROTEM_BROKER` for what holds everywhere, `PROTEM_RUN_SCOPE` for a command's own flag: an exported variable of one
+/// command never widens another.
+fn env(arg: clap::Arg, prefix: &str) -> clap::Arg {
+    match arg.get_long() {
+        None | Some("help" | "version") => arg,
+        Some(long) => {
+            let name: &'static str = Box::leak(format!("{prefix}_{}", shout(long)).into());
+            arg.env(name).hide_env_values(true)
+        }
+    }
+}
+
+fn shout(name: &str) -> String {
+    name.replace('-', "_").to_uppercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::FromArgMatches;
+
+    #[test]
+    fn the_tree_is_sound() {
+        tree().debug_assert();
+    }
+
+    #[track_caller]
+    fn check(line: &str, expect: bool) {
+        let read = tree()
+            .try_get_matches_from(line.split(' '))
+            .and_then(|found| Protem::from_arg_matches(&found));
+        assert_eq!(read.is_ok(), expect, "{line}: {:?}", read.err());
+    }
+
+    #[test]
+    fn what_may_be_typed() {
+        check("protem run --on orders-api --scope orders:read -- true", true);
+        check("protem run --on orders-api --scope a,b --for 15m -- sh -c x", true);
+        check("protem run --on orders-api -- true", false);
+        check("protem run --on orders-api --scope a --for soon -- true", false);
+        check("protem revoke --identity payments/agent --note leak", true);
+        check("protem revoke --identity payments/agent", false);
+        check("protem revoke --note leak", false);
+        check("protem revoke --identity a --everything --note leak", false);
+        check("protem grants -o json --as alice:operators", true);
+        check("protem nothing", false);
+    }
+
+    #[test]
+    fn every_flag_has_a_variable() {
+        fn walk(command: &clap::Command) {
+            for arg in command.get_arguments().filter(|arg| arg.get_long().is_some()) {
+                if !matches!(arg.get_long(), Some("help" | "version")) {
+                    let name = arg.get_env().and_then(|name| name.to_str()).unwrap_or_default();
+                    assert!(name.starts_with("PROTEM_"), "{} {arg:?}", command.get_name());
+                }
+            }
+            command.get_subcommands().for_each(walk);
+        }
+        walk(&tree());
+    }
+}

@@ -1,0 +1,297 @@
+//! Talking to a broker: one channel, the caller's token on each call, and answers that people can act on.
+
+use std::time::Duration;
+
+use http::Uri;
+use prost::Message;
+use protem_proto::wire::v1;
+use protem_proto::wire::v1::access_service_client::AccessServiceClient;
+use protem_proto::wire::v1::bundle_service_client::BundleServiceClient;
+use protem_proto::wire::v1::governance_service_client::GovernanceServiceClient;
+use protem_proto::wire::v1::revocation_service_client::RevocationServiceClient;
+use protem_verify::codes::{self, tool};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt;
+
+use crate::cli::args::{Global, Output};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::Screen;
+use crate::cli::token::{Login, broker_uri};
+use crate::config::{self, Settings};
+
+/// A connection that presents the caller on each call.
+pub type Line = InterceptedService<Channel, Bearer>;
+
+/// A broker to talk to, as one caller.
+#[derive(Clone, Debug)]
+pub struct Client {
+    uri: Uri,
+    channel: Channel,
+    login: Login,
+}
+
+/// How long to wait for a connection: longer than a slow network, shorter than patience.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest answer: a bundle may have 16 MiB, and a page of grants some.
+const ANSWER_MAX: usize = 32 << 20;
+
+impl Client {
+    /// As flags, environment and settings say.
+    ///
+    /// # Errors
+    /// When the address or login cannot be used.
+    pub fn open(global: &Global) -> Result<(Self, Screen), Failure> {
+        let settings = settings(None)?;
+        let output = global.output.unwrap_or(settings.client.output.into());
+        let uri = broker_uri(global.broker.as_ref().unwrap_or(&settings.client.broker))?;
+        let of_settings = Some(settings.client.token_file).filter(|file| !file.as_os_str().is_empty());
+        let file = match (&global.token_file, &global.act_as) {
+            (Some(file), _) => Some(file.clone()),
+            (None, Some(_)) => None,
+            (None, None) => of_settings,
+        };
+        let login = Login::find(&uri, global.act_as.as_deref(), file)?;
+        Ok((Self::new(uri, login), Screen::new(output)))
+    }
+
+    /// To one broker, as one caller. Connects with the first call.
+    #[must_use]
+    pub fn new(uri: Uri, login: Login) -> Self {
+        let endpoint = Endpoint::from(uri.clone())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .tcp_nodelay(true);
+        Self { uri, channel: endpoint.connect_lazy(), login }
+    }
+
+    /// The broker's address.
+    #[must_use]
+    pub fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// Who calls.
+    #[must_use]
+    pub fn login(&self) -> &Login {
+        &self.login
+    }
+
+    fn line(&self) -> Line {
+        InterceptedService::new(self.channel.clone(), Bearer(self.login.clone()))
+    }
+
+    /// What workloads call.
+    #[must_use]
+    pub fn access(&self) -> AccessServiceClient<Line> {
+        AccessServiceClient::new(self.line())
+    }
+
+    /// What operators call.
+    #[must_use]
+    pub fn governance(&self) -> GovernanceServiceClient<Line> {
+        GovernanceServiceClient::new(self.line()).max_decoding_message_size(ANSWER_MAX)
+    }
+
+    /// The feed.
+    #[must_use]
+    pub fn feed(&self) -> RevocationServiceClient<Line> {
+        RevocationServiceClient::new(self.line()).max_decoding_message_size(ANSWER_MAX)
+    }
+
+    /// Bundles.
+    #[must_use]
+    pub fn bundles(&self) -> BundleServiceClient<Line> {
+        BundleServiceClient::new(self.line())
+            .max_decoding_message_size(ANSWER_MAX)
+            .max_encoding_message_size(ANSWER_MAX)
+    }
+
+    /// A refused or failed call, for a person.
+    #[must_use]
+    pub fn failure(&self, status: &Status) -> Failure {
+        if status.code() == Code::Unauthenticated && !self.login.is_somebody() {
+            return Failure::of(Exit::NotAuthenticated, tool::NO_LOGIN, "the broker asks who you are");
+        }
+        explain(status, &self.uri)
+    }
+}
+
+/// Settings of the usual places, or of one file.
+///
+/// # Errors
+/// When a file cannot be used.
+pub fn settings(named: Option<&std::path::Path>) -> Result<Settings, Failure> {
+    config::read(named).map_err(|why| Failure::of(Exit::Usage, tool::SETTINGS, why.to_string()))
+}
+
+/// How to print when no broker is involved.
+///
+/// # Errors
+/// When a settings file cannot be used.
+pub fn screen(global: &Global) -> Result<Screen, Failure> {
+    let output = match global.output {
+        Some(output) => output,
+        None => Output::from(settings(None)?.client.output),
+    };
+    Ok(Screen::new(output))
+}
+
+/// Puts the caller's token on each call.
+#[derive(Clone, Debug)]
+pub struct Bearer(Login);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let token = self.0.token().map_err(|why| Status::unauthenticated(why.what))?;
+        if let Some(token) = token {
+            let value = format!("Bearer {}", token.as_str());
+            let value: Result<MetadataValue<Ascii>, _> = value.parse();
+            let mut value = value.map_err(|_| Status::unauthenticated("the token is not one"))?;
+            value.set_sensitive(true);
+            request.metadata_mut().insert("authorization", value);
+        }
+        Ok(request)
+    }
+}
+
+/// A status as what happened, why, and what helps.
+#[must_use]
+pub fn explain(status: &Status, broker: &Uri) -> Failure {
+    let details = status.get_error_details();
+    let Some(info) = details.error_info() else { return unexplained(status, broker) };
+    let known = codes::find(&info.reason);
+    let mut why: Vec<String> = Vec::new();
+    if let Some(bad) = details.bad_request() {
+        for field in &bad.field_violations {
+            why.push(format!("{}: {}", field.field, field.description));
+        }
+    }
+    let verdict = verdict(status);
+    if let Some(verdict) = &verdict
+        && !verdict.policies.is_empty()
+    {
+        why.push(format!("policies: {}", verdict.policies.join(", ")));
+    }
+    if why.is_empty() {
+        why.extend(known.map(|code| code.why.to_owned()));
+    }
+    let remedy = verdict.map(|verdict| verdict.remedy).filter(|remedy| !remedy.is_empty());
+    let remedy = remedy.or_else(|| info.metadata.get("remedy").cloned());
+    let help = remedy.or_else(|| known.map(|code| code.remedy.to_owned())).unwrap_or_default();
+    let exit = exit_of(status.code());
+    let what = status.message().to_owned();
+    Failure { exit, what, why: why.join("; "), code: info.reason.clone(), help }
+}
+
+/// A status that the broker did not make: the connection broke, or something else answers there.
+fn unexplained(status: &Status, broker: &Uri) -> Failure {
+    match status.code() {
+        Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Cancelled => {
+            let what = format!("no broker answers at {broker}");
+            Failure::of(Exit::Unreachable, tool::UNREACHABLE, what).because(deepest(status))
+        }
+        Code::Unimplemented => Failure {
+            exit: Exit::Failed,
+            what: "the broker does not offer this".to_owned(),
+            why: status.message().to_owned(),
+            code: String::new(),
+            help: "ask a broker of the same version as this command".to_owned(),
+        },
+        Code::Ok
+        | Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Internal
+        | Code::DataLoss
+        | Code::Unauthenticated => Failure {
+            exit: exit_of(status.code()),
+            what: status.message().to_owned(),
+            why: format!("{:?}", status.code()),
+            code: String::new(),
+            help: String::new(),
+        },
+    }
+}
+
+fn deepest(status: &Status) -> String {
+    let mut deepest = status.message().to_owned();
+    let mut next = std::error::Error::source(status);
+    while let Some(cause) = next {
+        deepest = cause.to_string();
+        next = cause.source();
+    }
+    deepest
+}
+
+fn exit_of(code: Code) -> Exit {
+    match code {
+        Code::Ok => Exit::Done,
+        Code::InvalidArgument | Code::OutOfRange => Exit::Usage,
+        Code::PermissionDenied => Exit::Denied,
+        Code::Unauthenticated => Exit::NotAuthenticated,
+        Code::NotFound => Exit::NotFound,
+        Code::Unavailable | Code::DeadlineExceeded => Exit::Unreachable,
+        Code::Cancelled
+        | Code::Unknown
+        | Code::AlreadyExists
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::DataLoss => Exit::Failed,
+    }
+}
+
+/// The verdict that a refusal carries.
+#[must_use]
+pub fn verdict(status: &Status) -> Option<v1::Verdict> {
+    let rich = tonic_types::pb::Status::decode(status.details()).ok()?;
+    let any = rich.details.into_iter().find(|any| any.type_url.ends_with("/protem.v1.Verdict"))?;
+    v1::Verdict::decode(any.value.as_slice()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_types::ErrorDetails;
+
+    #[track_caller]
+    fn check(status: Status, exit: u8, code: &str) {
+        let failure = explain(&status, &Uri::from_static("http://127.0.0.1:1"));
+        assert_eq!((failure.exit.code(), failure.code.as_str()), (exit, code), "{failure}");
+    }
+
+    fn rich(code: Code, reason: &str) -> Status {
+        let details = ErrorDetails::with_error_info(reason, "protem", []);
+        Status::with_error_details(code, "no", details)
+    }
+
+    #[test]
+    fn answers_become_exit_codes() {
+        check(Status::unavailable("tcp connect error"), 7, "PT-0701");
+        check(rich(Code::Unavailable, "PT-0501"), 7, "PT-0501");
+        check(rich(Code::PermissionDenied, "PT-0101"), 3, "PT-0101");
+        check(rich(Code::Unauthenticated, "PT-0601"), 4, "PT-0601");
+        check(rich(Code::NotFound, "PT-0105"), 5, "PT-0105");
+        check(rich(Code::FailedPrecondition, "PT-0102"), 1, "PT-0102");
+        check(rich(Code::InvalidArgument, "PT-0201"), 2, "PT-0201");
+    }
+
+    #[test]
+    fn an_explained_refusal_tells_what_helps() {
+        let status = rich(Code::FailedPrecondition, "PT-0102");
+        let failure = explain(&status, &Uri::from_static("http://127.0.0.1:1"));
+        assert_eq!(failure.help, "begin a new task with another id");
+    }
+}

@@ -1,0 +1,212 @@
+//! The key that `protem dev` and `protem demo` trust: a file only its own user can read; the command line signs with it.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
+use ed25519_dalek::{Signer, SigningKey};
+use protem_clock::clock::{Clock, SystemClock};
+use protem_clock::random;
+use protem_verify::codes::tool;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::cli::exit::{Exit, Failure};
+
+/// The issuer of development tokens.
+pub const ISSUER: &str = "protem-dev";
+/// How long a development token lives: longer than a coffee, shorter than a day. Streams reconnect with a fresh one.
+pub const TOKEN_LIFE: Duration = Duration::from_secs(60 * 60);
+
+/// The development key of one broker.
+pub struct DevKey {
+    key: SigningKey,
+    names: Names,
+}
+
+/// The names of the bundle that are no identities, so that `--as NAME` knows what it signs for.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Names {
+    /// Gateways.
+    pub gateways: Vec<String>,
+    /// Persons.
+    pub people: Vec<String>,
+}
+
+impl fmt::Debug for DevKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DevKey(…)")
+    }
+}
+
+/// The folder of the broker at `port`: `$XDG_STATE_HOME/protem/dev/PORT`.
+#[must_use]
+pub fn folder(port: u16) -> PathBuf {
+    let home = || std::env::home_dir().unwrap_or_default().join(".local/state");
+    let state = std::env::var_os("XDG_STATE_HOME").filter(|path| !path.is_empty());
+    let state = state.map_or_else(home, PathBuf::from);
+    state.join("protem/dev").join(port.to_string())
+}
+
+/// Makes a fresh key for the broker at `port`, replacing one of an earlier life.
+///
+/// # Errors
+/// When the folder or file cannot be written.
+pub fn make(port: u16, names: &Names) -> Result<DevKey, Failure> {
+    let folder = folder(port);
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+    made.map_err(|why| Failure::file(&folder, &why))?;
+    let seed = Zeroizing::new(random::bytes::<32>());
+    let text = Zeroizing::new(HEXLOWER.encode(seed.as_slice()));
+    write_private(&folder.join(KEY), text.as_bytes())?;
+    let known = serde_json::to_vec(names).unwrap_or_default();
+    write_private(&folder.join(NAMES), &known)?;
+    Ok(DevKey { key: SigningKey::from_bytes(&seed), names: names.clone() })
+}
+
+/// Removes what [`make`] made; a leftover does no harm, as its broker is gone.
+pub fn remove(port: u16) {
+    let folder = folder(port);
+    let _ = std::fs::remove_file(folder.join(KEY));
+    let _ = std::fs::remove_file(folder.join(NAMES));
+    let _ = std::fs::remove_dir(folder);
+}
+
+/// Reads the key of the broker at `port`.
+///
+/// # Errors
+/// When there is none, or anybody else could have read or written it.
+pub fn read(port: u16) -> Result<DevKey, Failure> {
+    let path = folder(port).join(KEY);
+    let bad = |what: String| Failure::of(Exit::NotAuthenticated, tool::DEV_KEY, what);
+    let file = std::fs::File::open(&path)
+        .map_err(|why| bad(format!("no development broker at port {port}: `{}`: {why}", path.display())))?;
+    let meta = file.metadata().map_err(|why| Failure::file(&path, &why))?;
+    if meta.mode() & 0o077 != 0 || meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(bad(format!("`{}` is not a file that only you can read", path.display())));
+    }
+    let mut text = Zeroizing::new(String::new());
+    // A key is 64 digits; more is something else.
+    file.take(128).read_to_string(&mut text).map_err(|why| Failure::file(&path, &why))?;
+    let seed = Zeroizing::new(HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).unwrap_or_default());
+    let seed = <&[u8; 32]>::try_from(seed.as_slice())
+        .map_err(|_| bad(format!("`{}` is no development key", path.display())))?;
+    let names = std::fs::read(folder(port).join(NAMES)).unwrap_or_default();
+    let names = serde_json::from_slice(&names).unwrap_or_default();
+    Ok(DevKey { key: SigningKey::from_bytes(seed), names })
+}
+
+impl DevKey {
+    /// The key set that a development broker trusts.
+    #[must_use]
+    pub fn jwks(&self) -> String {
+        let jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": self.x(), "kid": self.kid(), "alg": "EdDSA", "use": "sig"});
+        json!({ "keys": [jwk] }).to_string()
+    }
+
+    /// A token for `name`: an identity or gateway of the bundle, or `person:group,group`.
+    #[must_use]
+    pub fn sign(&self, name: &str, audience: &str) -> Zeroizing<String> {
+        let (who, kind, groups) = self.known_as(name);
+        let now = SystemClock.unix().as_secs();
+        let claims = json!({
+            "iss": ISSUER, "sub": who, "aud": audience, "iat": now, "nbf": now,
+            "exp": now.saturating_add(TOKEN_LIFE.as_secs()),
+            "jti": HEXLOWER.encode(&random::bytes::<16>()),
+            "protem/as": who, "protem/kind": kind, "groups": groups,
+        });
+        let head = json!({"alg": "EdDSA", "typ": "JWT", "kid": self.kid()});
+        let part = |value: &serde_json::Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+        let signed = format!("{}.{}", part(&head), part(&claims));
+        let signature = self.key.sign(signed.as_bytes());
+        Zeroizing::new(format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature.to_bytes())))
+    }
+
+    fn known_as<'a>(&self, name: &'a str) -> (&'a str, &'static str, Vec<&'a str>) {
+        let known = |names: &[String]| names.iter().any(|known| known == name);
+        match name.split_once(':') {
+            Some((who, groups)) => {
+                (who, "person", groups.split(',').filter(|group| !group.is_empty()).collect())
+            }
+            None if known(&self.names.gateways) => (name, "gateway", Vec::new()),
+            None if known(&self.names.people) => (name, "person", Vec::new()),
+            None => (name, "identity", Vec::new()),
+        }
+    }
+
+    fn x(&self) -> String {
+        BASE64URL_NOPAD.encode(self.key.verifying_key().as_bytes())
+    }
+
+    /// RFC 7638's thumbprint.
+    fn kid(&self) -> String {
+        let members = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, self.x());
+        BASE64URL_NOPAD.encode(&Sha256::digest(members.as_bytes()))
+    }
+}
+
+/// Writes a file that only its own user can read, as a whole or not at all.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let fresh = path.with_extension(format!("new-{}", HEXLOWER.encode(&random::bytes::<4>())));
+    let write = || -> std::io::Result<()> {
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(&fresh)?;
+        file.write_all(bytes)?;
+        std::fs::rename(&fresh, path)
+    };
+    write().map_err(|why| {
+        let _ = std::fs::remove_file(&fresh);
+        Failure::file(path, &why)
+    })
+}
+
+const KEY: &str = "key";
+const NAMES: &str = "names.json";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> DevKey {
+        let names = Names { gateways: vec!["edge".into()], people: vec!["alice".into()] };
+        DevKey { key: SigningKey::from_bytes(&[7; 32]), names }
+    }
+
+    #[track_caller]
+    fn check(name: &str, who: &str, kind: &str, groups: &[&str]) {
+        let token = key().sign(name, "http://127.0.0.1:1");
+        let body = token.split('.').nth(1).unwrap();
+        let body = BASE64URL_NOPAD.decode(body.as_bytes()).unwrap();
+        let claims: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((&claims["sub"], &claims["protem/kind"]), (&json!(who), &json!(kind)));
+        assert_eq!(claims["groups"], json!(groups));
+    }
+
+    #[test]
+    fn a_name_tells_what_it_is_of() {
+        check("payments/agent", "payments/agent", "identity", &[]);
+        check("edge", "edge", "gateway", &[]);
+        check("alice", "alice", "person", &[]);
+        check("bob:a,b", "bob", "person", &["a", "b"]);
+        check("bob:", "bob", "person", &[]);
+    }
+
+    #[test]
+    fn a_private_file_is_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        write_private(&path, b"a").unwrap();
+        write_private(&path, b"b").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"b");
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

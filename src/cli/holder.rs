@@ -1,0 +1,231 @@
+//! Holding a task while a command runs: heartbeats, reconnecting inside the lease, and renewing in time.
+
+use std::time::Duration;
+
+use protem_clock::clock::{Clock, SystemClock};
+use protem_clock::random;
+use protem_proto::wire::v1;
+use protem_proto::wire::v1::GrantState;
+use protem_verify::time::Time;
+use tokio::sync::mpsc;
+use tonic::{Code, Status};
+use zeroize::Zeroizing;
+
+use crate::cli::client::Client;
+use crate::cli::exit::Failure;
+use crate::cli::show;
+
+/// What happened to a held task.
+#[derive(Debug)]
+pub enum News {
+    /// A fresh credential.
+    Fresh(Zeroizing<String>),
+    /// The grant is over, and why.
+    Ended(Box<v1::Grant>),
+    /// The connection to the broker is lost, and why; it is being tried again.
+    Lost(String),
+    /// The connection is back.
+    Back,
+}
+
+/// Holds a task and one grant of it until it is dropped.
+pub struct Holder {
+    /// What happens to it.
+    pub news: mpsc::Receiver<News>,
+    tasks: [tokio::task::JoinHandle<()>; 2],
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+/// What may wait to be read: a command that runs reads at once.
+const NEWS_MAX: usize = 16;
+/// The first pause before connecting again; doubled, up to a second, so that every lease allows many tries.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+impl Holder {
+    /// Begins to hold `task`, and to renew the credential of `grant`. Returns once the broker has said that it is held, or
+    /// after a first try that failed, which goes on in the background.
+    pub async fn start(
+        client: &Client,
+        task: &str,
+        lease: Duration,
+        grant: &v1::Grant,
+        credential: Option<&v1::Credential>,
+    ) -> Self {
+        let (tell, news) = mpsc::channel(NEWS_MAX);
+        let (held, is_held) = tokio::sync::oneshot::channel();
+        let hold = Hold {
+            client: client.clone(),
+            task: task.to_owned(),
+            lease,
+            grant: grant.id.clone(),
+            tell: tell.clone(),
+            held: Some(held),
+        };
+        let renew = renew(client.clone(), grant.id.clone(), renew_at(credential), tell);
+        let tasks = [tokio::spawn(hold.keep()), tokio::spawn(renew)];
+        // A broker that is away right now must not keep the command from starting: access ends by itself.
+        let _ = tokio::time::timeout(Duration::from_secs(2), is_held).await;
+        Self { news, tasks }
+    }
+}
+
+struct Hold {
+    client: Client,
+    task: String,
+    lease: Duration,
+    grant: String,
+    tell: mpsc::Sender<News>,
+    held: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+impl Hold {
+    /// Opens the stream, and opens it again whenever it is lost.
+    async fn keep(mut self) {
+        let mut pause = PAUSE_FIRST;
+        let mut lost = false;
+        loop {
+            let ended = self.stream(&mut lost, &mut pause).await;
+            let Err(status) = ended else { return };
+            if matches!(status.code(), Code::NotFound | Code::FailedPrecondition | Code::PermissionDenied) {
+                // The task is over, or somebody else's: the grant says which way.
+                self.look_at_grant().await;
+                return;
+            }
+            if !lost {
+                lost = true;
+                let why = self.client.failure(&status);
+                let _ = self.tell.send(News::Lost(why.what)).await;
+            }
+            tokio::time::sleep(jitter(pause)).await;
+            pause = pause.saturating_mul(2).min(PAUSE_MAX);
+        }
+    }
+
+    /// One stream, from its opening to its loss; `Ok` when the grant has ended.
+    async fn stream(&mut self, lost: &mut bool, pause: &mut Duration) -> Result<(), Status> {
+        let (beats, outgoing) = mpsc::channel::<v1::HoldTaskRequest>(4);
+        let opening = v1::HoldTaskRequest {
+            task_id: self.task.clone(),
+            lease: Some(show::to_wire(self.lease)),
+        };
+        let gone = |_| Status::unavailable("the stream has ended");
+        beats.send(opening).await.map_err(|_| Status::unavailable("the stream has ended"))?;
+        let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+        let mut answers = self.client.access().hold_task(outgoing).await?.into_inner();
+        let mut every = (self.lease / 3).max(Duration::from_millis(200));
+        let mut beat = tokio::time::interval(every);
+        loop {
+            tokio::select! {
+                answer = answers.message() => {
+                    let Some(answer) = answer? else { return Err(gone(())) };
+                    if std::mem::take(lost) {
+                        let _ = self.tell.send(News::Back).await;
+                    }
+                    *pause = PAUSE_FIRST;
+                    if let Some(held) = self.held.take() {
+                        let _ = held.send(());
+                    }
+                    let asked = show::duration(answer.beat_every.as_ref());
+                    if asked >= Duration::from_millis(50) && asked != every {
+                        every = asked;
+                        beat = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+                    }
+                    if self.told(answer).await {
+                        return Ok(());
+                    }
+                }
+                _ = beat.tick() => {
+                    let message = v1::HoldTaskRequest::default();
+                    beats.send(message).await.map_err(|_| Status::unavailable("the stream has ended"))?;
+                }
+            }
+        }
+    }
+
+    /// Passes on what an answer says of our grant; true when that is its end.
+    async fn told(&self, answer: v1::HoldTaskResponse) -> bool {
+        let Some(grant) = answer.changed.filter(|grant| grant.id == self.grant) else {
+            return false;
+        };
+        if grant.state() == GrantState::Ended {
+            let _ = self.tell.send(News::Ended(Box::new(grant))).await;
+            return true;
+        }
+        if let Some(credential) = answer.credential {
+            let _ = self.tell.send(News::Fresh(Zeroizing::new(credential.token))).await;
+        }
+        false
+    }
+
+    async fn look_at_grant(&self) {
+        if let Some(grant) = ended(&self.client, &self.grant).await {
+            let _ = self.tell.send(News::Ended(Box::new(grant))).await;
+        }
+    }
+}
+
+/// The grant, if it has ended.
+async fn ended(client: &Client, grant: &str) -> Option<v1::Grant> {
+    let asked = v1::WatchGrantRequest { grant_id: grant.to_owned() };
+    let mut changes = client.access().watch_grant(asked).await.ok()?.into_inner();
+    let first = changes.message().await.ok()??.grant?;
+    (first.state() == GrantState::Ended).then_some(first)
+}
+
+/// Asks for a fresh credential when the one at hand is due; a lost answer is asked for again, more often than it ends.
+async fn renew(client: Client, grant: String, mut due: Option<Time>, tell: mpsc::Sender<News>) {
+    while let Some(at) = due {
+        let now = Time::from(SystemClock.unix());
+        tokio::time::sleep(at.since(now)).await;
+        let asked = v1::RenewCredentialRequest { grant_id: grant.clone() };
+        match client.access().renew_credential(asked).await {
+            Ok(answer) => {
+                let Some(credential) = answer.into_inner().credential else { return };
+                due = next(renew_at(Some(&credential)), at);
+                let fresh = News::Fresh(Zeroizing::new(credential.token));
+                if tell.send(fresh).await.is_err() {
+                    return;
+                }
+            }
+            Err(status) if status.code() == Code::Unavailable => {
+                tokio::time::sleep(jitter(PAUSE_MAX)).await;
+            }
+            Err(status) => {
+                let said = match ended(&client, &grant).await {
+                    Some(grant) => News::Ended(Box::new(grant)),
+                    None => News::Lost(refused(&client, &status).what),
+                };
+                let _ = tell.send(said).await;
+                return;
+            }
+        }
+    }
+}
+
+/// When to renew next; none when the grant's own end is so near that there is nothing left to renew.
+fn next(due: Option<Time>, before: Time) -> Option<Time> {
+    due.filter(|due| *due > before)
+}
+
+fn refused(client: &Client, status: &Status) -> Failure {
+    client.failure(status)
+}
+
+fn renew_at(credential: Option<&v1::Credential>) -> Option<Time> {
+    let at = credential?.renew_at.as_ref()?;
+    let millis = u64::try_from(at.nanos).unwrap_or(0) / 1_000_000;
+    let at = Time::from_secs(u64::try_from(at.seconds).unwrap_or(0));
+    Some(at + Duration::from_millis(millis))
+}
+
+/// Between half of `of` and all of it, so that many holders of a restarted broker do not come at once.
+fn jitter(of: Duration) -> Duration {
+    let [byte] = random::bytes::<1>();
+    of / 2 + (of / 2).mul_f64(f64::from(byte) / 255.0)
+}

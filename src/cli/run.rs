@@ -1,0 +1,228 @@
+//! `protem run`: a command with access that ends when the command does.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use protem_proto::wire::v1;
+use protem_proto::wire::v1::GrantState;
+use protem_verify::codes::tool;
+
+use crate::cli::args::Global;
+use crate::cli::args_work::{OnEnd, RunArgs};
+use crate::cli::ask::{self, Answer};
+use crate::cli::child::{self, Signals};
+use crate::cli::client::Client;
+use crate::cli::credential_file::CredentialFile;
+use crate::cli::exit::{ENDED_EARLY, Exit, Failure, NO_ACCESS};
+use crate::cli::holder::{Holder, News};
+use crate::cli::output::{Screen, Tint};
+use crate::cli::show;
+
+/// Asks, waits, runs, completes.
+///
+/// # Errors
+/// When no access was got (125), or the command cannot be started (126, 127).
+pub async fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {
+    let no_access = |failure: Failure| failure.exits(Exit::Command(NO_ACCESS));
+    let (client, screen) = Client::open(global).map_err(no_access)?;
+    let mut signals = Signals::listen().map_err(no_access)?;
+    let request = ask::to_request(&args.what);
+    let task = request.task.clone().unwrap_or_default().id;
+    let answer = ask::ask(&client, request).await.map_err(no_access)?;
+    let mut holder =
+        Holder::start(&client, &task, args.lease, &answer.grant, answer.credential.as_ref()).await;
+    let answer = match answer.grant.state() {
+        GrantState::Pending => {
+            ask::say_pending(&screen, &client, &answer.grant);
+            let decided = decided(&client, &screen, &answer, &mut signals).await;
+            let answer = decided.map_err(|why| match why {
+                Undecided::Failed(failure) => no_access(failure),
+                Undecided::Signal(signal) => withdrawn(signal),
+            })?;
+            // The waiting request had no credential to renew.
+            drop(holder);
+            let credential = answer.credential.as_ref();
+            holder = Holder::start(&client, &task, args.lease, &answer.grant, credential).await;
+            answer
+        }
+        GrantState::Active | GrantState::Ended | GrantState::Unspecified => answer,
+    };
+    let Some(credential) = &answer.credential else {
+        let what = format!("`{}` is {}", answer.grant.id, show::state(&answer.grant));
+        return Err(no_access(Failure::of(Exit::Denied, tool::NOT_GRANTED, what)));
+    };
+    screen.say(screen.tint(Tint::Dim, &format!("  {}", ask::granted(&answer.grant))));
+    let file = CredentialFile::create(&credential.token).map_err(no_access)?;
+    let ran = execute(args, &screen, &file, &credential.token, &mut holder, &mut signals).await;
+    drop(holder);
+    let removed = file.remove();
+    complete(&client, &screen, &task, &ran).await;
+    removed?;
+    ran.map(|ran| Exit::Command(ran.code()))
+}
+
+enum Undecided {
+    Failed(Failure),
+    Signal(i32),
+}
+
+/// Waits until the request is decided; a signal takes the request back.
+async fn decided(
+    client: &Client,
+    screen: &Screen,
+    answer: &Answer,
+    signals: &mut Signals,
+) -> Result<Answer, Undecided> {
+    tokio::select! {
+        decided = ask::wait_decided(client, screen, &answer.grant, None) => {
+            decided.map_err(Undecided::Failed)
+        }
+        signal = signals.next() => {
+            screen.clear();
+            let note = "the command that asked was stopped".to_owned();
+            let back = v1::ReturnGrantRequest { grant_id: answer.grant.id.clone(), note };
+            // If this is lost too, the task's lease withdraws the request.
+            let _ = client.access().return_grant(back).await;
+            Err(Undecided::Signal(signal))
+        }
+    }
+}
+
+fn withdrawn(signal: i32) -> Failure {
+    let what = "stopped while waiting; the request is withdrawn";
+    Failure::of(Exit::Command(child::of_signal(signal)), tool::NOT_GRANTED, what)
+}
+
+/// How a command ended.
+struct Ran {
+    status: Option<ExitStatus>,
+    early: bool,
+}
+
+impl Ran {
+    fn code(&self) -> u8 {
+        let Some(status) = self.status else { return ENDED_EARLY };
+        if self.early {
+            return ENDED_EARLY;
+        }
+        match (status.code(), status.signal()) {
+            (Some(code), _) => u8::try_from(code & 0xff).unwrap_or(1),
+            (None, Some(signal)) => child::of_signal(signal),
+            (None, None) => 1,
+        }
+    }
+}
+
+/// Runs the command to its end, and everything around it.
+async fn execute(
+    args: &RunArgs,
+    screen: &Screen,
+    file: &CredentialFile,
+    token: &str,
+    holder: &mut Holder,
+    signals: &mut Signals,
+) -> Result<Ran, Failure> {
+    let env = args.env.as_deref().map(|name| (name, token));
+    let mut child = child::spawn(&args.command, file.path(), env)?;
+    let mut ran = Ran { status: None, early: false };
+    let mut kill_at: Option<tokio::time::Instant> = None;
+    let mut deaf = false;
+    loop {
+        let killing = async {
+            match kill_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = child.process.wait() => {
+                ran.status = ended.ok();
+                return Ok(ran);
+            }
+            signal = signals.next() => child.forward(signal),
+            () = killing => {
+                child.kill();
+                kill_at = None;
+            }
+            news = holder.news.recv(), if !deaf => match news {
+                Some(News::Fresh(token)) => file.write(&token)?,
+                Some(News::Lost(why)) => {
+                    let lease = show::length(args.lease);
+                    screen.say(format!("  {why}; trying again, access ends after {lease} without it"));
+                }
+                Some(News::Back) => screen.say("  the broker is back"),
+                Some(News::Ended(grant)) => {
+                    screen.say(screen.tint(Tint::Bad, &format!("  access {}", ended_early(&grant))));
+                    if args.on_end == OnEnd::Stop {
+                        ran.early = true;
+                        child.stop();
+                        kill_at = Some(tokio::time::Instant::now() + args.grace);
+                    }
+                }
+                None => deaf = true,
+            },
+        }
+    }
+}
+
+fn ended_early(grant: &v1::Grant) -> String {
+    let note = &grant.end_note;
+    let note = if note.is_empty() { String::new() } else { format!(": {note}") };
+    format!("{}{note}  ({} {})", show::state(grant), tool::ENDED_EARLY.id, grant.id)
+}
+
+/// How long to wait for the gateways' receipts: a command's caller waits for this.
+const RECEIPTS: Duration = Duration::from_secs(2);
+
+/// Ends the task, and says how far that is enforced.
+async fn complete(client: &Client, screen: &Screen, task: &str, ran: &Result<Ran, Failure>) {
+    let good = ran.as_ref().is_ok_and(|ran| ran.code() == 0);
+    let request = v1::CompleteTaskRequest {
+        task_id: task.to_owned(),
+        outcome: if good { "success" } else { "failure" }.to_owned(),
+        wait: Some(show::to_wire(RECEIPTS)),
+    };
+    let mut tries = 0_u32;
+    let ended = loop {
+        let ended = client.access().complete_task(request.clone()).await;
+        tries += 1;
+        match ended {
+            Err(status) if status.code() == tonic::Code::Unavailable && tries < 4 => {
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            ended => break ended,
+        }
+    };
+    match ended {
+        Ok(answer) => {
+            let receipts = show::receipts(&answer.into_inner().enforcement);
+            screen.say(screen.tint(Tint::Dim, &format!("  done; access revoked, {receipts}")));
+        }
+        Err(status) if status.code() == tonic::Code::FailedPrecondition => {}
+        Err(status) => {
+            let why = client.failure(&status).what;
+            screen.say(format!("  the task's end could not be told ({why}); its lease ends it"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(raw: i32, early: bool, expect: u8) {
+        let ran = Ran { status: Some(ExitStatus::from_raw(raw)), early };
+        assert_eq!(ran.code(), expect);
+    }
+
+    #[test]
+    fn the_commands_own_code_is_ours() {
+        check(0, false, 0);
+        check(3 << 8, false, 3);
+        check(15, false, 143);
+        check(9, false, 137);
+        check(15, true, 124);
+    }
+}

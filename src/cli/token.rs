@@ -1,0 +1,184 @@
+//! Where the caller's token comes from, and where it may go.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::Uri;
+use protem_clock::clock::{Clock, SystemClock};
+use protem_verify::codes::tool;
+use zeroize::Zeroizing;
+
+use crate::cli::dev_key::{self, DevKey, TOKEN_LIFE};
+use crate::cli::exit::{Exit, Failure};
+
+/// A way to present oneself; it gives a token that is fresh enough each time.
+#[derive(Clone)]
+pub struct Login(Arc<Source>);
+
+enum Source {
+    Nothing,
+    File(PathBuf),
+    Dev { key: DevKey, name: String, audience: String, kept: Mutex<Option<Kept>> },
+}
+
+struct Kept {
+    token: Zeroizing<String>,
+    until: Duration,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Login(…)")
+    }
+}
+
+impl Login {
+    /// Nobody.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self(Arc::new(Source::Nothing))
+    }
+
+    /// As flags and settings say: an explicit `--as` against a development broker, else a token file.
+    ///
+    /// # Errors
+    /// When there is no development key for `--as`.
+    pub fn find(broker: &Uri, act_as: Option<&str>, file: Option<PathBuf>) -> Result<Self, Failure> {
+        let source = match (file, act_as) {
+            (Some(file), None) => Source::File(file),
+            (None, None) => Source::Nothing,
+            (Some(_), Some(_)) => {
+                let what = "`--as` and `--token-file` are two ways to say who you are";
+                return Err(Failure::of(Exit::Usage, tool::USAGE, what).helps("give one of them"));
+            }
+            (None, Some(name)) => {
+                let key = dev_key::read(broker.port_u16().unwrap_or(80))?;
+                return Ok(Self::dev(key, name, &audience(broker)));
+            }
+        };
+        Ok(Self(Arc::new(source)))
+    }
+
+    /// With a development key.
+    #[must_use]
+    pub fn dev(key: DevKey, name: &str, audience: &str) -> Self {
+        let (name, audience) = (name.to_owned(), audience.to_owned());
+        Self(Arc::new(Source::Dev { key, name, audience, kept: Mutex::new(None) }))
+    }
+
+    /// The token to present now; none when nothing says who the caller is.
+    ///
+    /// # Errors
+    /// When the token file cannot be used.
+    pub fn token(&self) -> Result<Option<Zeroizing<String>>, Failure> {
+        match &*self.0 {
+            Source::Nothing => Ok(None),
+            Source::File(path) => read_token(path).map(Some),
+            Source::Dev { key, name, audience, kept } => {
+                let now = SystemClock.boot();
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(kept) = kept.as_ref().filter(|kept| kept.until > now) {
+                    return Ok(Some(kept.token.clone()));
+                }
+                let token = key.sign(name, audience);
+                let until = now.saturating_add(TOKEN_LIFE / 2);
+                *kept = Some(Kept { token: token.clone(), until });
+                Ok(Some(token))
+            }
+        }
+    }
+
+    /// Whether there is anything to present.
+    #[must_use]
+    pub fn is_somebody(&self) -> bool {
+        !matches!(&*self.0, Source::Nothing)
+    }
+}
+
+fn read_token(path: &std::path::Path) -> Result<Zeroizing<String>, Failure> {
+    let bad = |why: &dyn fmt::Display| {
+        let what = format!("`{}`: {why}", path.display());
+        Failure::of(Exit::NotAuthenticated, tool::TOKEN_FILE, what)
+    };
+    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|why| bad(&why))?);
+    let token = text.trim();
+    if token.is_empty() {
+        return Err(bad(&"it is empty"));
+    }
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(bad(&"it does not hold one token"));
+    }
+    Ok(Zeroizing::new(token.to_owned()))
+}
+
+/// The `aud` of a development token: the broker's own address, as it names its issuer.
+#[must_use]
+pub fn audience(broker: &Uri) -> String {
+    broker.to_string().trim_end_matches('/').to_owned()
+}
+
+/// Reads the broker's address, and refuses one that a token must not be sent to.
+///
+/// # Errors
+/// When it is no address, or lies beyond loopback.
+pub fn broker_uri(text: &str) -> Result<Uri, Failure> {
+    let bad = |why: &str| {
+        let what = format!("`{text}` is no broker's address: {why}");
+        Failure::of(Exit::Usage, tool::USAGE, what).helps("write it like http://127.0.0.1:7420")
+    };
+    let uri: Uri = text.parse().map_err(|why: http::uri::InvalidUri| bad(&why.to_string()))?;
+    let host = uri.host().ok_or_else(|| bad("it names no host"))?;
+    match uri.scheme_str() {
+        Some("http") if is_loopback(host) => Ok(uri),
+        Some("http") => Err(Failure::of(
+            Exit::Usage,
+            tool::PLAIN_HTTP,
+            format!("`{text}` is beyond loopback and has no TLS"),
+        )),
+        Some("https") => Err(bad("this version speaks no TLS yet")),
+        Some(_) | None => Err(bad("it does not begin with http://")),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(url: &str, expect: Result<(), &str>) {
+        let code = broker_uri(url).map(drop).map_err(|failure| failure.code);
+        assert_eq!(code, expect.map_err(str::to_owned), "{url}");
+    }
+
+    #[test]
+    fn a_token_never_travels_in_the_clear() {
+        check("http://127.0.0.1:7420", Ok(()));
+        check("http://localhost:7420/", Ok(()));
+        check("http://[::1]:7420", Ok(()));
+        check("http://127.0.0.1.evil.example", Err("PT-0702"));
+        check("http://10.0.0.1:7420", Err("PT-0702"));
+        check("http://localhost.example", Err("PT-0702"));
+        check("ftp://127.0.0.1", Err("PT-0719"));
+        check("nothing", Err("PT-0719"));
+    }
+
+    #[test]
+    fn a_token_file_is_read_anew_and_holds_one_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let uri = broker_uri("http://127.0.0.1:1").unwrap();
+        let login = Login::find(&uri, None, Some(path.clone())).unwrap();
+        assert!(login.token().is_err());
+        std::fs::write(&path, "a.b.c\n").unwrap();
+        assert_eq!(login.token().unwrap().unwrap().as_str(), "a.b.c");
+        std::fs::write(&path, "two tokens").unwrap();
+        assert!(login.token().is_err());
+    }
+}
