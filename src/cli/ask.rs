@@ -79,7 +79,11 @@ fn finish(screen: &Screen, answer: Answer) -> Result<Exit, Failure> {
         screen.print(&answer.grant.id);
     }
     if state == GrantState::Pending {
-        return Err(Failure::of(Exit::Pending, tool::STILL_PENDING, "the request waits for approval"));
+        return Err(Failure::of(
+            Exit::Pending,
+            tool::STILL_PENDING,
+            "the request waits for approval",
+        ));
     }
     Ok(Exit::Done)
 }
@@ -214,7 +218,8 @@ async fn follow(
 }
 
 fn not_granted(grant: &v1::Grant) -> Failure {
-    let said = if grant.end_note.is_empty() { String::new() } else { format!(": {}", grant.end_note) };
+    let said =
+        if grant.end_note.is_empty() { String::new() } else { format!(": {}", grant.end_note) };
     let what = format!("`{}` was {}{said}", grant.id, show::state(grant));
     Failure::of(Exit::Denied, tool::NOT_GRANTED, what)
         .helps(format!("`protem grant {}` says by whom and why", grant.id))
@@ -271,7 +276,11 @@ fn explained(screen: &Screen, answer: &v1::ExplainAccessResponse, verdict: &v1::
         Effect::Unspecified => "unknown".to_owned(),
     };
     let mut lines = vec![head];
-    let lists = [("policies", &verdict.policies), ("limits", &verdict.limits), ("findings", &verdict.findings)];
+    let lists = [
+        ("policies", &verdict.policies),
+        ("limits", &verdict.limits),
+        ("findings", &verdict.findings),
+    ];
     for (name, list) in lists {
         if !list.is_empty() {
             lines.push(format!("  {name:<10}{}", list.join("; ")));

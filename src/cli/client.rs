@@ -48,7 +48,8 @@ impl Client {
         let settings = settings(None)?;
         let output = global.output.unwrap_or(settings.client.output.into());
         let uri = broker_uri(global.broker.as_ref().unwrap_or(&settings.client.broker))?;
-        let of_settings = Some(settings.client.token_file).filter(|file| !file.as_os_str().is_empty());
+        let of_settings =
+            Some(settings.client.token_file).filter(|file| !file.as_os_str().is_empty());
         let file = match (&global.token_file, &global.act_as) {
             (Some(file), _) => Some(file.clone()),
             (None, Some(_)) => None,
@@ -115,7 +116,11 @@ impl Client {
     #[must_use]
     pub fn failure(&self, status: &Status) -> Failure {
         if status.code() == Code::Unauthenticated && !self.login.is_somebody() {
-            return Failure::of(Exit::NotAuthenticated, tool::NO_LOGIN, "the broker asks who you are");
+            return Failure::of(
+                Exit::NotAuthenticated,
+                tool::NO_LOGIN,
+                "the broker asks who you are",
+            );
         }
         explain(status, &self.uri)
     }

@@ -84,8 +84,9 @@ pub fn remove(port: u16) {
 pub fn read(port: u16) -> Result<DevKey, Failure> {
     let path = folder(port).join(KEY);
     let bad = |what: String| Failure::of(Exit::NotAuthenticated, tool::DEV_KEY, what);
-    let file = std::fs::File::open(&path)
-        .map_err(|why| bad(format!("no development broker at port {port}: `{}`: {why}", path.display())))?;
+    let file = std::fs::File::open(&path).map_err(|why| {
+        bad(format!("no development broker at port {port}: `{}`: {why}", path.display()))
+    })?;
     let meta = file.metadata().map_err(|why| Failure::file(&path, &why))?;
     if meta.mode() & 0o077 != 0 || meta.uid() != rustix::process::geteuid().as_raw() {
         return Err(bad(format!("`{}` is not a file that only you can read", path.display())));
@@ -93,7 +94,8 @@ pub fn read(port: u16) -> Result<DevKey, Failure> {
     let mut text = Zeroizing::new(String::new());
     // A key is 64 digits; more is something else.
     file.take(128).read_to_string(&mut text).map_err(|why| Failure::file(&path, &why))?;
-    let seed = Zeroizing::new(HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).unwrap_or_default());
+    let seed =
+        Zeroizing::new(HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).unwrap_or_default());
     let seed = <&[u8; 32]>::try_from(seed.as_slice())
         .map_err(|_| bad(format!("`{}` is no development key", path.display())))?;
     let names = std::fs::read(folder(port).join(NAMES)).unwrap_or_default();

@@ -40,7 +40,9 @@ pub async fn grant(client: &Client, part: &str) -> Result<String, Failure> {
     }
     match found.as_slice() {
         [one] => Ok(one.clone()),
-        [] => Err(Failure::of(Exit::NotFound, tool::NO_MATCH, format!("no grant is like `{part}`"))),
+        [] => {
+            Err(Failure::of(Exit::NotFound, tool::NO_MATCH, format!("no grant is like `{part}`")))
+        }
         [first, second, ..] => {
             let what = format!("`{part}` may be {first} or {second}");
             Err(Failure::of(Exit::Usage, tool::AMBIGUOUS, what))

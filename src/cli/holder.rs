@@ -92,7 +92,10 @@ impl Hold {
         loop {
             let ended = self.stream(&mut lost, &mut pause).await;
             let Err(status) = ended else { return };
-            if matches!(status.code(), Code::NotFound | Code::FailedPrecondition | Code::PermissionDenied) {
+            if matches!(
+                status.code(),
+                Code::NotFound | Code::FailedPrecondition | Code::PermissionDenied
+            ) {
                 // The task is over, or somebody else's: the grant says which way.
                 self.look_at_grant().await;
                 return;

@@ -117,7 +117,10 @@ pub fn to_wire(of: Duration) -> prost_types::Duration {
 pub fn length(of: Duration) -> String {
     let millis = of.as_millis();
     if millis < 1_000 {
-        format!("{} ms", if millis < 10 { tenths(of.as_secs_f64() * 1e3) } else { millis.to_string() })
+        format!(
+            "{} ms",
+            if millis < 10 { tenths(of.as_secs_f64() * 1e3) } else { millis.to_string() }
+        )
     } else if of < Duration::from_secs(60) {
         format!("{} s", tenths(of.as_secs_f64()))
     } else {

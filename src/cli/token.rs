@@ -45,7 +45,11 @@ impl Login {
     ///
     /// # Errors
     /// When there is no development key for `--as`.
-    pub fn find(broker: &Uri, act_as: Option<&str>, file: Option<PathBuf>) -> Result<Self, Failure> {
+    pub fn find(
+        broker: &Uri,
+        act_as: Option<&str>,
+        file: Option<PathBuf>,
+    ) -> Result<Self, Failure> {
         let source = match (file, act_as) {
             (Some(file), None) => Source::File(file),
             (None, None) => Source::Nothing,
