@@ -18,3 +18,10 @@ pub mod state;
 pub mod tick;
 pub mod tracked;
 pub mod verdict;
+
+#[cfg(test)]
+mod law_tests;
+#[cfg(test)]
+mod random_tests;
+#[cfg(test)]
+mod testbed;
