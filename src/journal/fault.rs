@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use protem_verify::codes::{Code, fault};
 use protem_verify::ids::Seq;
+use protem_verify::names::KeyId;
 
 /// The world broke.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +56,12 @@ pub enum Fault {
     /// The sequencer has ended.
     #[error("the broker is stopping")]
     Stopping,
+    /// The journal names a signing key whose private half is not here.
+    #[error("the private half of signing key `{0}` is not here")]
+    NoPrivateKey(KeyId),
+    /// What was signed is not what is on record. It was not handed out.
+    #[error("a credential failed its own check")]
+    SelfCheck,
 }
 
 impl Fault {
@@ -71,6 +78,8 @@ impl Fault {
             Self::NewerSchema { .. } => fault::NEWER_SCHEMA,
             Self::Clock { .. } => fault::CLOCK,
             Self::Stopping => fault::STOPPING,
+            Self::NoPrivateKey(_) => fault::NO_PRIVATE_KEY,
+            Self::SelfCheck => fault::SELF_CHECK,
         }
     }
 }

@@ -1,0 +1,257 @@
+//! Which entries a subscriber gets, and how they look on the wire.
+
+use std::collections::BTreeSet;
+
+use prost::Message;
+use protem_core::event::{EndReason, Event, Target};
+use protem_core::request::field;
+use protem_core::state::Revocation;
+use protem_proto::encoded::Encoded;
+use protem_proto::wire::v1;
+use protem_proto::wire::v1::subscribe_response::Message as Wire;
+use protem_verify::ids::{Epoch, Hash, JournalId, Seq};
+use protem_verify::names::{IdentityName, ResourceName};
+use protem_verify::time::Time;
+use sha2::{Digest, Sha256};
+
+use crate::engine::receipts::Covers;
+use crate::journal::committed::Committed;
+use crate::journal::port::Head;
+
+/// What a subscriber follows. All with the same filter share one ring of encoded messages.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Filter {
+    /// Only what concerns these; absent: all. Cut-offs that are not bound to a resource come in any case.
+    pub resources: Option<BTreeSet<ResourceName>>,
+    /// An observing identity: only its own grants, the cut-offs that name it or a key, and that of everything.
+    pub identity: Option<IdentityName>,
+    /// Also grants that merely expired.
+    pub expiries: bool,
+}
+
+/// Where a subscriber left off; opaque to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Which journal.
+    pub journal: JournalId,
+    /// Which life of it.
+    pub epoch: Epoch,
+    /// All up to here was sent.
+    pub seq: Seq,
+    /// The filter's digest, and the seq of the last item sent: 40 bytes.
+    pub filter: Vec<u8>,
+}
+
+/// One thing that no longer counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Where it is in the journal.
+    pub seq: Seq,
+    /// What no longer counts.
+    pub target: Target,
+    /// Why.
+    pub reason: EndReason,
+    /// Since when.
+    pub at: Time,
+    /// No credential it covers can be alive then; absent: never forget.
+    pub forget_after: Option<Time>,
+}
+
+impl Filter {
+    /// Tells filters apart over restarts.
+    #[must_use]
+    pub fn digest(&self) -> Hash {
+        let mut hash = Sha256::new();
+        field(&mut hash, &[u8::from(self.expiries), u8::from(self.resources.is_some())]);
+        field(&mut hash, self.identity.as_ref().map_or("", IdentityName::as_str).as_bytes());
+        for resource in self.resources.iter().flatten() {
+            field(&mut hash, resource.as_str().as_bytes());
+        }
+        Hash(hash.finalize().into())
+    }
+
+    /// The part of the catalog that it follows.
+    #[must_use]
+    pub fn covers(&self) -> Covers {
+        self.resources.clone().map_or(Covers::Everything, Covers::Resources)
+    }
+
+    /// What an entry means to it, if anything.
+    #[must_use]
+    pub fn item(&self, row: &Committed<Event>) -> Option<Item> {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "two kinds of entry end credentials; the law's tests know when a third does"
+        )]
+        match row.what() {
+            Event::GrantEnded(ended) => {
+                let told = ended.told_by.is_some() || ended.exp.is_none();
+                let expired = ended.reason == EndReason::Expired && !self.expiries;
+                let target = Target::Grant(ended.grant);
+                let takes = self.takes(&target, Some(&ended.resource), Some(&ended.identity));
+                (takes && !told && !expired).then(|| Item {
+                    seq: row.seq(),
+                    target,
+                    reason: ended.reason,
+                    at: row.at(),
+                    forget_after: ended.exp,
+                })
+            }
+            Event::CutOff { target, reason, forget_after, .. } => {
+                self.takes(target, resource(target), identity(target)).then(|| Item {
+                    seq: row.seq(),
+                    target: target.clone(),
+                    reason: *reason,
+                    at: row.at(),
+                    forget_after: *forget_after,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// What a snapshot's entry means to it, if anything.
+    #[must_use]
+    pub fn standing(&self, standing: &Revocation) -> Option<Item> {
+        let resource = standing.resource.as_ref();
+        self.takes(&standing.target, resource, standing.identity.as_ref()).then(|| Item {
+            seq: standing.seq,
+            target: standing.target.clone(),
+            reason: standing.reason,
+            at: standing.at,
+            forget_after: standing.forget_after,
+        })
+    }
+
+    /// The cursor of one who has been sent all up to `head`, and `last` last.
+    #[must_use]
+    pub fn cursor(&self, head: &Head, seq: Seq, last: Seq) -> Cursor {
+        let filter = [self.digest().0.as_slice(), &last.0.to_be_bytes()].concat();
+        Cursor { journal: head.journal, epoch: head.epoch, seq, filter }
+    }
+
+    fn takes(
+        &self,
+        target: &Target,
+        resource: Option<&ResourceName>,
+        identity: Option<&IdentityName>,
+    ) -> bool {
+        let mine = match (&self.identity, target) {
+            (None, _) | (Some(_), Target::Key(_) | Target::Everything) => true,
+            (Some(own), _) => identity == Some(own),
+        };
+        let here = match (&self.resources, resource) {
+            (None, _) | (Some(_), None) => true,
+            (Some(some), Some(resource)) => some.contains(resource),
+        };
+        mine && here
+    }
+}
+
+impl Cursor {
+    /// The filter's digest and the last item sent, when it is one of ours.
+    #[must_use]
+    pub fn parts(&self) -> Option<(Hash, Seq)> {
+        let (digest, last) = self.filter.split_at_checked(32)?;
+        let digest = Hash(digest.try_into().ok()?);
+        Some((digest, Seq(u64::from_be_bytes(last.try_into().ok()?))))
+    }
+
+    /// On the wire.
+    #[must_use]
+    pub fn wire(&self) -> v1::Cursor {
+        v1::Cursor {
+            journal: self.journal.0.to_vec(),
+            epoch: self.epoch.0,
+            seq: self.seq.0,
+            filter: self.filter.clone(),
+        }
+    }
+}
+
+impl Item {
+    /// On the wire, after the item at `prev`.
+    #[must_use]
+    pub fn wire(&self, prev: Seq) -> v1::Revocation {
+        use v1::revocation::Target as To;
+        let target = match &self.target {
+            Target::Grant(grant) => To::Grant(grant.0.to_vec()),
+            Target::Task(identity, task) => To::Task(format!("{identity}#{task}")),
+            Target::Identity(identity) => To::Identity(identity.to_string()),
+            Target::Resource(resource) => To::Resource(resource.to_string()),
+            Target::Scope(resource, scope) => To::Scope(format!("{resource}#{scope}")),
+            Target::Key(key) => To::KeyId(key.to_string()),
+            Target::Everything => To::Everything(true),
+        };
+        v1::Revocation {
+            seq: self.seq.0,
+            prev_seq: prev.0,
+            reason: i32::from(reason(self.reason)),
+            at: Some(timestamp(self.at)),
+            forget_after: self.forget_after.map(timestamp),
+            target: Some(target),
+        }
+    }
+}
+
+/// A message as the bytes that all its subscribers share.
+#[must_use]
+pub fn encode(message: Wire) -> Encoded {
+    Encoded(v1::SubscribeResponse { message: Some(message) }.encode_to_vec().into())
+}
+
+/// A moment on the wire.
+#[must_use]
+pub fn timestamp(at: Time) -> prost_types::Timestamp {
+    let nanos = at.as_millis() % 1_000 * 1_000_000;
+    prost_types::Timestamp {
+        seconds: i64::try_from(at.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(nanos).unwrap_or(0),
+    }
+}
+
+/// A span on the wire.
+#[must_use]
+pub fn duration(span: std::time::Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(span.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+fn reason(reason: EndReason) -> v1::EndReason {
+    match reason {
+        EndReason::Completed => v1::EndReason::Completed,
+        EndReason::Expired => v1::EndReason::Expired,
+        EndReason::Abandoned => v1::EndReason::Abandoned,
+        EndReason::Revoked => v1::EndReason::Revoked,
+        EndReason::Denied => v1::EndReason::Denied,
+        EndReason::Lapsed => v1::EndReason::Lapsed,
+        EndReason::Withdrawn => v1::EndReason::Withdrawn,
+        EndReason::Policy => v1::EndReason::Policy,
+        EndReason::Quarantined => v1::EndReason::Quarantined,
+        EndReason::Fenced => v1::EndReason::Fenced,
+    }
+}
+
+fn resource(target: &Target) -> Option<&ResourceName> {
+    match target {
+        Target::Resource(resource) | Target::Scope(resource, _) => Some(resource),
+        Target::Grant(_)
+        | Target::Task(..)
+        | Target::Identity(_)
+        | Target::Key(_)
+        | Target::Everything => None,
+    }
+}
+
+fn identity(target: &Target) -> Option<&IdentityName> {
+    match target {
+        Target::Task(identity, _) | Target::Identity(identity) => Some(identity),
+        Target::Grant(_)
+        | Target::Resource(_)
+        | Target::Scope(..)
+        | Target::Key(_)
+        | Target::Everything => None,
+    }
+}
