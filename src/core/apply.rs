@@ -16,6 +16,10 @@ use crate::state::{Facts, Forgettable, State, Tally, Use};
 
 impl State {
     /// Folds the next entry of the journal, which happened at `at`.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one arm an event: a reader finds them all in one list"
+    )]
     pub fn apply(&mut self, at: Time, event: &Event) {
         self.facts.seq = self.facts.seq.next();
         self.facts.last_at = self.facts.last_at.max(at);

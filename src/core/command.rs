@@ -7,7 +7,7 @@ use protem_verify::ids::{Epoch, GrantId, Hash, HoldId, JournalId};
 use protem_verify::names::{IdentityName, KeyId, PersonName, TaskId, Words};
 use protem_verify::time::Lifetime;
 
-use crate::event::{PublicKey, Target};
+use crate::event::{Files, PublicKey, Target};
 use crate::request::{AccessRequest, Scopes, Workload};
 use crate::verdict::{ApproverVerdict, Verdict};
 
@@ -139,7 +139,7 @@ pub enum Command {
         /// SHA-256 over the files.
         digest: Hash,
         /// Name and content, sorted by name.
-        files: Arc<[(Arc<str>, Arc<[u8]>)]>,
+        files: Files,
         /// The digest that must be in force before; absent: any.
         expect: Option<Hash>,
     },

@@ -12,6 +12,9 @@ use protem_verify::time::{Lifetime, Time};
 use crate::request::{AccessRequest, ProofKey, Scopes, Workload};
 use crate::verdict::{Ruling, Terms};
 
+/// A bundle's files: name and content, sorted by name.
+pub type Files = Arc<[(Arc<str>, Arc<[u8]>)]>;
+
 /// Who caused an event, as the journal shows it: `identity:payments/agent`, `person:alice`, `gateway:edge-eu-1`, `system`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Actor(pub Arc<str>);
@@ -53,7 +56,7 @@ pub enum Event {
         /// SHA-256 over the files.
         digest: Hash,
         /// Name and content, sorted by name.
-        files: Arc<[(Arc<str>, Arc<[u8]>)]>,
+        files: Files,
     },
     /// Every grant from before the bundle has been confirmed or ended.
     BundleSettled {

@@ -45,7 +45,7 @@ fn a_granted_request_has_a_credential_within_its_grant() {
     assert_eq!((from, until), (START, START + Duration::from_secs(20)));
     assert_eq!((newest.number, newest.iat), (0, Time::from_secs(START.as_secs())));
     // INVARIANT(no_credential_outlives_its_grant)
-    assert!(newest.exp <= until && newest.exp.as_millis() % 1_000 == 0);
+    assert!(newest.exp <= until && newest.exp.as_millis().is_multiple_of(1_000));
 }
 
 #[test]

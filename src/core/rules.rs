@@ -10,7 +10,7 @@ use crate::access::{
     Authority, Becomes, activate, digest, refused_note, still_allowed, still_true,
 };
 use crate::ending::{cut_off, due, ended};
-use crate::event::{EndReason, Event, PublicKey, Target};
+use crate::event::{EndReason, Event, Files, PublicKey, Target};
 use crate::grant::{Grant, KeyState};
 use crate::limits::STEP_MAX;
 use crate::refusal::Refusal;
@@ -40,7 +40,7 @@ pub(crate) fn begin_epoch(state: &State, epoch: Epoch, note: Words) -> Result<Ve
 pub(crate) fn activate_bundle(
     state: &State,
     digest: Hash,
-    files: Arc<[(Arc<str>, Arc<[u8]>)]>,
+    files: Files,
     expect: Option<Hash>,
 ) -> Result<Vec<Event>, Refusal> {
     let in_force = state.bundle();
