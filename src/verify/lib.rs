@@ -3,12 +3,17 @@
 pub mod checkpoint;
 pub mod claims;
 pub mod codes;
+pub mod fences;
 pub mod ids;
 pub mod json;
 pub mod jws;
 pub mod keys;
+pub mod known;
 pub mod merkle;
 pub mod names;
 pub mod operation;
 pub mod proof;
+pub mod spread;
 pub mod time;
+pub mod verifier;
+pub mod view;
