@@ -1,1 +1,10 @@
-//! Placeholder.
+//! A gateway's IO: it follows a broker's feed and refuses what no longer counts.
+
+pub mod apply;
+pub mod body;
+pub mod follow;
+pub mod gate;
+pub mod layer;
+pub mod login;
+pub mod refusal;
+pub mod state;

@@ -1,6 +1,7 @@
 //! A map that readers share while its one writer goes on: a change copies one leaf of 4,096, never the whole.
 
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::iter::repeat_n;
 use std::sync::Arc;
 
 /// A persistent hash map; a clone costs 64 reference counts, whatever its size.
@@ -20,8 +21,10 @@ const WIDTH: usize = 64;
 
 impl<K: Hash + Eq + Clone, V: Clone> Default for Spread<K, V> {
     fn default() -> Self {
-        let branch = Arc::new(vec![Arc::new(Leaf::new()); WIDTH]);
-        Self { hasher: RandomState::new(), branches: vec![branch; WIDTH], len: 0 }
+        // All empty leaves, and branches, are one until someone writes to them.
+        let branch: Branch<K, V> = repeat_n(Arc::new(Leaf::new()), WIDTH).collect();
+        let branches = repeat_n(Arc::new(branch), WIDTH).collect();
+        Self { hasher: RandomState::new(), branches, len: 0 }
     }
 }
 

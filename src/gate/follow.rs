@@ -1,0 +1,193 @@
+//! One stream after another: connect, open, ping, apply, acknowledge, and begin again with jitter.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use protem_clock::clock::Clock;
+use protem_proto::wire::v1;
+use protem_proto::wire::v1::revocation_service_client::RevocationServiceClient;
+use protem_proto::wire::v1::subscribe_request::Message;
+use protem_verify::known::Moment;
+use protem_verify::names::ResourceName;
+use protem_verify::view::Broken;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
+use tonic::transport::Endpoint;
+
+use crate::apply::{Follower, Told};
+use crate::login::{Login, LoginFailed};
+use crate::state::Store;
+
+/// All that one follower needs.
+pub struct Follow {
+    /// The view and its pings.
+    pub follower: Follower,
+    /// The broker, `http://127.0.0.1:7420`.
+    pub broker: Endpoint,
+    /// The gateway's name in the bundle.
+    pub gateway: String,
+    /// The resources it protects.
+    pub resources: Vec<ResourceName>,
+    /// Its identity to the broker.
+    pub login: Arc<dyn Login>,
+    /// Its clocks.
+    pub clock: Arc<dyn Clock>,
+    /// What outlives the process.
+    pub store: Store,
+    /// The write of the last checkpoint, if it has not ended.
+    pub keeping: Option<JoinHandle<()>>,
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    /// No connection, or the broker ended the stream.
+    #[error("the broker ended the stream: {0}")]
+    Status(#[from] tonic::Status),
+    /// No connection.
+    #[error("there is no connection to the broker: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// No caller token.
+    #[error(transparent)]
+    Login(#[from] LoginFailed),
+    /// What came cannot be applied.
+    #[error(transparent)]
+    Broken(#[from] Broken),
+    /// The broker asked to connect again.
+    #[error("the broker asked to connect again")]
+    GoAway(Duration),
+    /// Nothing came for too long: the peer may be gone without a word.
+    #[error("the broker is silent")]
+    Silent,
+}
+
+/// Pauses between connects: full jitter up to this, doubled from the least.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long the broker may be silent: three pings that it should have answered, and a little for the way.
+const SILENCE: (u32, Duration) = (3, Duration::from_secs(2));
+/// How long an opening, with a login, may take.
+const OPENING: Duration = Duration::from_secs(10);
+/// Requests that wait for the wire: pings and acknowledgements, both of which the next one makes up for.
+const WAITING_MAX: usize = 64;
+
+impl Follow {
+    /// Follows until dropped.
+    pub async fn run(mut self) {
+        let mut tries = 0_u32;
+        loop {
+            let proven = self.follower.view.known().proven;
+            let ended = self.stream().await;
+            if self.follower.view.known().proven != proven {
+                tries = 0;
+            }
+            if let Err(ended) = &ended {
+                tracing::warn!(gateway = %self.gateway, error = %ended, "feed ended");
+            }
+            let least = match ended {
+                Err(Ended::GoAway(after)) => after.min(PAUSE.1),
+                Ok(()) | Err(_) => Duration::ZERO,
+            };
+            tokio::time::sleep(least.saturating_add(jitter(tries))).await;
+            tries = tries.saturating_add(1);
+        }
+    }
+
+    async fn stream(&mut self) -> Result<(), Ended> {
+        let (requests, waiting) = mpsc::channel(WAITING_MAX);
+        let opening = self.open(&requests, waiting);
+        let mut stream =
+            tokio::time::timeout(OPENING, opening).await.map_err(|_| Ended::Silent)??;
+        let mut every = Duration::from_secs(1);
+        let mut pings = tokio::time::interval(every);
+        pings.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let silence = every.saturating_mul(SILENCE.0).saturating_add(SILENCE.1);
+            let message = tokio::select! {
+                biased;
+                _ = pings.tick() => { self.ping(&requests); continue; }
+                message = tokio::time::timeout(silence, stream.message()) => message,
+            };
+            let message = message.map_err(|_| Ended::Silent)??;
+            let Some(message) = message else { return Ok(()) };
+            match self.follower.message(message, self.moment())? {
+                Told::Nothing => {}
+                Told::Opened(often) => {
+                    every = often;
+                    pings = tokio::time::interval(every);
+                }
+                Told::Applied(seq) => {
+                    let ack = Message::Ack(v1::Ack { seq: seq.0 });
+                    let _ = requests.try_send(v1::SubscribeRequest { message: Some(ack) });
+                    self.keep();
+                }
+                Told::GoAway(after) => return Err(Ended::GoAway(after)),
+            }
+        }
+    }
+
+    async fn open(
+        &mut self,
+        requests: &mpsc::Sender<v1::SubscribeRequest>,
+        waiting: mpsc::Receiver<v1::SubscribeRequest>,
+    ) -> Result<tonic::Streaming<v1::SubscribeResponse>, Ended> {
+        let token = self.login.token().await?;
+        let channel = self.broker.connect().await?;
+        let open = self.follower.open(&self.gateway, &self.resources, &self.store.instance);
+        let open = v1::SubscribeRequest { message: Some(Message::Open(open)) };
+        let _ = requests.try_send(open);
+        let mut request = tonic::Request::new(ReceiverStream::new(waiting));
+        let mut bearer = MetadataValue::try_from(format!("Bearer {}", token.reveal()))
+            .map_err(|_| LoginFailed("the token is not ASCII".into()))?;
+        bearer.set_sensitive(true);
+        request.metadata_mut().insert("authorization", bearer);
+        Ok(RevocationServiceClient::new(channel).subscribe(request).await?.into_inner())
+    }
+
+    /// INVARIANT(age_counts_from_the_send): the clock is read before the ping is handed over.
+    fn ping(&mut self, requests: &mpsc::Sender<v1::SubscribeRequest>) {
+        let now = self.moment();
+        let nonce = protem_clock::random::bytes::<16>().to_vec();
+        let known = self.follower.view.known();
+        let ping = v1::Ping {
+            nonce: nonce.clone(),
+            state: known.state(now).word().into(),
+            view_age: known.age(now).and_then(|age| prost_types::Duration::try_from(age).ok()),
+        };
+        self.follower.pinged(nonce, now);
+        let _ = requests.try_send(v1::SubscribeRequest { message: Some(Message::Ping(ping)) });
+    }
+
+    /// Keeps the newest checkpoint on disk, one write at a time, off this task.
+    fn keep(&mut self) {
+        if self.keeping.as_ref().is_some_and(|write| !write.is_finished()) {
+            return;
+        }
+        let Some(newest) = self.follower.view.newest().copied() else { return };
+        let store = self.store.clone();
+        self.keeping = Some(tokio::task::spawn_blocking(move || {
+            if let Err(error) = store.keep(&newest) {
+                tracing::error!(%error, "the newest checkpoint cannot be kept");
+            }
+        }));
+    }
+
+    fn moment(&self) -> Moment {
+        moment(&*self.clock)
+    }
+}
+
+/// Both clocks, read once.
+#[must_use]
+pub fn moment(clock: &dyn Clock) -> Moment {
+    Moment { boot: clock.boot(), unix: clock.unix() }
+}
+
+fn jitter(tries: u32) -> Duration {
+    let (least, most) = PAUSE;
+    let limit = least.saturating_mul(2_u32.saturating_pow(tries.min(10))).min(most);
+    let share = u32::from(u16::from_be_bytes(protem_clock::random::bytes()));
+    let spread = limit.saturating_sub(least).saturating_mul(share) / u32::from(u16::MAX);
+    least.saturating_add(spread)
+}
