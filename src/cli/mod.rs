@@ -12,6 +12,7 @@ pub mod enter;
 pub mod exit;
 pub mod find;
 pub mod holder;
+pub mod orders;
 pub mod output;
 pub mod run;
 pub mod show;
