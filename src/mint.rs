@@ -118,9 +118,7 @@ pub fn sign(
     }
     let claims = claims(issued, issuer);
     let payload = Zeroizing::new(claims.encode());
-    let token = jws::encode(TYP, key.id(), &payload, |message| {
-        key.key.sign(message).to_bytes()
-    });
+    let token = jws::encode(TYP, key.id(), &payload, |message| key.key.sign(message).to_bytes());
     Ok(Unchecked { token: Zeroizing::new(token), claims, key: key.clone() })
 }
 
@@ -133,17 +131,17 @@ pub fn check(signed: Vec<Unchecked>) -> Vec<Result<Token, Unminted>> {
     let good: Vec<bool> = signed
         .iter()
         .zip(&parsed)
-        .map(|(one, parsed)| {
-            parsed.as_ref().is_some_and(|jws| all || one.strictly(jws))
-        })
+        .map(|(one, parsed)| parsed.as_ref().is_some_and(|jws| all || one.strictly(jws)))
         .collect();
     drop(parsed);
     signed
         .into_iter()
         .zip(good)
-        .map(|(one, good)| {
-            if good { Ok(Token(Arc::new(one.token))) } else { Err(Unminted::SelfCheck) }
-        })
+        .map(
+            |(one, good)| {
+                if good { Ok(Token(Arc::new(one.token))) } else { Err(Unminted::SelfCheck) }
+            },
+        )
         .collect()
 }
 

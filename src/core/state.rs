@@ -348,6 +348,14 @@ impl State {
         all
     }
 
+    /// How many grants the cut-off at `seq` ended whose rows are still owed: right after it, all that it ended.
+    #[must_use]
+    pub fn owed_by(&self, seq: Seq) -> usize {
+        let owed = self.unrecorded.set().iter().filter_map(|id| self.grants.get(id));
+        let by = |grant: &&Grant| matches!(grant.status, Status::Ended { told_by: Some(told), .. } if told == seq);
+        owed.filter(by).count()
+    }
+
     /// When a `Tick` is due; a moment in the past is due at once.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {

@@ -96,9 +96,9 @@ impl Lanes {
     pub fn drain(&self, patience: Duration) -> Drained {
         let mut queues = self.lock();
         if queues.is_empty() && !queues.closed {
-            let waited = self.wake.wait_timeout_while(queues, patience, |queues| {
-                queues.is_empty() && !queues.closed
-            });
+            let waited = self
+                .wake
+                .wait_timeout_while(queues, patience, |queues| queues.is_empty() && !queues.closed);
             queues = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         if queues.is_empty() && queues.closed {

@@ -1,12 +1,27 @@
 //! The engine: turns, the feed, deadlines, bundles, keys, receipts.
 
+pub mod access;
+pub mod broker;
+pub mod bundle;
+pub mod changes;
+pub mod ending;
+pub mod feed;
 pub mod filter;
+pub mod granted;
+pub mod health;
 pub mod keys;
 pub mod lane;
+pub mod minder;
 pub mod minting;
+pub mod proof;
 pub mod receipts;
 pub mod ring;
+pub mod run;
 pub mod sequencer;
+pub mod start;
 pub mod stop;
+pub mod subscription;
+pub mod tasks;
 pub mod thread;
+pub mod threads;
 pub mod timekeeper;

@@ -274,9 +274,7 @@ impl Receipts {
         let after = known.bounds.split_off(&now);
         let passed = !known.bounds.is_empty();
         known.bounds = after;
-        known.instances.retain(|_, one| {
-            one.connected > 0 || now.saturating_sub(one.seen) < SHOWN
-        });
+        known.instances.retain(|_, one| one.connected > 0 || now.saturating_sub(one.seen) < SHOWN);
         drop(known);
         if passed {
             self.nudge();
@@ -423,7 +421,13 @@ mod tests {
 
     /// Two instances with proofs from before the mark; `acks` say who acknowledged what when.
     #[track_caller]
-    fn check(started: u64, alone: bool, acks: &[(&str, u64, u64)], now_ms: u64, expect: (usize, bool)) {
+    fn check(
+        started: u64,
+        alone: bool,
+        acks: &[(&str, u64, u64)],
+        now_ms: u64,
+        expect: (usize, bool),
+    ) {
         let receipts = Receipts::new(secs(started), alone);
         receipts.bundle(Staleness(FRESH), secs(started));
         for name in ["a", "b"] {

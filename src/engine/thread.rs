@@ -6,8 +6,11 @@ use std::time::Duration;
 use protem_core::command::Command;
 use protem_core::event::Actor;
 
-use crate::engine::lane::{Drained, Lanes};
-use crate::engine::sequencer::{Job, Sequencer, Tail, Work};
+use crate::engine::health::Health;
+use crate::engine::lane::{Drained, Lane, Lanes};
+use crate::engine::sequencer::{Answered, Job, Sequencer, Tail, Work};
+use crate::engine::stop::Stop;
+use crate::journal::fault::Fault;
 use crate::journal::port::Journal;
 
 /// The longest sleep without work: a wall clock that was set forward must not leave deadlines lying.
@@ -15,11 +18,17 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// How long a tick that recorded nothing is not repeated: its reason may lie outside this broker's clock.
 const TICK_PAUSE: Duration = Duration::from_millis(50);
 
-/// Runs turns until the lanes are closed and empty.
-pub fn run<J: Journal>(mut sequencer: Sequencer<J>, lanes: &Lanes, tail: &mut dyn Tail) {
+/// Runs turns until the lanes are closed and empty. `health` hears after each whether the store and the clock work.
+pub fn run<J: Journal>(
+    mut sequencer: Sequencer<J>,
+    lanes: &Lanes,
+    tail: &mut dyn Tail,
+    health: &Health,
+) {
     let mut idle_tick = false;
     loop {
         let wait = match sequencer.until_tick() {
+            _ if sequencer.is_in_doubt() => TICK_PAUSE,
             Some(_) if idle_tick => TICK_PAUSE,
             Some(due) => due.min(SLEEP_MAX),
             None => SLEEP_MAX,
@@ -32,14 +41,33 @@ pub fn run<J: Journal>(mut sequencer: Sequencer<J>, lanes: &Lanes, tail: &mut dy
         if ticks {
             batch.push(tick());
         }
-        if batch.is_empty() {
+        if batch.is_empty() && !sequencer.is_in_doubt() {
             continue;
         }
         let before = sequencer.head().seq;
         let span = tracing::debug_span!("turn", jobs = batch.len(), tick = ticks);
         span.in_scope(|| sequencer.turn(batch, tail));
+        health.set(sequencer.failed());
         idle_tick = ticks && sequencer.head().seq == before;
     }
+}
+
+/// Lets a thread of the broker wait for a turn; `read` takes from the committed state what it needs.
+///
+/// # Errors
+/// When the turn refused or failed, or the broker stops.
+pub fn wait<T: Send + 'static>(
+    lanes: &Lanes,
+    lane: Lane,
+    work: Work,
+    read: impl FnOnce(&Answered<'_>) -> T + Send + 'static,
+) -> Result<T, Stop> {
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    let answer = move |answered: Result<Answered<'_>, Stop>| {
+        drop(tell.send(answered.map(|answered| read(&answered))));
+    };
+    lanes.push(lane, Job { actor: system(), work, answer: Box::new(answer) });
+    told.recv().unwrap_or(Err(Stop::Faulted(Fault::Stopping)))
 }
 
 /// Records what is due.

@@ -3,3 +3,5 @@
 pub mod committed;
 pub mod fault;
 pub mod port;
+pub mod reader;
+pub mod records;

@@ -1,7 +1,7 @@
 //! The port: what the sequencer needs of a journal, and what everybody else may read.
 
 use protem_core::event::{Draft, Event};
-use protem_verify::ids::{Epoch, GrantId, Hash, JournalId, Seq, TurnId};
+use protem_verify::ids::{Epoch, Hash, JournalId, Seq, TurnId};
 use protem_verify::time::Time;
 
 use crate::journal::committed::Committed;
@@ -76,4 +76,31 @@ pub trait Journal: Send {
     /// # Errors
     /// When it cannot.
     fn beat(&mut self) -> Result<(), Fault>;
+}
+
+impl<J: Journal + ?Sized> Journal for Box<J> {
+    fn turn(
+        &mut self,
+        known: &Head,
+        id: TurnId,
+        decide: &mut dyn FnMut(&[Committed<Event>]) -> Vec<Draft>,
+    ) -> Result<Turn, Fault> {
+        (**self).turn(known, id, decide)
+    }
+
+    fn find(&mut self, id: TurnId) -> Result<Option<Turn>, Fault> {
+        (**self).find(id)
+    }
+
+    fn head(&mut self) -> Result<Head, Fault> {
+        (**self).head()
+    }
+
+    fn read(&self, after: Seq, limit: u32) -> Result<Vec<Committed<Event>>, Fault> {
+        (**self).read(after, limit)
+    }
+
+    fn beat(&mut self) -> Result<(), Fault> {
+        (**self).beat()
+    }
 }

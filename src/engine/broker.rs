@@ -1,0 +1,243 @@
+//! The broker: what `serve` talks to. Cheap to clone; all clones are one.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use protem_clock::clock::Clock;
+use protem_core::command::Command;
+use protem_core::event::Actor;
+use protem_core::state::State;
+use protem_verify::names::KeyId;
+use protem_verify::time::Time;
+use tokio::sync::{oneshot, watch};
+
+use crate::engine::bundle::Bundles;
+use crate::engine::changes::Watchers;
+use crate::engine::feed::Feed;
+use crate::engine::health::Health;
+use crate::engine::keys::{KeyRing, KeySets};
+use crate::engine::lane::{Lane, LaneLimits, Lanes};
+use crate::engine::minder::Minder;
+use crate::engine::minting::Minting;
+use crate::engine::proof::Prover;
+use crate::engine::receipts::{Enforcement, GatewayState, Mark, Receipts};
+use crate::engine::sequencer::{Answered, Job, Work};
+use crate::engine::stop::Stop;
+use crate::engine::tasks::Leases;
+use crate::engine::threads::Threads;
+use crate::journal::fault::Fault;
+use crate::journal::port::{Head, Journal};
+use crate::journal::reader::Reader;
+use crate::policy::bundle::{Bundle, Files};
+
+/// What a broker is started with.
+pub struct Start {
+    /// The one writer's side of the store.
+    pub journal: Box<dyn Journal>,
+    /// The readers' side of the same store.
+    pub reader: Arc<dyn Reader>,
+    /// Wall and monotonic time.
+    pub clock: Arc<dyn Clock>,
+    /// The `iss` of its credentials.
+    pub issuer: String,
+    /// `protem dev` or `demo`: its own logins count, and the journal says so for ever.
+    pub dev: bool,
+    /// An empty journal's first bundle.
+    pub bundle: Files,
+    /// The key folder, 0700; made at first start.
+    pub keys: PathBuf,
+    /// Where the newest signed checkpoint is kept, outside the store; absent: a rolled-back store is found out by gateways
+    /// alone.
+    pub anchor: Option<PathBuf>,
+    /// This broker's region, for policies.
+    pub region: String,
+    /// How much may wait.
+    pub limits: LaneLimits,
+}
+
+/// A running broker.
+#[derive(Clone)]
+pub struct Broker(pub(in crate::engine) Arc<Inner>);
+
+pub(in crate::engine) struct Inner {
+    pub(in crate::engine) lanes: Arc<Lanes>,
+    pub(in crate::engine) reader: Arc<dyn Reader>,
+    pub(in crate::engine) clock: Arc<dyn Clock>,
+    pub(in crate::engine) issuer: Arc<str>,
+    pub(in crate::engine) dev: bool,
+    pub(in crate::engine) region: String,
+    pub(in crate::engine) head: Arc<ArcSwap<Head>>,
+    pub(in crate::engine) bundles: Arc<Bundles>,
+    pub(in crate::engine) keys: Arc<KeyRing>,
+    pub(in crate::engine) sets: Arc<ArcSwap<KeySets>>,
+    pub(in crate::engine) minting: Arc<Minting>,
+    pub(in crate::engine) feed: Arc<Feed>,
+    pub(in crate::engine) receipts: Arc<Receipts>,
+    pub(in crate::engine) prover: Arc<Prover>,
+    pub(in crate::engine) leases: Arc<Leases>,
+    pub(in crate::engine) watchers: Arc<Watchers>,
+    pub(in crate::engine) health: Arc<Health>,
+    /// The key that the journal says signs credentials.
+    pub(in crate::engine) signing: Arc<ArcSwap<Option<KeyId>>>,
+    pub(in crate::engine) minder: Arc<Minder>,
+    pub(in crate::engine) threads: Threads,
+}
+
+impl Broker {
+    /// What is known of a mark's enforcement.
+    #[must_use]
+    pub fn enforcement(&self, mark: &Mark) -> Enforcement {
+        self.0.receipts.watch(mark);
+        self.0.receipts.enforcement(mark, self.0.clock.boot())
+    }
+
+    /// Changes whenever an answer of [`Self::enforcement`] may have, also when a bound passes.
+    #[must_use]
+    pub fn enforcement_changed(&self) -> watch::Receiver<u64> {
+        self.0.receipts.changed()
+    }
+
+    /// After this long since its commit, a mark is in force at every enforcing gateway, whatever fails.
+    #[must_use]
+    pub fn bound(&self, mark: &Mark) -> Duration {
+        self.0.receipts.bound(mark)
+    }
+
+    /// Every enforcing instance that this broker knows.
+    #[must_use]
+    pub fn gateways(&self) -> Vec<GatewayState> {
+        self.0.receipts.gateways()
+    }
+
+    /// The bundle in force.
+    #[must_use]
+    pub fn bundle(&self) -> Arc<Bundle> {
+        self.0.bundles.in_force()
+    }
+
+    /// The credential keys as a JWK set, for `/jwks.json`.
+    #[must_use]
+    pub fn jwks(&self) -> Arc<str> {
+        Arc::clone(&self.0.sets.load().credential)
+    }
+
+    /// The ids of the credential keys that count.
+    #[must_use]
+    pub fn key_ids(&self) -> Arc<[KeyId]> {
+        Arc::clone(&self.0.sets.load().ids)
+    }
+
+    /// The journal, for reading. Its calls block.
+    #[must_use]
+    pub fn reader(&self) -> &Arc<dyn Reader> {
+        &self.0.reader
+    }
+
+    /// Wall and monotonic time.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.0.clock
+    }
+
+    /// The `iss` of its credentials.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.0.issuer
+    }
+
+    /// Whether it is a trial's.
+    #[must_use]
+    pub fn dev(&self) -> bool {
+        self.0.dev
+    }
+
+    /// The journal's head as of the last turn.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        **self.0.head.load()
+    }
+
+    /// The time that policy is asked with: the clock's, never before the last event.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        Time::from(self.0.clock.unix()).max(self.head().at)
+    }
+
+    /// A look at the committed state, between turns. It runs on the sequencer's thread: short work only.
+    ///
+    /// # Errors
+    /// When the broker is busy, in doubt about its last turn, or stopping.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&State) -> T + Send + 'static,
+    ) -> Result<T, Stop> {
+        let (tell, told) = oneshot::channel();
+        let job = Job {
+            actor: crate::engine::thread::system(),
+            work: Work::Look,
+            answer: Box::new(move |answered| {
+                drop(tell.send(answered.map(|answered| look(answered.state))));
+            }),
+        };
+        self.0.lanes.push(Lane::Ordinary, job);
+        told.await.unwrap_or(Err(Stop::Faulted(Fault::Stopping)))
+    }
+
+    /// Finishes what waits, takes nothing new, tells every subscriber to come back elsewhere.
+    pub async fn stop(&self) {
+        self.0.feed.stop();
+        self.0.lanes.close();
+        let broker = self.clone();
+        // Joining blocks; a runtime that is going away need not wait for it.
+        drop(tokio::task::spawn_blocking(move || broker.0.shut()).await);
+    }
+
+    /// Lets a command join a turn; `read` takes from the committed state what the caller needs.
+    pub(in crate::engine) async fn submit<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        actor: Actor,
+        command: Command,
+        read: impl FnOnce(&Answered<'_>) -> T + Send + 'static,
+    ) -> Result<T, Stop> {
+        let (tell, told) = oneshot::channel();
+        let job = Job {
+            actor,
+            work: Work::Command(Box::new(command)),
+            // A caller that left changes nothing: the command has run.
+            answer: Box::new(move |answered| {
+                drop(tell.send(answered.map(|answered| read(&answered))));
+            }),
+        };
+        self.0.lanes.push(lane, job);
+        told.await.unwrap_or(Err(Stop::Faulted(Fault::Stopping)))
+    }
+
+    /// Reads the journal on a thread that may block.
+    pub(in crate::engine) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn Reader) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Stop> {
+        let reader = Arc::clone(&self.0.reader);
+        let done = tokio::task::spawn_blocking(move || read(&*reader)).await;
+        match done {
+            Ok(found) => found.map_err(Stop::Faulted),
+            Err(_) => Err(Stop::Faulted(Fault::Stopping)),
+        }
+    }
+}
+
+impl Inner {
+    /// Ends every thread, the sequencer's first: what follows the tail ends when the tail does.
+    pub(in crate::engine) fn shut(&self) {
+        self.lanes.close();
+        self.leases.close();
+        self.bundles.close();
+        self.minder.close();
+        self.minting.close();
+        self.threads.join();
+        self.watchers.close();
+    }
+}

@@ -1,0 +1,217 @@
+//! Who waits for a change of a grant or a task, and what they are told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use protem_core::event::Event;
+use protem_core::request::Workload;
+use protem_verify::ids::GrantId;
+use protem_verify::names::{IdentityName, TaskId};
+use tokio::sync::Notify;
+
+use crate::engine::broker::Broker;
+use crate::engine::granted::Granted;
+use crate::engine::stop::Stop;
+use crate::journal::committed::Committed;
+use crate::journal::fault::Fault;
+
+/// What somebody watches.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::engine) enum Watched {
+    /// One grant.
+    Grant(GrantId),
+    /// Every grant of a task.
+    Task(IdentityName, TaskId),
+}
+
+/// Everybody who watches.
+#[derive(Default)]
+pub(in crate::engine) struct Watchers {
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    watched: BTreeMap<Watched, Vec<Weak<Inbox>>>,
+    closed: bool,
+}
+
+/// Which grants changed and were not looked at yet: a reader that is slow sees the newest of each, never a queue.
+#[derive(Default)]
+struct Inbox {
+    changed: Mutex<Pending>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct Pending {
+    /// Whether the change brought a credential.
+    grants: BTreeMap<GrantId, bool>,
+    closed: bool,
+}
+
+/// The changes of a grant, or of a task's grants, from now on.
+pub struct Changes {
+    inbox: Arc<Inbox>,
+    broker: Broker,
+    /// Credentials go to this holder only.
+    holder: Option<Workload>,
+}
+
+impl Changes {
+    /// The next grant that changed, as it is now; with its newest credential when the change brought one and the watcher
+    /// is its holder. `None` when the broker stops.
+    pub async fn next(&mut self) -> Option<Result<Granted, Stop>> {
+        let (grant, issued) = loop {
+            let woken = self.inbox.wake.notified();
+            {
+                let mut pending = lock(&self.inbox.changed);
+                if let Some(change) = pending.grants.pop_first() {
+                    break change;
+                }
+                if pending.closed {
+                    return None;
+                }
+            }
+            woken.await;
+        };
+        let holder = self.holder.clone().filter(|_| issued);
+        Some(self.broker.granted(grant, holder.as_ref()).await)
+    }
+}
+
+impl Watchers {
+    pub(in crate::engine) fn watch(
+        &self,
+        what: Watched,
+        broker: &Broker,
+        holder: Option<Workload>,
+    ) -> Changes {
+        let inbox = Arc::new(Inbox::default());
+        let mut known = lock(&self.known);
+        if known.closed {
+            lock(&inbox.changed).closed = true;
+        } else {
+            let inboxes = known.watched.entry(what).or_default();
+            inboxes.retain(|one| one.strong_count() > 0);
+            inboxes.push(Arc::downgrade(&inbox));
+        }
+        drop(known);
+        Changes { inbox, broker: broker.clone(), holder }
+    }
+
+    /// Tells everybody whom these entries concern.
+    pub(in crate::engine) fn committed(&self, rows: &[Committed<Event>], tasks: &TaskOf<'_>) {
+        let mut known = lock(&self.known);
+        if known.watched.is_empty() {
+            return;
+        }
+        let mut gone = BTreeSet::new();
+        for row in rows {
+            for (grant, issued) in touched(row.what()) {
+                let task = tasks(&grant);
+                let keys = [Some(Watched::Grant(grant)), task.map(|(i, t)| Watched::Task(i, t))];
+                for key in keys.into_iter().flatten() {
+                    let Some(inboxes) = known.watched.get(&key) else { continue };
+                    let alive = inboxes.iter().filter_map(Weak::upgrade);
+                    let told = alive.map(|inbox| inbox.tell(grant, issued)).count();
+                    if told == 0 {
+                        gone.insert(key);
+                    }
+                }
+            }
+        }
+        for key in gone {
+            known.watched.remove(&key);
+        }
+    }
+
+    /// Ends every watch.
+    pub(in crate::engine) fn close(&self) {
+        let mut known = lock(&self.known);
+        known.closed = true;
+        for inbox in known.watched.values().flatten().filter_map(Weak::upgrade) {
+            lock(&inbox.changed).closed = true;
+            inbox.wake.notify_one();
+        }
+        known.watched.clear();
+    }
+}
+
+/// Whose task a grant is under.
+pub(in crate::engine) type TaskOf<'a> = dyn Fn(&GrantId) -> Option<(IdentityName, TaskId)> + 'a;
+
+impl Inbox {
+    fn tell(&self, grant: GrantId, issued: bool) {
+        let mut pending = lock(&self.changed);
+        let brought = pending.grants.entry(grant).or_default();
+        *brought = *brought || issued;
+        drop(pending);
+        self.wake.notify_one();
+    }
+}
+
+/// The grants that an entry changes for those who watch them, and whether it brings a credential.
+fn touched(event: &Event) -> Vec<(GrantId, bool)> {
+    match event {
+        Event::GrantRequested(requested) => vec![(requested.grant, false)],
+        Event::RequestReevaluated { grant, .. }
+        | Event::ApprovalGiven { grant, .. }
+        | Event::ApprovalTakenBack { grant, .. }
+        | Event::RequestNarrowed { grant, .. }
+        | Event::ReviewClosed { grant, .. } => vec![(*grant, false)],
+        Event::GrantActivated(activated) => vec![(activated.credential.grant, true)],
+        Event::CredentialIssued(issued) => vec![(issued.grant, true)],
+        Event::GrantEnded(ended) => vec![(ended.grant, false)],
+        Event::JournalOpened { .. }
+        | Event::EpochBegan { .. }
+        | Event::BundleActivated { .. }
+        | Event::BundleSettled { .. }
+        | Event::GrantsConfirmed { .. }
+        | Event::RequestRepeated { .. }
+        | Event::AccessRefused(_)
+        | Event::TaskHeld { .. }
+        | Event::TaskEnded { .. }
+        | Event::CutOff { .. }
+        | Event::IdentityQuarantined { .. }
+        | Event::QuarantineLifted { .. }
+        | Event::KeyPublished(_)
+        | Event::KeyActivated { .. }
+        | Event::KeyRetired { .. }
+        | Event::KeyForgotten { .. } => Vec::new(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Broker {
+    /// A grant as it is now, with its newest credential for its holder while that lives.
+    pub(in crate::engine) async fn granted(
+        &self,
+        id: GrantId,
+        holder: Option<&Workload>,
+    ) -> Result<Granted, Stop> {
+        let found = self
+            .read(move |reader| {
+                let record = reader.grant(&id)?;
+                record.ok_or(Fault::Store(format!("grant `{id}` cannot be read")))
+            })
+            .await?;
+        let Some(holder) = holder.cloned() else {
+            return Ok(Granted { grant: found, credential: None });
+        };
+        let newest = self
+            .ask(move |state| {
+                let grant = state.grant(&id).filter(|grant| grant.by == holder)?;
+                grant.newest.clone().filter(|_| grant.active_at(state.last_at()))
+            })
+            .await?;
+        let credential = match newest {
+            Some(newest) => self.newest(newest.seq).await?,
+            None => None,
+        };
+        Ok(Granted { grant: found, credential })
+    }
+}

@@ -1,0 +1,167 @@
+//! Ending access: what the callers of the ending lane get back, and the mark they can follow.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use protem_core::command::Command;
+use protem_core::event::{Event, Target};
+use protem_core::refusal::Refusal;
+use protem_verify::ids::{GrantId, HoldId, Seq};
+use protem_verify::names::{IdentityName, ResourceName, TaskId, Words};
+
+use crate::engine::access::workload;
+use crate::engine::broker::Broker;
+use crate::engine::granted::{Finished, Revoked};
+use crate::engine::lane::Lane;
+use crate::engine::receipts::{Covers, Mark};
+use crate::engine::sequencer::Answered;
+use crate::engine::stop::Stop;
+use crate::journal::committed::Committed;
+use crate::journal::records::GrantRecord;
+use crate::policy::login::{Caller, Principal};
+
+/// What a turn ended.
+struct Ends {
+    grants: Vec<GrantId>,
+    mark: Mark,
+}
+
+impl Broker {
+    /// Ends the caller's task and every grant under it. Repeated, it answers what the first call ended.
+    ///
+    /// # Errors
+    /// When the caller has no such task, or the world broke.
+    pub async fn complete_task(
+        &self,
+        caller: &Caller,
+        task: TaskId,
+        outcome: Words,
+    ) -> Result<Finished, Stop> {
+        self.complete(caller, task, None, outcome).await
+    }
+
+    /// Gives one of the caller's grants back, waiting or active. Repeated, it answers the same.
+    ///
+    /// # Errors
+    /// When the grant is not the caller's, or the world broke.
+    pub async fn return_grant(
+        &self,
+        caller: &Caller,
+        grant: GrantId,
+        note: Words,
+    ) -> Result<Finished, Stop> {
+        let by = workload(caller, grant)?;
+        let command = Command::ReturnGrant { by, grant, note };
+        let ends = self.submit(Lane::Ending, caller.actor(), command, ends).await?;
+        self.finished(vec![grant], ends.mark).await
+    }
+
+    /// Ends whatever matches, all in one turn. Whether the caller may was decided before.
+    ///
+    /// # Errors
+    /// When a target does not exist, the note is empty, or the world broke.
+    pub async fn revoke(
+        &self,
+        caller: &Caller,
+        targets: Vec<Target>,
+        note: Words,
+    ) -> Result<Revoked, Stop> {
+        let command = Command::Revoke { targets: targets.clone(), note };
+        let read = move |answered: &Answered<'_>| {
+            // What a cut-off ended is ended at once; its rows follow in steps and name it.
+            let by_cut = answered.rows.iter().filter(|row| is_cut_off(row.what()));
+            let by_cut: usize = by_cut.map(|row| answered.state.owed_by(row.seq())).sum();
+            let single = answered.rows.iter().filter(|row| is_end(row.what())).count();
+            let ended = u64::try_from(by_cut.saturating_add(single)).unwrap_or(u64::MAX);
+            (ended, ends(answered).mark)
+        };
+        let (grants_ended, mark) = self.submit(Lane::Ending, caller.actor(), command, read).await?;
+        Ok(Revoked { grants_ended, mark })
+    }
+
+    /// Gives an identity no more grants and ends those it has; or lifts that.
+    ///
+    /// # Errors
+    /// When the note is empty, or the world broke.
+    pub async fn set_quarantine(
+        &self,
+        caller: &Caller,
+        identity: IdentityName,
+        on: bool,
+        note: Words,
+    ) -> Result<Mark, Stop> {
+        let command = Command::SetQuarantine { identity, on, note };
+        let ends = self.submit(Lane::Ending, caller.actor(), command, ends).await?;
+        Ok(ends.mark)
+    }
+
+    pub(in crate::engine) async fn complete(
+        &self,
+        caller: &Caller,
+        task: TaskId,
+        hold: Option<HoldId>,
+        outcome: Words,
+    ) -> Result<Finished, Stop> {
+        let Principal::Workload { by, .. } = &caller.principal else {
+            return Err(Refusal::UnknownTask(task).into());
+        };
+        let command = Command::CompleteTask { by: by.clone(), task, hold, outcome };
+        let ends = self.submit(Lane::Ending, caller.actor(), command, ends).await?;
+        self.finished(ends.grants, ends.mark).await
+    }
+
+    async fn finished(&self, grants: Vec<GrantId>, mark: Mark) -> Result<Finished, Stop> {
+        let ended: Vec<GrantRecord> = self
+            .read(move |reader| {
+                let records = grants.iter().map(|id| reader.grant(id));
+                records.filter_map(Result::transpose).collect()
+            })
+            .await?;
+        Ok(Finished { ended, mark })
+    }
+}
+
+fn ends(answered: &Answered<'_>) -> Ends {
+    let grants = answered.rows.iter().filter_map(|row| ended_grant(row.what())).collect();
+    Ends { grants, mark: mark(answered.rows, answered.head.seq, answered.committed) }
+}
+
+/// What gateways must have applied. A call that repeats an earlier one cannot tell when that was: it names the head and
+/// now, which is later, and concerns everybody, which is wider.
+fn mark(rows: &[Committed<Event>], head: Seq, committed: Duration) -> Mark {
+    let Some(last) = rows.last() else {
+        return Mark { seq: head, committed, covers: Covers::Everything };
+    };
+    let mut resources: BTreeSet<ResourceName> = BTreeSet::new();
+    for row in rows {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "two kinds of entry end credentials")]
+        match row.what() {
+            Event::GrantEnded(ended) => {
+                resources.insert(ended.resource.clone());
+            }
+            Event::CutOff {
+                target: Target::Resource(resource) | Target::Scope(resource, _),
+                ..
+            } => {
+                resources.insert(resource.clone());
+            }
+            Event::CutOff { .. } => {
+                return Mark { seq: last.seq(), committed, covers: Covers::Everything };
+            }
+            _ => {}
+        }
+    }
+    Mark { seq: last.seq(), committed, covers: Covers::Resources(resources) }
+}
+
+fn ended_grant(event: &Event) -> Option<GrantId> {
+    if let Event::GrantEnded(ended) = event { Some(ended.grant) } else { None }
+}
+
+fn is_end(event: &Event) -> bool {
+    ended_grant(event).is_some()
+}
+
+fn is_cut_off(event: &Event) -> bool {
+    matches!(event, Event::CutOff { .. })
+}

@@ -1,0 +1,272 @@
+//! The feed: from committed entries to one encoded message per filter, shared by all its subscribers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use protem_core::event::{Actor, Event};
+use protem_proto::encoded::Encoded;
+use protem_proto::wire::v1;
+use protem_proto::wire::v1::subscribe_response::Message as Wire;
+use protem_verify::ids::{Hash, Seq};
+use tokio::sync::watch;
+
+use crate::engine::filter::{Filter, Item, encode};
+use crate::engine::keys::KeySets;
+use crate::engine::receipts::Receipts;
+use crate::engine::ring::{BATCH_MAX, RING_MAX, Ring};
+use crate::journal::committed::Committed;
+use crate::journal::port::Head;
+use crate::policy::bundle::Bundle;
+
+/// Subscriptions of one gateway identity, or of one observer: a large fleet of replicas, not a leak.
+pub const SUBSCRIPTIONS_MAX: usize = 64;
+/// Subscriptions of a broker: one per connection that it takes.
+pub const SUBSCRIPTIONS_TOTAL: usize = 16_384;
+/// A snapshot younger than this is shared by everybody who begins: a herd that reconnects asks for one.
+pub const SNAPSHOT_SHARED: Duration = Duration::from_secs(2);
+/// Rings without a subscriber that are kept, so that a gateway that comes back at once finds its place.
+const IDLE_RINGS_MAX: usize = 64;
+
+/// What a turn brought, on its way to the subscribers.
+pub struct News {
+    /// The entries.
+    pub rows: Arc<[Committed<Event>]>,
+    /// The head after them.
+    pub head: Head,
+    /// When they were found durable.
+    pub boot: Duration,
+    /// The key sets, when they changed.
+    pub keys: Option<Arc<KeySets>>,
+    /// The bundle and its entry, when it changed.
+    pub bundle: Option<(Arc<Bundle>, Seq)>,
+}
+
+/// All rings, and how far they are.
+pub struct Feed {
+    state: Mutex<Published>,
+    /// How far every ring is.
+    processed: watch::Sender<Head>,
+    stopping: watch::Sender<bool>,
+    ring_max: usize,
+}
+
+struct Published {
+    cells: HashMap<Hash, Arc<Cell>>,
+    keys: Arc<KeySets>,
+    bundle: Arc<Bundle>,
+    catalog_seq: Seq,
+    subscribers: HashMap<Actor, usize>,
+    total: usize,
+}
+
+/// One filter's ring, its bell, and the snapshot that newcomers share.
+pub(in crate::engine) struct Cell {
+    pub(in crate::engine) ring: RwLock<Ring>,
+    pub(in crate::engine) bell: watch::Sender<u64>,
+    pub(in crate::engine) snapshot: tokio::sync::Mutex<Option<Arc<Snapshot>>>,
+}
+
+/// What a view without history begins with.
+pub(in crate::engine) struct Snapshot {
+    pub(in crate::engine) seq: Seq,
+    pub(in crate::engine) last: Seq,
+    pub(in crate::engine) taken: Duration,
+    pub(in crate::engine) messages: Vec<Encoded>,
+}
+
+/// Keys and catalog as a subscriber of some filter must know them.
+pub(in crate::engine) struct Context {
+    pub(in crate::engine) head: Head,
+    pub(in crate::engine) keys: Arc<KeySets>,
+    pub(in crate::engine) catalog: Encoded,
+    pub(in crate::engine) catalog_seq: Seq,
+}
+
+/// Counts a subscription while it lives.
+pub(in crate::engine) struct Seat {
+    feed: Arc<Feed>,
+    who: Actor,
+}
+
+impl Feed {
+    /// Empty, at `head`.
+    #[must_use]
+    pub fn new(head: Head, keys: Arc<KeySets>, bundle: Arc<Bundle>, catalog_seq: Seq) -> Self {
+        let state = Published {
+            cells: HashMap::new(),
+            keys,
+            bundle,
+            catalog_seq,
+            subscribers: HashMap::new(),
+            total: 0,
+        };
+        Self {
+            state: Mutex::new(state),
+            processed: watch::Sender::new(head),
+            stopping: watch::Sender::new(false),
+            ring_max: RING_MAX,
+        }
+    }
+
+    /// The same with short rings, for tests of slow subscribers.
+    #[must_use]
+    pub fn with_ring(mut self, ring_max: usize) -> Self {
+        self.ring_max = ring_max;
+        self
+    }
+
+    /// Adds what a turn brought to every ring. Called in journal order, by one thread.
+    pub fn publish(&self, news: &News, receipts: &Receipts) {
+        let mut state = self.lock();
+        if let Some(keys) = &news.keys {
+            state.keys = Arc::clone(keys);
+        }
+        if let Some((bundle, seq)) = &news.bundle {
+            state.bundle = Arc::clone(bundle);
+            state.catalog_seq = *seq;
+        }
+        receipts.committed(news.head.seq, news.boot);
+        for cell in state.cells.values() {
+            let mut ring = cell.ring.write().unwrap_or_else(PoisonError::into_inner);
+            let catalog = news
+                .bundle
+                .as_ref()
+                .map(|(bundle, seq)| (catalog_message(bundle, *seq, ring.filter()), *seq));
+            let keys = news.keys.as_deref();
+            let rang = ring.publish(&news.rows, &news.head, keys, catalog);
+            drop(ring);
+            if rang {
+                cell.bell.send_modify(|count| *count = count.wrapping_add(1));
+            }
+        }
+        drop(state);
+        self.processed.send_replace(news.head);
+    }
+
+    /// How far every ring is.
+    #[must_use]
+    pub fn processed(&self) -> Head {
+        *self.processed.borrow()
+    }
+
+    /// Waits until every ring is at `seq` or further; the head there. `None` when the broker stops first.
+    pub(in crate::engine) async fn reached(&self, seq: Seq) -> Option<Head> {
+        let mut processed = self.processed.subscribe();
+        let mut stopping = self.stopping.subscribe();
+        tokio::select! {
+            head = processed.wait_for(|head| head.seq >= seq) => head.ok().map(|head| *head),
+            _ = stopping.wait_for(|stopping| *stopping) => None,
+        }
+    }
+
+    /// Tells every subscriber to go.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    pub(in crate::engine) fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
+    }
+
+    /// The ring of a filter, made at this moment if there is none.
+    pub(in crate::engine) fn cell(&self, filter: &Filter) -> Arc<Cell> {
+        let mut state = self.lock();
+        let digest = filter.digest();
+        if let Some(cell) = state.cells.get(&digest) {
+            return Arc::clone(cell);
+        }
+        let idle = state.cells.values().filter(|cell| Arc::strong_count(cell) == 1).count();
+        if idle >= IDLE_RINGS_MAX {
+            state.cells.retain(|_, cell| Arc::strong_count(cell) > 1);
+        }
+        // Under the lock of `publish`, so nothing falls between this head and the ring's first entry.
+        let floor = self.processed.borrow().seq;
+        let cell = Arc::new(Cell {
+            ring: RwLock::new(Ring::new(filter.clone(), floor, self.ring_max)),
+            bell: watch::Sender::new(0),
+            snapshot: tokio::sync::Mutex::new(None),
+        });
+        state.cells.insert(digest, Arc::clone(&cell));
+        cell
+    }
+
+    /// Keys and catalog now, and a head that they are not younger than by more than what the ring still says.
+    pub(in crate::engine) fn context(&self, filter: &Filter) -> Context {
+        let state = self.lock();
+        let (keys, catalog_seq) = (Arc::clone(&state.keys), state.catalog_seq);
+        let bundle = Arc::clone(&state.bundle);
+        let head = *self.processed.borrow();
+        drop(state);
+        let catalog = catalog_message(&bundle, catalog_seq, filter);
+        Context { head, keys, catalog, catalog_seq }
+    }
+
+    /// A place for one more subscription of `who`; `None` when all are taken.
+    pub(in crate::engine) fn seat(self: &Arc<Self>, who: &Actor) -> Option<Seat> {
+        let mut state = self.lock();
+        if state.total >= SUBSCRIPTIONS_TOTAL {
+            return None;
+        }
+        let own = state.subscribers.entry(who.clone()).or_default();
+        if *own >= SUBSCRIPTIONS_MAX {
+            return None;
+        }
+        *own = own.saturating_add(1);
+        state.total = state.total.saturating_add(1);
+        Some(Seat { feed: Arc::clone(self), who: who.clone() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Published> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut state = self.feed.lock();
+        state.total = state.total.saturating_sub(1);
+        if let Some(own) = state.subscribers.get_mut(&self.who) {
+            *own = own.saturating_sub(1);
+            if *own == 0 {
+                state.subscribers.remove(&self.who);
+            }
+        }
+    }
+}
+
+impl Snapshot {
+    /// The messages of a snapshot of `items` at `head`; `last`: the item before the first that comes after it.
+    pub(in crate::engine) fn of(
+        filter: &Filter,
+        items: &[Item],
+        head: &Head,
+        seq: Seq,
+        last: Seq,
+        taken: Duration,
+    ) -> Self {
+        let entries = u64::try_from(items.len()).unwrap_or(u64::MAX);
+        let begin = v1::SnapshotBegin { at_seq: seq.0, entries };
+        let mut messages = vec![encode(Wire::SnapshotBegin(begin))];
+        for part in items.chunks(BATCH_MAX) {
+            let items = part.iter().map(|item| item.wire(Seq(0))).collect();
+            messages.push(encode(Wire::Batch(v1::RevocationBatch { items, cursor: None })));
+        }
+        let cursor = Some(filter.cursor(head, seq, last).wire());
+        let end = v1::SnapshotEnd { at_seq: seq.0, entries, cursor, last_sent: last.0 };
+        messages.push(encode(Wire::SnapshotEnd(end)));
+        Self { seq, last, taken, messages }
+    }
+}
+
+/// The part of the catalog that a filter's gateways need.
+pub(in crate::engine) fn catalog_message(bundle: &Bundle, seq: Seq, filter: &Filter) -> Encoded {
+    let json = match &filter.resources {
+        None => bundle.catalog_json(&[]),
+        // An empty list means all to the catalog, and nothing to a gateway that has no resource.
+        Some(none) if none.is_empty() => r#"{"resources":{}}"#.to_owned(),
+        Some(some) => bundle.catalog_json(&some.iter().cloned().collect::<Vec<_>>()),
+    };
+    let bundle = bundle.digest().to_string();
+    encode(Wire::Catalog(v1::Catalog { json, bundle, seq: seq.0 }))
+}

@@ -1,0 +1,115 @@
+//! What everybody may read of a journal, from many threads. Calls block.
+
+use protem_core::event::Event;
+use protem_core::parts::Parts;
+use protem_verify::ids::{GrantId, Hash, Seq};
+use protem_verify::names::{IdentityName, ResourceName, ScopeName, TaskId};
+use protem_verify::time::Time;
+
+use crate::journal::committed::Committed;
+use crate::journal::fault::Fault;
+use crate::journal::port::Head;
+use crate::journal::records::GrantRecord;
+
+/// Reads a journal. Every method fails when the store cannot be asked or holds what cannot be.
+pub trait Reader: Send + Sync {
+    /// How far it has come.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn head(&self) -> Result<Head, Fault>;
+    /// At most `limit` entries after `after`, in order.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn read(&self, after: Seq, limit: u32) -> Result<Vec<Committed<Event>>, Fault>;
+    /// One entry.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn entry(&self, seq: Seq) -> Result<Option<Committed<Event>>, Fault>;
+    /// One entry as it is encoded: its leaf is `merkle::leaf` of it.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn body(&self, seq: Seq) -> Result<Option<Vec<u8>>, Fault>;
+    /// One grant.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn grant(&self, id: &GrantId) -> Result<Option<GrantRecord>, Fault>;
+    /// Grants, newest first.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn grants(&self, filter: &GrantFilter) -> Result<Vec<GrantRecord>, Fault>;
+    /// Grants whose id begins or ends with `part`.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn resolve(&self, part: &str) -> Result<Vec<GrantId>, Fault>;
+    /// Every entry that concerns a grant.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn grant_entries(&self, id: &GrantId) -> Result<Vec<Seq>, Fault>;
+    /// The inclusion proof of an entry in the tree of `size` (RFC 6962 §2.1.1).
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn inclusion(&self, seq: Seq, size: u64) -> Result<Vec<Hash>, Fault>;
+    /// The proof that the tree of `new` holds that of `old` (RFC 6962 §2.1.2).
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, Fault>;
+    /// The root of the tree of `size`.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn root_at(&self, size: u64) -> Result<Hash, Fault>;
+    /// The newest snapshot.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn snapshot(&self) -> Result<Option<(Head, Parts)>, Fault>;
+    /// Keeps a snapshot, beside the turns.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn keep_snapshot(&self, head: &Head, parts: &Parts) -> Result<(), Fault>;
+}
+
+/// Which grants. An absent field takes all.
+#[derive(Clone, Debug, Default)]
+pub struct GrantFilter {
+    /// Of this identity.
+    pub identity: Option<IdentityName>,
+    /// Under this task; names its identity too.
+    pub task: Option<TaskId>,
+    /// On this resource.
+    pub resource: Option<ResourceName>,
+    /// With this scope.
+    pub scope: Option<ScopeName>,
+    /// In one of these states; empty: all.
+    pub states: Vec<Stage>,
+    /// Requested at or after.
+    pub since: Option<Time>,
+    /// Requested before.
+    pub until: Option<Time>,
+    /// Older than this one: the next page.
+    pub before: Option<GrantId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A grant's state as a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Waits for approvals.
+    Pending,
+    /// Credentials may exist.
+    Active,
+    /// Final.
+    Ended,
+}
