@@ -44,12 +44,17 @@ impl fmt::Debug for DevKey {
     }
 }
 
-/// The folder of the broker at `port`: `$XDG_STATE_HOME/protem/dev/PORT`.
+/// Where state is kept: `$XDG_STATE_HOME`, else `~/.local/state`.
 #[must_use]
-pub fn folder(port: u16) -> PathBuf {
+pub fn state() -> PathBuf {
     let home = || std::env::home_dir().unwrap_or_default().join(".local/state");
     let state = std::env::var_os("XDG_STATE_HOME").filter(|path| !path.is_empty());
-    let state = state.map_or_else(home, PathBuf::from);
+    state.map_or_else(home, PathBuf::from)
+}
+
+/// The folder of the broker at `port`: `$XDG_STATE_HOME/protem/dev/PORT`.
+#[must_use]
+pub fn folder(state: &Path, port: u16) -> PathBuf {
     state.join("protem/dev").join(port.to_string())
 }
 
@@ -58,7 +63,7 @@ pub fn folder(port: u16) -> PathBuf {
 /// # Errors
 /// When the folder or file cannot be written.
 pub fn make(port: u16, names: &Names) -> Result<DevKey, Failure> {
-    let folder = folder(port);
+    let folder = folder(&state(), port);
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
     made.map_err(|why| Failure::file(&folder, &why))?;
     let seed = Zeroizing::new(random::bytes::<32>());
@@ -71,18 +76,19 @@ pub fn make(port: u16, names: &Names) -> Result<DevKey, Failure> {
 
 /// Removes what [`make`] made; a leftover does no harm, as its broker is gone.
 pub fn remove(port: u16) {
-    let folder = folder(port);
+    let folder = folder(&state(), port);
     let _ = std::fs::remove_file(folder.join(KEY));
     let _ = std::fs::remove_file(folder.join(NAMES));
     let _ = std::fs::remove_dir(folder);
 }
 
-/// Reads the key of the broker at `port`.
+/// Reads the key in the folder of the broker at `port`.
 ///
 /// # Errors
 /// When there is none, or anybody else could have read or written it.
-pub fn read(port: u16) -> Result<DevKey, Failure> {
-    let path = folder(port).join(KEY);
+pub fn read(state: &Path, port: u16) -> Result<DevKey, Failure> {
+    let folder = folder(state, port);
+    let path = folder.join(KEY);
     let bad = |what: String| Failure::of(Exit::NotAuthenticated, tool::DEV_KEY, what);
     let file = std::fs::File::open(&path).map_err(|why| {
         bad(format!("no development broker at port {port}: `{}`: {why}", path.display()))
@@ -98,7 +104,7 @@ pub fn read(port: u16) -> Result<DevKey, Failure> {
         Zeroizing::new(HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).unwrap_or_default());
     let seed = <&[u8; 32]>::try_from(seed.as_slice())
         .map_err(|_| bad(format!("`{}` is no development key", path.display())))?;
-    let names = std::fs::read(folder(port).join(NAMES)).unwrap_or_default();
+    let names = std::fs::read(folder.join(NAMES)).unwrap_or_default();
     let names = serde_json::from_slice(&names).unwrap_or_default();
     Ok(DevKey { key: SigningKey::from_bytes(seed), names })
 }

@@ -58,7 +58,7 @@ impl Login {
                 return Err(Failure::of(Exit::Usage, tool::USAGE, what).helps("give one of them"));
             }
             (None, Some(name)) => {
-                let key = dev_key::read(broker.port_u16().unwrap_or(80))?;
+                let key = dev_key::read(&dev_key::state(), broker.port_u16().unwrap_or(80))?;
                 return Ok(Self::dev(key, name, &audience(broker)));
             }
         };
