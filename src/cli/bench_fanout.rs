@@ -31,7 +31,11 @@ const OPEN_AT_ONCE: usize = 50;
 ///
 /// # Errors
 /// When the broker does not start, or a subscriber misses a revocation.
-pub async fn fanout(global: &Global, screen: &Screen, args: &FanoutArgs) -> Result<Report, Failure> {
+pub async fn fanout(
+    global: &Global,
+    screen: &Screen,
+    args: &FanoutArgs,
+) -> Result<Report, Failure> {
     let stage = BenchStage::open(global).await?;
     let clients = (0..args.subscribers).map(|at| stage.client(&gateway(at)));
     let clients: Vec<Client> = clients.collect::<Result<_, _>>()?;
@@ -109,7 +113,11 @@ async fn raw(args: &FanoutArgs) -> Result<Figures, Failure> {
     figures
 }
 
-async fn raw_rounds(args: &FanoutArgs, stage: &Stage, crowd: &mut Crowd) -> Result<Figures, Failure> {
+async fn raw_rounds(
+    args: &FanoutArgs,
+    stage: &Stage,
+    crowd: &mut Crowd,
+) -> Result<Figures, Failure> {
     let publisher = Client::new(stage.uri.clone(), Login::nobody());
     let (before, began) = (cpu_of(stage.pid()), now_us());
     let mut micros = Vec::new();

@@ -47,7 +47,8 @@ fn group_commit(folder: &Path) -> Result<Figures, Failure> {
     let figures = commits(&path).map_err(|why| {
         Failure::of(Exit::Failed, tool::LOCAL_FILE, format!("`{}`: {why}", path.display()))
     });
-    let files: [PathBuf; 3] = ["probe.db", "probe.db-wal", "probe.db-shm"].map(|name| folder.join(name));
+    let files: [PathBuf; 3] =
+        ["probe.db", "probe.db-wal", "probe.db-shm"].map(|name| folder.join(name));
     files.iter().for_each(|file| drop(std::fs::remove_file(file)));
     figures
 }
@@ -65,8 +66,10 @@ fn commits(path: &Path) -> rusqlite::Result<Figures> {
         let from = now_us();
         let turn = store.transaction()?;
         {
-            let mut grant = turn.prepare_cached("INSERT INTO grants (id, identity, state) VALUES (?1, ?2, ?3)")?;
-            let mut event = turn.prepare_cached("INSERT INTO events (seq, at, body) VALUES (?1, ?2, ?3)")?;
+            let mut grant = turn
+                .prepare_cached("INSERT INTO grants (id, identity, state) VALUES (?1, ?2, ?3)")?;
+            let mut event =
+                turn.prepare_cached("INSERT INTO events (seq, at, body) VALUES (?1, ?2, ?3)")?;
             for _ in 0..GROUP {
                 count += 1;
                 let id = protem_clock::random::bytes::<16>();

@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 
 use protem_proto::wire::v1;
-use protem_proto::wire::v1::revocation_service_server::{RevocationService, RevocationServiceServer};
+use protem_proto::wire::v1::revocation_service_server::{
+    RevocationService, RevocationServiceServer,
+};
 use protem_proto::wire::v1::subscribe_response::Message;
 use protem_verify::codes::tool;
 use tokio::net::TcpListener;
@@ -13,6 +15,7 @@ use tokio_stream::wrappers::{BroadcastStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::cli::child::stdin_ends;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::scene::Ready;
 
@@ -29,7 +32,8 @@ impl RevocationService for Raw {
         &self,
         _: Request<Streaming<v1::SubscribeRequest>>,
     ) -> Result<Response<Answers>, Status> {
-        let opened = v1::SubscribeResponse { message: Some(Message::Opened(v1::Opened::default())) };
+        let opened =
+            v1::SubscribeResponse { message: Some(Message::Opened(v1::Opened::default())) };
         let stream = BroadcastStream::new(self.0.subscribe());
         let stream = stream.map(|item| item.map_err(|why| Status::data_loss(why.to_string())));
         let stream = tokio_stream::once(Ok(opened)).chain(stream);
@@ -68,7 +72,7 @@ pub async fn serve() -> Result<Exit, Failure> {
     let served = tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .add_service(service)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), crate::cli::serve::stdin_ends());
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stdin_ends());
     served.await.map_err(|why| bad(&why))?;
     Ok(Exit::Done)
 }

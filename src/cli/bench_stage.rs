@@ -7,7 +7,7 @@ use crate::cli::client::Client;
 use crate::cli::dev_key;
 use crate::cli::exit::Failure;
 use crate::cli::scene::{Scene, Stage};
-use crate::cli::token::{Login, audience};
+use crate::cli::token::Login;
 
 /// A broker to measure.
 #[derive(Debug)]
@@ -20,7 +20,10 @@ pub struct BenchStage {
 #[derive(Debug)]
 enum Kind {
     /// Declared in the order in which they must end: the broker before its folder.
-    Own { stage: Stage, scene: Scene },
+    Own {
+        stage: Stage,
+        scene: Scene,
+    },
     Named(Client),
 }
 
@@ -77,7 +80,7 @@ impl BenchStage {
             Kind::Own { scene, .. } => {
                 let state = scene.path().join("state");
                 let key = dev_key::read(&state, uri.port_u16().unwrap_or(80))?;
-                Ok(Login::dev(key, name, &audience(uri)))
+                Ok(Login::dev(key, name))
             }
         }
     }

@@ -79,7 +79,8 @@ fn must(holds: bool, what: impl FnOnce() -> String) -> Result<(), Failure> {
 
 impl<'a> Story<'a> {
     async fn tell(screen: &'a Screen, scene: &'a Scene) -> Result<(), Failure> {
-        screen.say("protem: access that dies with its task. Real processes, on this machine only.\n");
+        screen
+            .say("protem: access that dies with its task. Real processes, on this machine only.\n");
         let began = SystemClock.boot();
         let stage = scene.broker(&[]).await?;
         let orders = stage.ready.orders.clone();
@@ -87,7 +88,8 @@ impl<'a> Story<'a> {
         let orders = orders.trim_start_matches("http://").trim_end_matches('/').parse();
         let orders = orders.map_err(|_| not_so("the orders API has no address"))?;
         let story = Self { screen, scene, began, stage, orders };
-        story.line("broker", &format!("listens on {}, journal in SQLite", story.stage.ready.broker));
+        story
+            .line("broker", &format!("listens on {}, journal in SQLite", story.stage.ready.broker));
         story.line("orders API", &format!("listens on {orders}, behind a protem gateway"));
         story.without_credential().await?;
         let grant = story.a_job_that_ends().await?;
@@ -120,7 +122,8 @@ impl<'a> Story<'a> {
     }
 
     async fn a_job_that_ends(&self) -> Result<String, Failure> {
-        let mut job = self.start("job 1", "demo-1", &["--purpose", "nightly report"], false).await?;
+        let mut job =
+            self.start("job 1", "demo-1", &["--purpose", "nightly report"], false).await?;
         let watch = tokio::spawn(refused(self.orders, job.token.clone()));
         let ended = loop {
             let told = told(&mut job).await?;
@@ -133,7 +136,10 @@ impl<'a> Story<'a> {
         must(code == Some(0), || format!("`protem run` ended with {code:?}"))?;
         self.line("job 1", "is done, and its access with it");
         let after = Duration::from_micros(refused_us.saturating_sub(ended));
-        self.good("a thief", &format!("tries its token: 401, {} after the job ended", length(after)));
+        self.good(
+            "a thief",
+            &format!("tries its token: 401, {} after the job ended", length(after)),
+        );
         while let Ok(Some(line)) = job.said.next_line().await {
             if line.contains("access revoked") {
                 self.line("broker", &format!("has the receipt: {}", clause(&line)));
@@ -148,7 +154,12 @@ impl<'a> Story<'a> {
         job.run.start_kill().map_err(|why| not_so(why.to_string()))?;
         let killed = now_us();
         let _ = job.run.wait().await;
-        self.line("job 2", &format!("its `protem run` is killed (SIGKILL); nobody completes the task, lease {LEASE}"));
+        self.line(
+            "job 2",
+            &format!(
+                "its `protem run` is killed (SIGKILL); nobody completes the task, lease {LEASE}"
+            ),
+        );
         let status = self.call(Some(&job.token)).await?;
         must(status == 200, || format!("just after the kill the API answered {status}"))?;
         let watch = tokio::spawn(refused(self.orders, job.token.clone()));
@@ -162,9 +173,11 @@ impl<'a> Story<'a> {
     }
 
     async fn an_operator_revokes(&self) -> Result<(), Failure> {
-        let mut job = self.start("job 3", "demo-3", &["--purpose", "a job gone wrong"], true).await?;
+        let mut job =
+            self.start("job 3", "demo-3", &["--purpose", "a job gone wrong"], true).await?;
         let broker = self.stage.ready.broker.as_str();
-        let args = ["revoke", "--identity", IDENTITY, "--note", "demo: gone wrong", "--as", OPERATOR];
+        let args =
+            ["revoke", "--identity", IDENTITY, "--note", "demo: gone wrong", "--as", OPERATOR];
         let args: Vec<&str> = args.into_iter().chain(["--broker", broker]).collect();
         let revoked = self.scene.run(&args).await?;
         let at = now_us();
@@ -177,7 +190,10 @@ impl<'a> Story<'a> {
         let status = self.call(Some(&job.token)).await?;
         must(status == 401, || format!("after the revocation the API answered {status}"))?;
         let took = Duration::from_micros(now_us().saturating_sub(at));
-        self.good("job 3", &format!("tries again: 401, {} after the operator had the answer", length(took)));
+        self.good(
+            "job 3",
+            &format!("tries again: 401, {} after the operator had the answer", length(took)),
+        );
         let ended = tokio::time::timeout(REFUSED_WITHIN, job.run.wait()).await;
         let code = ended.ok().and_then(Result::ok).and_then(|status| status.code());
         must(code == Some(124), || format!("`protem run` ended with {code:?} instead of 124"))?;
@@ -194,7 +210,12 @@ impl<'a> Story<'a> {
         must(exported.code == 0, || said("protem audit export", &exported))?;
         let Self { screen, scene, began, stage, .. } = self;
         stage.stop().await;
-        let at = || screen.tint(Tint::Dim, &format!("{:5.1} s", SystemClock.boot().saturating_sub(began).as_secs_f64()));
+        let at = || {
+            screen.tint(
+                Tint::Dim,
+                &format!("{:5.1} s", SystemClock.boot().saturating_sub(began).as_secs_f64()),
+            )
+        };
         let who = |who: &str| screen.tint(Tint::Bold, &format!("{who:<11}"));
         screen.say(format!("{}  {} is stopped; what follows needs no broker", at(), who("broker")));
         for (file, what) in [("grant.json", "job 1's export"), ("data/journal.db", "the journal")] {
@@ -208,7 +229,13 @@ impl<'a> Story<'a> {
     }
 
     /// Starts a job and follows it until it has its answers.
-    async fn start(&self, who: &str, task: &str, more: &[&str], linger: bool) -> Result<Job, Failure> {
+    async fn start(
+        &self,
+        who: &str,
+        task: &str,
+        more: &[&str],
+        linger: bool,
+    ) -> Result<Job, Failure> {
         let broker = self.stage.ready.broker.as_str();
         let orders = format!("http://{}", self.orders);
         let program = std::env::current_exe().map_err(|why| not_so(why.to_string()))?;
@@ -216,7 +243,7 @@ impl<'a> Story<'a> {
         let folder = self.scene.path().join(task);
         std::fs::create_dir(&folder).map_err(|why| Failure::file(&folder, &why))?;
         let mut args = vec!["run", "--broker", broker, "--as", IDENTITY, "--task", task];
-        args.extend(["--on", "orders-api", "--scope", "orders:read"]);
+        args.extend(["--kind", "agent", "--on", "orders-api", "--scope", "orders:read"]);
         args.extend(more);
         args.extend(["--", &program, "demo-job", &orders]);
         if linger {
@@ -232,7 +259,10 @@ impl<'a> Story<'a> {
         let said = BufReader::new(stderr).lines();
         let (token, grant) = (Zeroizing::new(String::new()), String::new());
         let mut job = Job { run, told: told_lines, said, token, folder, grant };
-        self.line(who, &format!("protem run --on orders-api --scope orders:read -- …  (as {IDENTITY})"));
+        self.line(
+            who,
+            &format!("protem run --on orders-api --scope orders:read -- …  (as {IDENTITY})"),
+        );
         let granted = job.said.next_line().await.ok().flatten().unwrap_or_default();
         must(granted.contains("gr_"), || format!("access was not granted: {granted}"))?;
         let id = granted.split(['(', ')', ' ']).find(|word| word.starts_with("gr_"));

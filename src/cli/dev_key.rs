@@ -29,9 +29,11 @@ pub struct DevKey {
     names: Names,
 }
 
-/// The names of the bundle that are no identities, so that `--as NAME` knows what it signs for.
+/// What a signer must know of the broker: whom it signs to, and which names of the bundle are no identities.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Names {
+    /// The broker's issuer: the audience of what is signed.
+    pub issuer: String,
     /// Gateways.
     pub gateways: Vec<String>,
     /// Persons.
@@ -119,11 +121,11 @@ impl DevKey {
 
     /// A token for `name`: an identity or gateway of the bundle, or `person:group,group`.
     #[must_use]
-    pub fn sign(&self, name: &str, audience: &str) -> Zeroizing<String> {
+    pub fn sign(&self, name: &str) -> Zeroizing<String> {
         let (who, kind, groups) = self.known_as(name);
         let now = SystemClock.unix().as_secs();
         let claims = json!({
-            "iss": ISSUER, "sub": who, "aud": audience, "iat": now, "nbf": now,
+            "iss": ISSUER, "sub": who, "aud": self.names.issuer, "iat": now, "nbf": now,
             "exp": now.saturating_add(TOKEN_LIFE.as_secs()),
             "jti": HEXLOWER.encode(&random::bytes::<16>()),
             "protem/as": who, "protem/kind": kind, "groups": groups,
@@ -184,17 +186,22 @@ mod tests {
     use super::*;
 
     fn key() -> DevKey {
-        let names = Names { gateways: vec!["edge".into()], people: vec!["alice".into()] };
+        let names = Names {
+            issuer: "http://127.0.0.1:1".into(),
+            gateways: vec!["edge".into()],
+            people: vec!["alice".into()],
+        };
         DevKey { key: SigningKey::from_bytes(&[7; 32]), names }
     }
 
     #[track_caller]
     fn check(name: &str, who: &str, kind: &str, groups: &[&str]) {
-        let token = key().sign(name, "http://127.0.0.1:1");
+        let token = key().sign(name);
         let body = token.split('.').nth(1).unwrap();
         let body = BASE64URL_NOPAD.decode(body.as_bytes()).unwrap();
         let claims: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((&claims["sub"], &claims["protem/kind"]), (&json!(who), &json!(kind)));
+        assert_eq!(claims["aud"], "http://127.0.0.1:1");
         assert_eq!(claims["groups"], json!(groups));
     }
 

@@ -81,7 +81,8 @@ mod tests {
     fn answers_are_read() {
         let plain = parse("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno").unwrap();
         assert_eq!((plain.status, plain.body.as_str()), (403, "no"));
-        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n";
+        let chunked =
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n";
         assert_eq!(parse(chunked).unwrap().body, "abc");
         assert_eq!(parse("SSH-2.0"), None);
     }

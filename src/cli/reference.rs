@@ -116,8 +116,10 @@ pub fn man() -> Vec<u8> {
     let mut whole = tree();
     whole.build();
     for command in whole.get_subcommands().filter(|command| !command.is_hide_set()) {
-        let name = format!("protem {}", command.get_name());
-        let man = clap_mangen::Man::new(command.clone().name(name));
+        let man = clap_mangen::Man::new(command.clone().display_name(format!(
+            "protem {}",
+            command.get_name()
+        )));
         let _ = man.render_name_section(&mut page);
         let _ = man.render_synopsis_section(&mut page);
         let _ = man.render_options_section(&mut page);
@@ -140,7 +142,9 @@ mod tests {
     #[test]
     fn the_reference_names_commands_flags_and_variables() {
         let text = reference();
-        for part in ["## protem run", "## protem audit export", "`PROTEM_RUN_SCOPE`", "`PROTEM_BROKER`"] {
+        for part in
+            ["## protem run", "## protem audit export", "`PROTEM_RUN_SCOPE`", "`PROTEM_BROKER`"]
+        {
             assert!(text.contains(part), "{part}");
         }
         assert!(!text.contains("demo-job"));

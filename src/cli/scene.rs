@@ -55,7 +55,8 @@ impl Scene {
         let at = std::env::temp_dir();
         let folder = tempfile::Builder::new().prefix("protem-").tempdir_in(&at);
         let folder = folder.map_err(|why| Failure::file(&at, &why))?;
-        let program = std::env::current_exe().map_err(|why| Failure::file(Path::new("protem"), &why))?;
+        let program =
+            std::env::current_exe().map_err(|why| Failure::file(Path::new("protem"), &why))?;
         Ok(Self { folder, program })
     }
 
@@ -78,8 +79,7 @@ impl Scene {
             }
         }
         command.env("TMPDIR", self.path()).env("XDG_STATE_HOME", self.path().join("state"));
-        command.env("XDG_CONFIG_HOME", self.path().join("config"))
-    .env("NO_COLOR", "1");
+        command.env("XDG_CONFIG_HOME", self.path().join("config")).env("NO_COLOR", "1");
         command
     }
 

@@ -116,8 +116,9 @@ async fn by(client: &Client, args: &SelectorArgs) -> Result<By, Failure> {
         args.everything.then_some(By::Everything(true)),
     ];
     named.into_iter().flatten().next().ok_or_else(|| {
-        Failure::of(Exit::Usage, tool::USAGE, "nothing says what to revoke")
-            .helps("give one of --grant, --task, --identity, --resource, --scope, --owner, --key-id")
+        Failure::of(Exit::Usage, tool::USAGE, "nothing says what to revoke").helps(
+            "give one of --grant, --task, --identity, --resource, --scope, --owner, --key-id",
+        )
     })
 }
 
@@ -150,13 +151,13 @@ fn ask_again(by: &By) -> Option<String> {
         By::Owner(owner) => {
             Some(format!("  the identities of {owner} may simply ask again; {}", stop("IDENTITY")))
         }
-        By::Resource(_) | By::Scope(_) => {
-            Some("  whoever policy permits may simply ask again; change the bundle to stop that".into())
-        }
+        By::Resource(_) | By::Scope(_) => Some(
+            "  whoever policy permits may simply ask again; change the bundle to stop that".into(),
+        ),
         By::KeyId(_) => Some("  no grant ended; holders renew under another key".into()),
-        By::Everything(_) => {
-            Some("  whoever policy permits may simply ask again; stop the broker to stop that".into())
-        }
+        By::Everything(_) => Some(
+            "  whoever policy permits may simply ask again; stop the broker to stop that".into(),
+        ),
         By::Token(_) => None,
     }
 }
@@ -180,7 +181,8 @@ pub async fn quarantine(global: &Global, args: &QuarantineArgs) -> Result<Exit, 
         screen.print(format!("{} may ask for access again (entry {})", args.identity, answer.seq));
     } else {
         let seq = answer.seq;
-        screen.print(format!("{}: all access ended, none given from entry {seq} on", args.identity));
+        screen
+            .print(format!("{}: all access ended, none given from entry {seq} on", args.identity));
         let lift = format!("`protem quarantine {} --lift --note …` ends it", args.identity);
         screen.say(screen.tint(Tint::Dim, &format!("  {lift}")));
     }

@@ -126,7 +126,9 @@ fn tell(screen: &Screen, message: &Said) {
             }
         }
         Said::Reset(reset) => screen.say(format!("begins anew: {:?}", reset.cause())),
-        Said::GoAway(away) => screen.say(format!("the broker asks to reconnect: {}", visible(&away.reason))),
+        Said::GoAway(away) => {
+            screen.say(format!("the broker asks to reconnect: {}", visible(&away.reason)))
+        }
         Said::SnapshotEnd(_) | Said::Checkpoint(_) | Said::Keys(_) | Said::Catalog(_) => {}
     }
 }
