@@ -1,21 +1,33 @@
 //! A bundle in force: one folder's files, checked as a whole, under one digest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use protem_core::request::{AccessRequest, field};
-use protem_core::verdict::{ApproverVerdict, Ruling, Verdict};
+use protem_core::verdict::Ruling;
+use protem_verify::codes::policy;
 use protem_verify::ids::Hash;
-use protem_verify::names::{GatewayName, GroupName, IdentityName, ResourceName};
+use protem_verify::names::{
+    GatewayName, GroupName, IdentityName, PersonName, ResourceName, ScopeName,
+};
 use protem_verify::time::{Staleness, Time};
 use sha2::{Digest, Sha256};
 
-use crate::policy::ask::{Action, Ask, Object, Permit, Unknown};
+use crate::policy::ask::Unknown;
+use crate::policy::cases;
 use crate::policy::catalog::{Catalog, Gateway, Identity, Issuer, People};
-use crate::policy::finding::Finding;
-use crate::policy::login::{Login, NoMatch, Person, Principal};
+use crate::policy::entities::Store;
+use crate::policy::finding::{At, Finding, Findings, Severity, Source, nearest};
+use crate::policy::lint;
+use crate::policy::login::Person;
+use crate::policy::parse::parse;
+use crate::policy::parse_catalog::FRESH_DEFAULT;
+use crate::policy::raw::Cases;
+use crate::policy::rulebook::Rulebook;
+use crate::policy::rules;
+use crate::policy::who::Logins;
 
 /// A bundle's files: name inside the folder and content, sorted by name.
 pub type Files = Arc<[(Arc<str>, Arc<[u8]>)]>;
@@ -37,12 +49,16 @@ pub enum Load {
 pub struct Bundle {
     digest: Hash,
     files: Files,
-    dev: bool,
     warnings: Vec<Finding>,
-    catalog: Catalog,
-    identities: BTreeMap<IdentityName, Identity>,
-    issuers: BTreeMap<Arc<str>, Issuer>,
-    people: People,
+    pub(in crate::policy) dev: bool,
+    pub(in crate::policy) reads_active: bool,
+    pub(in crate::policy) catalog: Catalog,
+    pub(in crate::policy) identities: BTreeMap<IdentityName, Identity>,
+    pub(in crate::policy) issuers: BTreeMap<Arc<str>, Issuer>,
+    pub(in crate::policy) people: People,
+    pub(in crate::policy) logins: Logins,
+    pub(in crate::policy) book: Rulebook,
+    pub(in crate::policy) cases: Vec<(Source, Cases)>,
 }
 
 /// What an approver looks at when they decide a waiting request.
@@ -52,10 +68,10 @@ pub struct Decision<'a> {
     pub person: &'a Person,
     /// The waiting request, as narrowed.
     pub request: &'a AccessRequest,
-    /// What policy says of it now.
+    /// What policy says of it now, under this bundle.
     pub ruling: &'a Ruling,
     /// The person behind the requester.
-    pub behind: Option<&'a protem_verify::names::PersonName>,
+    pub behind: Option<&'a PersonName>,
     /// The digest of what the person saw.
     pub digest: Hash,
     /// When.
@@ -68,8 +84,17 @@ impl Bundle {
     /// # Errors
     /// Everything that was found, warnings too, when one of them refuses the bundle for this purpose.
     pub fn load(files: Files, purpose: Load, dev: bool) -> Result<Self, Vec<Finding>> {
-        let _ = (files, purpose, dev);
-        Err(Vec::new())
+        let (bundle, findings) = read(files, purpose, dev);
+        let found = findings.into_sorted();
+        let refuses = |finding: &Finding| match finding.severity {
+            Severity::Error => true,
+            Severity::Age => matches!(purpose, Load::Check { .. }),
+            Severity::Warning => false,
+        };
+        match bundle {
+            Some(bundle) if !found.iter().any(refuses) => Ok(Self { warnings: found, ..bundle }),
+            _ => Err(found),
+        }
     }
 
     /// SHA-256 over names and contents.
@@ -90,7 +115,7 @@ impl Bundle {
         self.dev
     }
 
-    /// What is worth a look; of a check also nothing worse.
+    /// What is worth a look; nothing that refuses it.
     #[must_use]
     pub fn warnings(&self) -> &[Finding] {
         &self.warnings
@@ -131,86 +156,11 @@ impl Bundle {
         self.people.groups.keys()
     }
 
-    /// Who a verified login is.
-    ///
-    /// # Errors
-    /// When it is nobody's, with the nearest login and the claim that differs.
-    pub fn who(&self, login: &Login) -> Result<Principal, NoMatch> {
-        let _ = login;
-        Err(NoMatch { why_not: String::new() })
-    }
-
-    /// What policy says to a request. Total: whatever goes wrong is a deny with a code of its own.
-    #[must_use]
-    pub fn evaluate(&self, ask: &Ask<'_>) -> Verdict {
-        let _ = ask;
-        unfinished()
-    }
-
-    /// Whether any policy looks at how many grants an identity holds.
-    #[must_use]
-    pub fn reads_active(&self) -> bool {
-        true
-    }
-
-    /// What this bundle says of a request that was ruled on before: on its recorded login, region and findings.
-    /// `as_issued`: it was granted at once, so only `issue` counts. An emergency is asked as `emergency`.
-    #[must_use]
-    pub fn reevaluate(
-        &self,
-        recorded: &Ruling,
-        request: &AccessRequest,
-        now: Time,
-        active: u32,
-        as_issued: bool,
-    ) -> Verdict {
-        let _ = (recorded, request, now, active, as_issued);
-        unfinished()
-    }
-
-    /// Whether a person may decide a waiting request: policy's `approve` for every scope that needs it, and not their own.
-    #[must_use]
-    pub fn may_decide(&self, decision: &Decision<'_>) -> ApproverVerdict {
-        ApproverVerdict::from_policy(protem_core::verdict::Approver {
-            person: decision.person.name.clone(),
-            digest: decision.digest,
-            bundle: self.digest,
-            at: decision.now,
-            may: false,
-            why_not: String::new(),
-            policies: Vec::new(),
-        })
-    }
-
-    /// Whether a person may do something to something.
-    #[must_use]
-    pub fn may(&self, person: &Person, action: Action, object: &Object, now: Time) -> Permit {
-        let _ = (person, action, object, now);
-        Permit { yes: false, policies: Vec::new(), why_not: String::new() }
-    }
-
-    /// The identities that `owner` (`group:payments-leads`, `person:alice`) answers for.
-    #[must_use]
-    pub fn owned_by(&self, owner: &str) -> Vec<IdentityName> {
-        let owns = |identity: &&Identity| {
-            let (business, technical) = (&identity.owner.business, &identity.owner.technical);
-            business.to_string() == owner || technical.to_string() == owner
-        };
-        self.identities.values().filter(owns).map(|identity| identity.name.clone()).collect()
-    }
-
-    /// The part of the catalog that gateways of these resources need, as the feed's `Catalog.json` says it. None: all.
-    #[must_use]
-    pub fn catalog_json(&self, resources: &[ResourceName]) -> String {
-        let _ = resources;
-        String::new()
-    }
-
     /// The greatest `fresh` that a credential under this bundle may carry.
     #[must_use]
     pub fn known_max_fresh(&self) -> Staleness {
         let tiers = self.catalog.tiers.values().map(|tier| tier.max_staleness);
-        tiers.max().unwrap_or(Staleness(std::time::Duration::from_secs(5)))
+        tiers.max().unwrap_or(Staleness(FRESH_DEFAULT))
     }
 
     /// Whether the bundle has this resource, and it these scopes.
@@ -218,36 +168,70 @@ impl Bundle {
     /// # Errors
     /// The first name that it has not, with the nearest that it has.
     pub fn check_names(&self, resource: &str, scopes: &[&str]) -> Result<(), Unknown> {
-        let _ = (resource, scopes);
+        let unknown = |field, name: &str, near: Option<&str>| Unknown {
+            field,
+            name: name.to_owned(),
+            did_you_mean: near.map(str::to_owned),
+        };
+        let known = self.catalog.resources.iter().find(|(name, _)| name.as_str() == resource);
+        let Some((_, known)) = known else {
+            let names = self.catalog.resources.keys().map(ResourceName::as_str);
+            return Err(unknown("resource", resource, nearest(resource, names)));
+        };
+        for scope in scopes {
+            let names = || known.scopes.keys().map(ScopeName::as_str);
+            if !names().any(|name| name == *scope) {
+                return Err(unknown("scopes", scope, nearest(scope, names())));
+            }
+        }
         Ok(())
     }
 }
 
-fn unfinished() -> Verdict {
-    Verdict::from_policy(Ruling {
-        content: Hash::default(),
-        effect: protem_core::verdict::Effect::Deny,
-        policies: Vec::new(),
-        bundle: Hash::default(),
-        at: Time::ZERO,
-        terms: protem_core::verdict::Terms {
-            lifetime: protem_verify::time::Lifetime(std::time::Duration::ZERO),
-            credential: protem_verify::time::Lifetime(std::time::Duration::ZERO),
-            fresh: Staleness(std::time::Duration::ZERO),
-            audience: "".into(),
-            claims: Arc::from([]),
-            operations: Arc::from([]),
-            active_max: 0,
-            pending_max: 0,
-        },
-        limits: Vec::new(),
-        findings: Vec::new(),
-        code: String::new(),
-        remedy: String::new(),
-        rule: None,
-        active: None,
-        input: Arc::from([]),
-    })
+/// Everything that a check of these files finds, by place; for `protem policy check`.
+#[must_use]
+pub fn check(files: Files, now: Time) -> Vec<Finding> {
+    read(files, Load::Check { now }, false).1.into_sorted()
+}
+
+fn read(files: Files, purpose: Load, dev: bool) -> (Option<Bundle>, Findings) {
+    let mut findings = Findings::default();
+    let mut parsed = parse(&files, &mut findings);
+    let groups: BTreeSet<GroupName> = parsed.people.groups.keys().cloned().collect();
+    let rules = rules::read(&parsed.policies, &groups, &mut findings);
+    let logins = Logins::new(&parsed, &mut findings);
+    let store = match Store::new(&parsed.catalog, &parsed.identities, &parsed.people) {
+        Ok(store) => store,
+        Err(why) => {
+            findings.error(&At::bundle(), policy::BAD_VALUE, why);
+            return (None, findings);
+        }
+    };
+    lint::entities(&rules, &store, &parsed.people, &mut findings);
+    if let Load::Check { now } = purpose {
+        lint::age(&parsed, now, &mut findings);
+    }
+    let bundle = Bundle {
+        digest: digest(&files),
+        files,
+        warnings: Vec::new(),
+        dev,
+        reads_active: rules.iter().any(|rule| rule.mentions("active")),
+        catalog: std::mem::take(&mut parsed.catalog),
+        identities: std::mem::take(&mut parsed.identities),
+        issuers: std::mem::take(&mut parsed.issuers),
+        people: std::mem::take(&mut parsed.people),
+        logins,
+        book: Rulebook::new(store, rules),
+        cases: std::mem::take(&mut parsed.cases),
+    };
+    // What follows from a mistake elsewhere would only hide it: these look at a bundle that reads.
+    if !findings.failed() {
+        lint::administered(&bundle, &mut findings);
+        cases::report(&bundle, &mut findings);
+        lint::warnings(&bundle, &parsed, &mut findings);
+    }
+    (Some(bundle), findings)
 }
 
 /// SHA-256 over the length-prefixed names and contents, in the order of their names.

@@ -120,6 +120,13 @@ impl At {
     }
 }
 
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (line, column) = self.place;
+        write!(f, "policies/{}:{line}:{column}", self.file)
+    }
+}
+
 /// One file's text with the starts of its lines, so that a place costs a search instead of a scan.
 #[derive(Clone, Debug)]
 pub struct Source {

@@ -2,7 +2,24 @@
 
 pub mod ask;
 pub mod bundle;
+pub mod cases;
 pub mod catalog;
+pub mod context;
+pub mod entities;
+pub mod evaluate;
+pub mod example;
+pub mod feed;
 pub mod finding;
+pub mod input;
+pub mod lint;
 pub mod login;
+pub mod parse;
+pub mod parse_catalog;
+pub mod person;
+pub mod raw;
+pub mod read;
+pub mod remedy;
+pub mod rulebook;
+pub mod rules;
 pub mod template;
+pub mod who;

@@ -1,0 +1,109 @@
+//! The context of a question, as Cedar wants it.
+
+use std::time::Duration;
+
+use cedar_policy::{Context, Entity, EntityUid, RestrictedExpression};
+use protem_core::request::Task;
+use protem_verify::time::Time;
+
+use crate::policy::ask::Ask;
+use crate::policy::entities::{Kind, Store};
+use crate::policy::login::{Claim, Login};
+
+/// The id of a request's one login entity.
+const LOGIN: &str = "this";
+
+/// The context of `issue`, `request` and `emergency`.
+///
+/// # Errors
+/// When Cedar does not take it, such as a moment beyond its calendar.
+pub fn access(store: &Store, ask: &Ask<'_>, lifetime: Duration) -> Result<Context, String> {
+    let findings = ask.findings.iter().map(|finding| text(word(finding)));
+    let pairs = [
+        ("task", task(&ask.request.task)?),
+        ("lifetime", span(lifetime)),
+        ("now", moment(ask.now)?),
+        ("region", text(ask.region)),
+        ("login", RestrictedExpression::new_entity_uid(store.uid(Kind::Login, LOGIN))),
+        ("bound", RestrictedExpression::new_bool(false)),
+        ("active", RestrictedExpression::new_long(ask.active.into())),
+        ("findings", RestrictedExpression::new_set(findings)),
+    ];
+    context(pairs)
+}
+
+/// The context of `approve`.
+///
+/// # Errors
+/// As [`access`].
+pub fn approve(
+    identity: EntityUid,
+    of: &Task,
+    lifetime: Duration,
+    now: Time,
+) -> Result<Context, String> {
+    context([
+        ("identity", RestrictedExpression::new_entity_uid(identity)),
+        ("task", task(of)?),
+        ("lifetime", span(lifetime)),
+        ("now", moment(now)?),
+    ])
+}
+
+/// The context of what operators and auditors do.
+///
+/// # Errors
+/// As [`access`].
+pub fn operate(now: Time) -> Result<Context, String> {
+    context([("now", moment(now)?)])
+}
+
+/// The entity that is a request's login: texts are tags, `sub` is one of them; a list has no tag.
+///
+/// # Errors
+/// When Cedar does not take it.
+pub fn login(store: &Store, login: &Login) -> Result<Entity, String> {
+    let texts = login.claims.iter().filter_map(|(name, claim)| match claim {
+        Claim::Text(value) => Some((name.clone(), text(value))),
+        Claim::List(_) => None,
+    });
+    let tags: std::collections::BTreeMap<_, _> = texts
+        .chain([("sub".to_owned(), text(&login.subject))])
+        .map(|(name, value)| (name, value))
+        .collect();
+    let attributes = [("issuer".to_owned(), text(&login.issuer))];
+    Entity::new_with_tags(store.uid(Kind::Login, LOGIN), attributes, [], tags)
+        .map_err(|error| error.to_string())
+}
+
+/// The word of a finding that policies know: "unusual-hour: 03:12, usually 08 to 18" is `unusual-hour`.
+#[must_use]
+pub fn word(finding: &str) -> &str {
+    finding.split_once(':').map_or(finding, |(word, _)| word)
+}
+
+fn context<const N: usize>(pairs: [(&str, RestrictedExpression); N]) -> Result<Context, String> {
+    let pairs = pairs.into_iter().map(|(name, value)| (name.to_owned(), value));
+    Context::from_pairs(pairs).map_err(|error| error.to_string())
+}
+
+fn task(task: &Task) -> Result<RestrictedExpression, String> {
+    let fields = [("id", task.id.as_str()), ("kind", task.kind.as_str())];
+    let fields = fields.map(|(name, value)| (name.to_owned(), text(value)));
+    RestrictedExpression::new_record(fields).map_err(|error| error.to_string())
+}
+
+fn text(value: &str) -> RestrictedExpression {
+    RestrictedExpression::new_string(value.to_owned())
+}
+
+fn span(duration: Duration) -> RestrictedExpression {
+    RestrictedExpression::new_duration(format!("{}ms", duration.as_millis()))
+}
+
+/// Cedar reads moments as RFC 3339 in milliseconds.
+fn moment(now: Time) -> Result<RestrictedExpression, String> {
+    let millis = i64::try_from(now.as_millis()).map_err(|error| error.to_string())?;
+    let stamp = jiff::Timestamp::from_millisecond(millis).map_err(|error| error.to_string())?;
+    Ok(RestrictedExpression::new_datetime(format!("{stamp:.3}")))
+}

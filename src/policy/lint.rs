@@ -1,0 +1,148 @@
+//! Checks that need the whole bundle: names in policies, who may administer, what is overdue, what nobody may get.
+
+use protem_verify::codes::policy;
+use protem_verify::names::{GroupName, PersonName, ResourceName, ScopeName};
+use protem_verify::time::Time;
+
+use crate::policy::ask::{Action, Object};
+use crate::policy::bundle::Bundle;
+use crate::policy::catalog::People;
+use crate::policy::entities::{BROKER, Kind, Store};
+use crate::policy::finding::{At, Findings, did_you_mean};
+use crate::policy::login::Person;
+use crate::policy::parse::Parsed;
+use crate::policy::read::spoken;
+use crate::policy::rules::{Act, Rule};
+
+/// Every entity that a policy names must exist.
+pub fn entities(rules: &[Rule], store: &Store, people: &People, findings: &mut Findings) {
+    for rule in rules {
+        let mut seen = Vec::new();
+        for uid in rule.cedar.entity_literals() {
+            if store.knows(&uid) || seen.contains(&uid) {
+                continue;
+            }
+            let name = uid.id().unescaped().to_owned();
+            let (code, hint) = match Kind::of(&uid) {
+                Some(Kind::Action) | None => continue,
+                Some(Kind::Person) if person_exists(people, &name) => continue,
+                Some(Kind::Broker) => {
+                    (policy::UNKNOWN_ENTITY, format!(", write `Broker::\"{BROKER}\"`"))
+                }
+                Some(Kind::Group) if rule.acts.contains(&Act::Approve) => {
+                    (policy::UNKNOWN_APPROVERS, suggestion(store, Kind::Group, &name))
+                }
+                Some(kind) => (policy::UNKNOWN_ENTITY, suggestion(store, kind, &name)),
+            };
+            let message = format!(
+                "policy `{}` names `{uid}`, which the bundle does not define{hint}",
+                rule.id
+            );
+            findings.error(&rule.at, code, message);
+            seen.push(uid);
+        }
+    }
+}
+
+fn suggestion(store: &Store, kind: Kind, name: &str) -> String {
+    let known = store.names(kind);
+    did_you_mean(name, known.iter().map(String::as_str))
+}
+
+/// `alice` of a `[person]`, or an account such as `corp|bob@shop.example`.
+fn person_exists(people: &People, name: &str) -> bool {
+    name.contains('|') || people.persons.iter().any(|person| person.as_str() == name)
+}
+
+/// Somebody must be able to put the next bundle in force.
+pub fn administered(bundle: &Bundle, findings: &mut Findings) {
+    let groups: Vec<GroupName> = bundle.people.groups.keys().cloned().collect();
+    let Ok(anyone) = PersonName::try_from("anyone") else { return };
+    let alone =
+        groups.iter().map(|group| Person { name: anyone.clone(), groups: vec![group.clone()] });
+    let named =
+        bundle.people.persons.iter().map(|name| Person { name: name.clone(), groups: Vec::new() });
+    let all = Person { name: anyone.clone(), groups: groups.clone() };
+    let mut candidates = alone.chain(named).chain([all]);
+    let may =
+        |person: Person| bundle.may(&person, Action::Administer, &Object::Broker, CASE_NOW).yes;
+    if !candidates.any(may) {
+        let message = "nobody may administer: permit it, like `@id(\"operators-administer\") permit (principal in Group::\"operators\", action == Action::\"administer\", resource == Broker::\"protem\");`";
+        findings.error(&At::bundle(), policy::NOBODY_ADMINISTERS, message);
+    }
+}
+
+/// The moment at which cases without a `now` are evaluated, so that age changes none: noon of 2026-01-01 UTC.
+pub const CASE_NOW: Time = Time::from_secs(1_767_268_800);
+
+/// What time alone made wrong.
+pub fn age(parsed: &Parsed, now: Time, findings: &mut Findings) {
+    let place = |key: String| parsed.places.get(&key).cloned().unwrap_or_else(At::bundle);
+    for identity in parsed.identities.values() {
+        if now >= identity.review_by {
+            let message = format!(
+                "the review of identity `{}` is overdue: it gets no new grants; ask {}",
+                identity.name, identity.owner.business
+            );
+            findings.age(
+                &place(format!("identity {}", identity.name)),
+                policy::REVIEW_OVERDUE,
+                message,
+            );
+        }
+    }
+    for (name, secret) in &parsed.catalog.secrets {
+        let at = place(format!("secret {name}"));
+        if now >= secret.expires {
+            let message = format!("secret `{name}` has expired: {}", secret.revoke);
+            findings.age(&at, policy::SECRET_EXPIRED, message);
+        } else if now.since(secret.created) > secret.rotate_every {
+            let message = format!(
+                "secret `{name}` is older than {}: rotate it, then set `created`",
+                spoken(secret.rotate_every)
+            );
+            findings.age(&at, policy::SECRET_OVERDUE, message);
+        }
+    }
+}
+
+/// What is worth a look.
+pub fn warnings(bundle: &Bundle, parsed: &Parsed, findings: &mut Findings) {
+    let place = |key: String| parsed.places.get(&key).cloned().unwrap_or_else(At::bundle);
+    for (resource, values) in &bundle.catalog.resources {
+        for scope in values.scopes.keys() {
+            if !reachable(bundle, resource, scope) {
+                let message = format!(
+                    "nobody may get `{scope}` on `{resource}`: permit it to someone, or remove it"
+                );
+                findings.warning(
+                    &place(format!("scope {resource}#{scope}")),
+                    policy::UNREACHABLE_SCOPE,
+                    message,
+                );
+            }
+        }
+    }
+    for identity in bundle.identities.values().filter(|identity| identity.logins.is_empty()) {
+        let message = format!("identity `{}` has no login: nobody can ever be it", identity.name);
+        findings.warning(&place(format!("identity {}", identity.name)), policy::NO_LOGIN, message);
+    }
+    for (name, secret) in &bundle.catalog.secrets {
+        if let Some(found) = &secret.found_in {
+            let message = format!("secret `{name}`, found in {found}, is not under control yet");
+            findings.warning(&place(format!("secret {name}")), policy::UNMANAGED_SECRET, message);
+        }
+    }
+}
+
+/// Whether any permit of access is about this scope.
+fn reachable(bundle: &Bundle, resource: &ResourceName, scope: &ScopeName) -> bool {
+    let store = &bundle.book.store;
+    let line = store.lineage(&store.uid(Kind::Scope, &format!("{resource}#{scope}")));
+    bundle.book.rules.iter().any(|rule| {
+        rule.permits()
+            && !rule.notes.shadow
+            && rule.acts.iter().any(|act| act.is_access())
+            && rule.resource.as_ref().is_none_or(|uid| line.contains(uid))
+    })
+}

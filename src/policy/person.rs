@@ -1,0 +1,213 @@
+//! What people may: decide requests, end access, look, review, administer.
+
+use cedar_policy::{Entity, EntityUid};
+use protem_core::request::{AccessRequest, Task};
+use protem_core::verdict::{Approver, ApproverVerdict};
+use protem_verify::names::{GroupName, IdentityName, PolicyId, ResourceName, ScopeName};
+use protem_verify::time::Time;
+
+use crate::policy::ask::{Action, Object, Permit};
+use crate::policy::bundle::{Bundle, Decision};
+use crate::policy::catalog::{Owner, Owners};
+use crate::policy::context;
+use crate::policy::entities::Kind;
+use crate::policy::input::Recorded;
+use crate::policy::login::Person;
+use crate::policy::rulebook::Judged;
+use crate::policy::rules::Act;
+
+/// A request as its approver's policies see it.
+#[derive(Clone, Copy, Debug)]
+pub struct Approvable<'a> {
+    /// Who asks.
+    pub identity: &'a IdentityName,
+    /// For what.
+    pub task: &'a Task,
+    /// On what.
+    pub resource: &'a ResourceName,
+    /// The scopes that need approval.
+    pub scopes: &'a [ScopeName],
+    /// For how long.
+    pub lifetime: std::time::Duration,
+    /// When.
+    pub now: Time,
+}
+
+impl Bundle {
+    /// Whether a person may decide a waiting request: policy's `approve` for every scope that needs it, and not their own.
+    #[must_use]
+    pub fn may_decide(&self, decision: &Decision<'_>) -> ApproverVerdict {
+        let (may, why_not, policies) = match self.decider(decision) {
+            Ok(policies) => (true, String::new(), policies),
+            Err((why_not, policies)) => (false, why_not, policies),
+        };
+        ApproverVerdict::from_policy(Approver {
+            person: decision.person.name.clone(),
+            digest: decision.digest,
+            bundle: self.digest(),
+            at: decision.now,
+            may,
+            why_not,
+            policies,
+        })
+    }
+
+    fn decider(&self, decision: &Decision<'_>) -> Result<Vec<PolicyId>, (String, Vec<PolicyId>)> {
+        let no = |why: &str| Err((why.to_owned(), Vec::new()));
+        if decision.behind == Some(&decision.person.name) {
+            return no("they are behind the request");
+        }
+        if decision.ruling.bundle != self.digest() {
+            return no("the bundle changed since policy looked at the request");
+        }
+        let Ok(input) = Recorded::from_json(&decision.ruling.input) else {
+            return no("what was recorded of the request cannot be read");
+        };
+        let request: &AccessRequest = decision.request;
+        let needs: Vec<ScopeName> = request
+            .scopes
+            .iter()
+            .filter(|scope| input.needs.iter().any(|need| need == scope.as_str()))
+            .cloned()
+            .collect();
+        self.approves(
+            decision.person,
+            &Approvable {
+                identity: &request.by.identity,
+                task: &request.task,
+                resource: &request.resource,
+                scopes: &needs,
+                lifetime: decision.ruling.terms.lifetime.0,
+                now: decision.now,
+            },
+        )
+    }
+
+    /// Whether a person may approve each of these scopes: the determining policies, or why not.
+    ///
+    /// # Errors
+    /// Why not, with the policies that forbid it.
+    pub(in crate::policy) fn approves(
+        &self,
+        person: &Person,
+        of: &Approvable<'_>,
+    ) -> Result<Vec<PolicyId>, (String, Vec<PolicyId>)> {
+        let store = &self.book.store;
+        let identity = store.uid(Kind::Identity, of.identity.as_str());
+        let (entity, groups) = self.entity(person);
+        let mut places = Vec::new();
+        let owner =
+            self.identities.get(of.identity).is_some_and(|known| owns(person, &known.owner));
+        if of.scopes.is_empty() {
+            return Err(("no scope of it needs approval".to_owned(), Vec::new()));
+        }
+        for scope in of.scopes {
+            let object = store.uid(Kind::Scope, &format!("{}#{scope}", of.resource));
+            let with = [identity.clone()];
+            let slice = self.book.person(Act::Approve, &entity, &groups, object, &with);
+            let context = context::approve(identity.clone(), of.task, of.lifetime, of.now)
+                .map_err(|why| (why, Vec::new()))?;
+            let judged = self.book.judge(&slice, context, std::slice::from_ref(&entity));
+            if !judged.yes {
+                let why = why_not(&judged, &format!("approve `{scope}` on `{}`", of.resource));
+                return Err((why, self.book.ids(&judged.policies)));
+            }
+            // INVARIANT(owners_do_not_approve_their_own): unless a policy that determines it says they may.
+            let rules = judged.policies.iter().filter_map(|place| self.book.rule(*place));
+            if owner && !rules.into_iter().any(|rule| rule.notes.owners_may) {
+                let why = format!("they own `{}`, and its owners do not count", of.identity);
+                return Err((why, self.book.ids(&judged.policies)));
+            }
+            places.extend(judged.policies);
+        }
+        Ok(self.book.ids(&places))
+    }
+
+    /// Whether a person may do something to something.
+    #[must_use]
+    pub fn may(&self, person: &Person, action: Action, object: &Object, now: Time) -> Permit {
+        let store = &self.book.store;
+        let no = |why_not: String| Permit { yes: false, policies: Vec::new(), why_not };
+        let (act, fits) = match action {
+            Action::Revoke => (Act::Revoke, true),
+            Action::View => (Act::View, true),
+            Action::Review => (Act::Review, !matches!(object, Object::Resource(_))),
+            Action::Administer => (Act::Administer, matches!(object, Object::Broker)),
+        };
+        if !fits {
+            return no(format!("`{}` is not about {object}", action.as_str()));
+        }
+        let uid = match object {
+            Object::Identity(name) => store.uid(Kind::Identity, name.as_str()),
+            Object::Resource(name) => store.uid(Kind::Resource, name.as_str()),
+            Object::Broker => store.broker().clone(),
+        };
+        let (entity, groups) = self.entity(person);
+        let slice = self.book.person(act, &entity, &groups, uid, &[]);
+        let context = match context::operate(now) {
+            Ok(context) => context,
+            Err(why) => return no(why),
+        };
+        let judged = self.book.judge(&slice, context, std::slice::from_ref(&entity));
+        let policies = self.book.ids(&judged.policies);
+        if judged.yes {
+            return Permit { yes: true, policies, why_not: String::new() };
+        }
+        let why_not = why_not(&judged, &format!("{} {object}", action.as_str()));
+        Permit { yes: false, policies, why_not }
+    }
+
+    /// The identities that `owner` (`group:payments-leads`, `person:alice`) answers for.
+    #[must_use]
+    pub fn owned_by(&self, owner: &str) -> Vec<IdentityName> {
+        let answers = |owners: &Owners| {
+            [&owners.business, &owners.technical].into_iter().any(|one| one.to_string() == owner)
+        };
+        let owned = self.identities.values().filter(|identity| answers(&identity.owner));
+        owned.map(|identity| identity.name.clone()).collect()
+    }
+
+    /// Whether some `approve` policy names this group, for this scope.
+    pub(in crate::policy) fn names_approver(
+        &self,
+        group: &GroupName,
+        resource: &ResourceName,
+        scope: &ScopeName,
+    ) -> bool {
+        let store = &self.book.store;
+        let group = store.uid(Kind::Group, group.as_str());
+        let scope = store.uid(Kind::Scope, &format!("{resource}#{scope}"));
+        let places = self.book.candidates(Act::Approve, std::slice::from_ref(&group), &scope);
+        let mut rules = places.iter().filter_map(|place| self.book.rule(*place));
+        rules.any(|rule| {
+            rule.permits() && !rule.notes.shadow && rule.principal.as_ref() == Some(&group)
+        })
+    }
+
+    /// A person as Cedar sees it.
+    fn entity(&self, person: &Person) -> (Entity, Vec<EntityUid>) {
+        let store = &self.book.store;
+        let groups: Vec<EntityUid> =
+            person.groups.iter().map(|group| store.uid(Kind::Group, group.as_str())).collect();
+        let uid = store.uid(Kind::Person, person.name.as_str());
+        (Entity::new_no_attrs(uid, groups.iter().cloned().collect()), groups)
+    }
+}
+
+fn owns(person: &Person, owners: &Owners) -> bool {
+    let is = |owner: &Owner| match owner {
+        Owner::Group(name) => person.groups.contains(name),
+        Owner::Person(name) => person.name == *name,
+    };
+    is(&owners.business) || is(&owners.technical)
+}
+
+fn why_not(judged: &Judged, what: &str) -> String {
+    if !judged.errors.is_empty() {
+        return format!("a policy failed: {}", judged.errors.join("; "));
+    }
+    if judged.forbidden {
+        return format!("a policy forbids them to {what}");
+    }
+    format!("no policy permits them to {what}")
+}
