@@ -232,12 +232,17 @@ impl Broker {
 impl Inner {
     /// Ends every thread, the sequencer's first: what follows the tail ends when the tail does.
     pub(in crate::engine) fn shut(&self) {
+        self.close();
+        self.threads.join();
+    }
+
+    /// Takes nothing new and tells every thread to end.
+    pub(in crate::engine) fn close(&self) {
         self.lanes.close();
         self.leases.close();
         self.bundles.close();
         self.minder.close();
         self.minting.close();
-        self.threads.join();
         self.watchers.close();
     }
 }
