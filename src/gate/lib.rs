@@ -8,4 +8,3 @@ pub mod layer;
 pub mod login;
 pub mod refusal;
 pub mod state;
-pub mod tally;

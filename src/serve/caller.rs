@@ -117,16 +117,16 @@ impl Door {
             issuers.by_url.get(&verified.issuer).map_or("", |(name, _)| name)
         };
         let login = Arc::new(login(name, &verified));
-        let who = bundle
-            .who(&login)
-            .map(|principal| Caller { principal, login: Arc::clone(&login) });
+        let who =
+            bundle.who(&login).map(|principal| Caller { principal, login: Arc::clone(&login) });
         let (issuer, expires) = (verified.issuer, verified.expires);
         Ok(SignedIn { who, login, issuer, expires, bundle: bundle.digest() })
     }
 
     /// The issuers of this bundle, read once.
     fn issuers(&self, bundle: &Bundle) -> Arc<Issuers> {
-        if let Some(known) = self.issuers.load_full().filter(|known| known.bundle == bundle.digest())
+        if let Some(known) =
+            self.issuers.load_full().filter(|known| known.bundle == bundle.digest())
         {
             return known;
         }
@@ -144,8 +144,7 @@ impl Door {
     fn remember(&self, digest: [u8; 32], signed_in: &Arc<SignedIn>, now: Time) {
         let mut remembered = self.lock();
         if remembered.len() >= TOKENS_REMEMBERED_MAX {
-            remembered
-                .retain(|_, known| known.bundle == signed_in.bundle && known.expires > now);
+            remembered.retain(|_, known| known.bundle == signed_in.bundle && known.expires > now);
         }
         if remembered.len() >= TOKENS_REMEMBERED_MAX {
             // All of them are in use: forgetting costs a signature check each, keeping more costs memory without end.
@@ -206,18 +205,17 @@ fn unauthenticated(rejected: &Rejected) -> Problem {
 
 /// What policy looks at of a verified token: texts and lists of texts; numbers and flags as their text.
 fn login(issuer: &str, verified: &Verified) -> Login {
-    let claims = verified.claims.iter().filter_map(|(name, value)| Some((name.clone(), claim(value)?)));
+    let claims =
+        verified.claims.iter().filter_map(|(name, value)| Some((name.clone(), claim(value)?)));
     Login { issuer: issuer.to_owned(), subject: verified.subject.clone(), claims: claims.collect() }
 }
 
 fn claim(value: &Value) -> Option<Claim> {
     match value {
         Value::Array(items) => Some(Claim::List(items.iter().filter_map(text).collect())),
-        Value::Null
-        | Value::Object(_)
-        | Value::Bool(_)
-        | Value::Number(_)
-        | Value::String(_) => text(value).map(Claim::Text),
+        Value::Null | Value::Object(_) | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            text(value).map(Claim::Text)
+        }
     }
 }
 

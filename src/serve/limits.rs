@@ -50,8 +50,6 @@ pub const ENDING_CALLS_MAX: usize = 4_096;
 pub const BUSY_RETRY: Duration = Duration::from_millis(250);
 /// When to come back after a fault: it takes a moment until a store answers again.
 pub const FAULT_RETRY: Duration = Duration::from_secs(1);
-/// Streams of the feed that one caller may hold open: a gateway's replicas.
-pub const SUBSCRIPTIONS_MAX: usize = 64;
 /// Failed sign-ins a second and address; beyond it no signature is looked at.
 pub const FAILED_SIGN_INS_RATE: u32 = 5;
 /// Failed sign-ins at once: a fleet behind one address that was rolled out with a wrong audience still gets told why.
@@ -82,11 +80,11 @@ pub const JOURNAL_CHUNK: u32 = 256;
 pub const RESOURCES_MAX: usize = 1_000;
 /// Grants that a dry run of a bundle shows.
 pub const WOULD_END_MAX: usize = 100;
-/// A nonce of a ping.
-pub const NONCE_MAX: usize = 32;
-/// How often a feed's client is asked to ping: the least `max_staleness` is 2 s.
-pub const PING_EVERY: Duration = Duration::from_millis(500);
 /// When clients of a draining broker come back: spread by the gateway's own jitter.
 pub const RECONNECT_AFTER: Duration = Duration::from_millis(200);
 /// Answers that may wait for a slow reader of one of our own streams.
 pub const STREAM_BUFFER: usize = 16;
+/// Items in one answer to a poller; who is further behind subscribes.
+pub const HEAD_ITEMS_MAX: usize = 10_000;
+/// The name that tells a gateway's replicas apart.
+pub const INSTANCE_MAX: usize = 64;

@@ -1,6 +1,30 @@
 //! Bytes to commands and back: gRPC services, OAuth endpoints, caller identity, refusals as statuses.
 
+pub mod access;
+pub mod answers;
+pub mod audit;
+pub mod bundles;
+pub mod caller;
+pub mod entrance;
+pub mod governance;
+pub mod hold;
+pub mod http;
+pub mod incoming;
+pub mod inventory;
 pub mod jwt;
+pub mod later;
 pub mod limits;
+pub mod listing;
+pub mod methods;
+pub mod parse;
+pub mod private;
+pub mod rates;
+pub mod revocations;
+pub mod routes;
+pub mod selector;
+pub mod server;
+pub mod show;
 pub mod status;
 pub mod strict_json;
+pub mod watch;
+pub mod who;

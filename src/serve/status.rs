@@ -4,18 +4,24 @@ use std::time::Duration;
 
 use prost::Message;
 use protem_core::refusal::Refusal;
+use protem_core::verdict::Ruling;
 use protem_proto::wire::v1;
-use protem_verify::codes::{Code, fault, wire};
+use protem_verify::codes::{Code, fault, find, law, wire};
 use protem_verify::names::Malformed;
 use tonic::{Code as Grpc, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::engine::stop::Stop;
 use crate::journal::fault::Fault;
 use crate::serve::limits::{BUSY_RETRY, FAULT_RETRY};
+use crate::serve::show;
 
 /// An answer that is not the one that was asked for. Every one carries its stable code and a remedy.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Problem {
+pub struct Problem(Box<Content>);
+
+#[derive(Clone, Debug, PartialEq)]
+struct Content {
     grpc: Grpc,
     code: Code,
     message: String,
@@ -28,60 +34,75 @@ impl Problem {
     /// A problem with `code`; `message` says what is wrong, in lower case and without a full stop.
     #[must_use]
     pub fn new(grpc: Grpc, code: Code, message: impl Into<String>) -> Self {
-        Self { grpc, code, message: message.into(), fields: vec![], retry: None, verdict: None }
+        let (fields, message) = (Vec::new(), message.into());
+        Self(Box::new(Content { grpc, code, message, fields, retry: None, verdict: None }))
     }
 
     /// A field that is wrong, in the wire's spelling.
     #[must_use]
     pub fn field(code: Code, field: &str, why: &str) -> Self {
         let mut problem = Self::new(Grpc::InvalidArgument, code, format!("`{field}` {why}"));
-        problem.fields.push((field.to_owned(), why.to_owned()));
+        problem.0.fields.push((field.to_owned(), why.to_owned()));
         problem
     }
 
     /// When to try again.
     #[must_use]
     pub fn retry(mut self, after: Duration) -> Self {
-        self.retry = Some(after);
+        self.0.retry = Some(after);
         self
     }
 
     /// Names the field that a refusal is about.
     #[must_use]
     pub fn about(mut self, field: &str) -> Self {
-        self.fields.push((field.to_owned(), self.message.clone()));
+        let why = self.0.message.clone();
+        self.0.fields.push((field.to_owned(), why));
         self
     }
 
     /// What policy said.
     #[must_use]
     pub fn verdict(mut self, verdict: v1::Verdict) -> Self {
-        self.verdict = Some(verdict);
+        self.0.verdict = Some(verdict);
         self
     }
 
     /// The stable code.
     #[must_use]
     pub fn code(&self) -> Code {
-        self.code
+        self.0.code
+    }
+
+    /// What happened, in a few words.
+    #[must_use]
+    pub fn title(&self) -> &'static str {
+        self.0.code.title
+    }
+
+    /// Whether the law said no, as against the world breaking: asking again would not help.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        self.0.code.id.starts_with("PT-01")
     }
 
     /// The status as it goes over the wire.
     #[must_use]
     pub fn status(&self) -> Status {
+        let Content { grpc, code, message, fields, retry, verdict } = &*self.0;
         let mut details = ErrorDetails::new();
-        let more = [("title".to_owned(), self.code.title.to_owned())];
-        details.set_error_info(self.code.id, DOMAIN, more);
-        for (field, why) in &self.fields {
+        let more = [("title".to_owned(), code.title.to_owned())];
+        details.set_error_info(code.id, DOMAIN, more);
+        for (field, why) in fields {
             details.add_bad_request_violation(field, why);
         }
-        if let Some(after) = self.retry {
-            details.set_retry_info(Some(after));
+        if let Some(after) = retry {
+            details.set_retry_info(Some(*after));
         }
         // The remedy is text, not a page: a help link without an address.
-        details.add_help_link(self.code.remedy, "");
-        let status = Status::with_error_details(self.grpc, &self.message, details);
-        match &self.verdict {
+        details.add_help_link(code.remedy, "");
+        let status = Status::with_error_details(*grpc, message, details);
+        match verdict {
             None => status,
             Some(verdict) => with_verdict(&status, verdict),
         }
@@ -119,7 +140,7 @@ impl From<Refusal> for Problem {
             Some(field) => problem.about(field),
             None => problem,
         };
-        match problem.grpc {
+        match problem.0.grpc {
             Grpc::ResourceExhausted | Grpc::Unavailable => problem.retry(FAULT_RETRY),
             Grpc::Ok
             | Grpc::Cancelled
@@ -147,6 +168,29 @@ impl From<Fault> for Problem {
         let after = if fault.code() == fault::STOPPING { BUSY_RETRY } else { FAULT_RETRY };
         Self::new(Grpc::Unavailable, fault.code(), fault.code().title).retry(after)
     }
+}
+
+impl From<Stop> for Problem {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Refused(refusal) => refusal.into(),
+            Stop::Denied(ruling) => denied(&ruling),
+            Stop::Faulted(fault) => fault.into(),
+            Stop::Busy { retry_after } => {
+                let why = "as many commands wait for a turn as may";
+                Self::new(Grpc::ResourceExhausted, wire::BUSY, why).retry(retry_after)
+            }
+        }
+    }
+}
+
+/// Policy's no, with its own code where it has one, and the verdict.
+fn denied(ruling: &Ruling) -> Problem {
+    let code = find(&ruling.code).unwrap_or(law::DENIED_BY_POLICY);
+    let remedy =
+        if ruling.remedy.is_empty() { String::new() } else { format!(": {}", ruling.remedy) };
+    let why = format!("policy refused the request{remedy}");
+    Problem::new(Grpc::PermissionDenied, code, why).verdict(show::verdict(ruling))
 }
 
 fn grpc_of(refusal: &Refusal) -> Grpc {
@@ -200,7 +244,6 @@ pub const DOMAIN: &str = "protem";
 
 #[cfg(test)]
 mod tests {
-    use protem_verify::codes::law;
     use protem_verify::ids::GrantId;
 
     use super::*;

@@ -1,0 +1,281 @@
+//! What every gRPC call passes before its service sees a byte of its body: who calls, room, rate, time, and one span.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use http::HeaderMap;
+use protem_verify::codes::wire;
+use protem_verify::time::Time;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Code as Grpc, Status};
+use tracing::{Instrument, Span, field};
+
+use crate::engine::broker::Broker;
+use crate::serve::caller::{Door, SignedIn};
+use crate::serve::incoming::Peer;
+use crate::serve::limits::{BUSY_RETRY, CALLS_MAX, ENDING_CALLS_MAX};
+use crate::serve::methods::{self, Lane, Rule, Who};
+use crate::serve::rates::Rates;
+use crate::serve::status::{DOMAIN, Problem};
+
+/// The way in.
+pub struct Entrance {
+    broker: Broker,
+    door: Door,
+    rates: Rates,
+    ordinary: Arc<Semaphore>,
+    ending: Arc<Semaphore>,
+    dev: bool,
+}
+
+/// How many calls may be in flight; tests choose fewer.
+#[derive(Clone, Copy, Debug)]
+pub struct CallLimits {
+    /// All but those that end access.
+    pub ordinary: usize,
+    /// Those that end access.
+    pub ending: usize,
+}
+
+impl Default for CallLimits {
+    fn default() -> Self {
+        Self { ordinary: CALLS_MAX, ending: ENDING_CALLS_MAX }
+    }
+}
+
+impl Entrance {
+    /// A way in to `broker`; in development reflection is open.
+    #[must_use]
+    pub fn new(broker: Broker, door: Door, dev: bool, limits: CallLimits) -> Self {
+        Self {
+            broker,
+            door,
+            rates: Rates::default(),
+            ordinary: Arc::new(Semaphore::new(limits.ordinary)),
+            ending: Arc::new(Semaphore::new(limits.ending)),
+            dev,
+        }
+    }
+
+    /// Forgets rates that no longer matter.
+    pub fn tidy(&self) {
+        self.rates.tidy();
+    }
+
+    fn admit(&self, request: &mut Request, rule: &Rule) -> Result<OwnedSemaphorePermit, Problem> {
+        let peer = request.extensions().get::<Arc<Peer>>().cloned();
+        if let Some(signed_in) = self.sign_in(request.headers(), rule, peer.as_deref())? {
+            Span::current().record("caller", field::display(name(&signed_in)));
+            request.extensions_mut().insert(signed_in);
+        }
+        let lane = match rule.lane {
+            Lane::Ordinary => &self.ordinary,
+            Lane::Ending => &self.ending,
+        };
+        Arc::clone(lane).try_acquire_owned().map_err(|_| {
+            let why = "as many calls are in flight as the broker takes at once";
+            Problem::new(Grpc::ResourceExhausted, wire::BUSY, why).retry(BUSY_RETRY)
+        })
+    }
+
+    fn sign_in(
+        &self,
+        headers: &HeaderMap,
+        rule: &Rule,
+        peer: Option<&Peer>,
+    ) -> Result<Option<Arc<SignedIn>>, Problem> {
+        if rule.who == Who::Anyone {
+            return Ok(None);
+        }
+        let clock = self.broker.clock();
+        let (now, boot) = (Time::from(clock.unix()), clock.boot());
+        let bundle = self.broker.bundle();
+        let ip = peer.map(|peer| peer.address.ip());
+        if let Some(ip) = ip {
+            self.rates.may_try(ip, boot)?;
+        }
+        let signed_in = self.door.sign_in(headers, &bundle, now).inspect_err(|_| {
+            if let Some(ip) = ip {
+                self.rates.failed(ip, boot);
+            }
+        })?;
+        if let Some(peer) = peer {
+            peer.sign_in();
+        }
+        if rule.who == Who::Known {
+            let caller = signed_in.caller()?;
+            if rule.lane == Lane::Ordinary {
+                self.rates.count(caller, &bundle)?;
+            }
+        }
+        Ok(Some(signed_in))
+    }
+}
+
+/// The middleware around all gRPC services.
+pub async fn enter(
+    State(entrance): State<Arc<Entrance>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Some(rule) = methods::rule(request.uri().path(), entrance.dev) else {
+        return unknown_method();
+    };
+    let span = tracing::info_span!(
+        "rpc",
+        method = rule.path,
+        caller = field::Empty,
+        code = field::Empty,
+        ms = field::Empty
+    );
+    let started = entrance.broker.clock().boot();
+    let recorded = span.clone();
+    let broker = entrance.broker.clone();
+    let response = called(entrance, rule, request, next).instrument(span).await;
+    let took = broker.clock().boot().saturating_sub(started);
+    recorded.record("ms", u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+    recorded.record("code", field::display(code(response.headers())));
+    recorded.in_scope(|| tracing::debug!("answered"));
+    response
+}
+
+async fn called(entrance: Arc<Entrance>, rule: Rule, mut request: Request, next: Next) -> Response {
+    let permit = match entrance.admit(&mut request, &rule) {
+        Ok(permit) => permit,
+        Err(problem) => return answer(problem),
+    };
+    // A call that ends for lack of time has not undone anything: what it began is finished (design.md §2).
+    let within = rule.within.min(asked(request.headers()).unwrap_or(Duration::MAX));
+    let response = tokio::time::timeout(within, next.run(request)).await;
+    drop(permit);
+    match response {
+        Ok(response) => complete(response),
+        Err(_) => {
+            let why = format!("the call was not answered within {within:?}");
+            answer(Problem::new(Grpc::DeadlineExceeded, wire::TOO_SLOW, why))
+        }
+    }
+}
+
+/// The caller's own deadline, `grpc-timeout`; what cannot be read counts as none, and ours holds anyway.
+fn asked(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(count.saturating_mul(3_600))),
+        "M" => Some(Duration::from_secs(count.saturating_mul(60))),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+/// Errors that the library made, before a service was reached, get their code too.
+fn complete(response: Response) -> Response {
+    let headers = response.headers();
+    let status = Status::from_header_map(headers);
+    let Some(status) = status.filter(|status| status.code() != Grpc::Ok) else {
+        return response;
+    };
+    if !status.details().is_empty() {
+        return response;
+    }
+    answer(of_the_library(&status))
+}
+
+fn of_the_library(status: &Status) -> Problem {
+    let problem = |grpc, code, why: &str| Problem::new(grpc, code, why.to_owned());
+    match status.code() {
+        Grpc::OutOfRange | Grpc::ResourceExhausted => {
+            problem(Grpc::InvalidArgument, wire::TOO_LARGE, "the message is too large")
+        }
+        Grpc::Unimplemented => {
+            problem(Grpc::Unimplemented, wire::UNKNOWN_METHOD, "there is no such method")
+        }
+        Grpc::Internal | Grpc::InvalidArgument => {
+            problem(Grpc::InvalidArgument, wire::UNDECODABLE, "the message cannot be decoded")
+        }
+        Grpc::Ok
+        | Grpc::Cancelled
+        | Grpc::Unknown
+        | Grpc::DeadlineExceeded
+        | Grpc::NotFound
+        | Grpc::AlreadyExists
+        | Grpc::PermissionDenied
+        | Grpc::FailedPrecondition
+        | Grpc::Aborted
+        | Grpc::Unavailable
+        | Grpc::DataLoss
+        | Grpc::Unauthenticated => problem(status.code(), wire::DEFECT, status.message()),
+    }
+}
+
+/// A path that is no method's.
+#[must_use]
+pub fn unknown_method() -> Response {
+    let why = "the broker serves no method of this path";
+    answer(Problem::new(Grpc::Unimplemented, wire::UNKNOWN_METHOD, why))
+}
+
+/// A problem as a whole gRPC answer.
+#[must_use]
+pub fn answer(problem: Problem) -> Response {
+    problem.status().into_http::<Body>()
+}
+
+fn code(headers: &HeaderMap) -> String {
+    let status = Status::from_header_map(headers);
+    status.map_or_else(|| "OK".to_owned(), |status| format!("{:?}", status.code()))
+}
+
+/// How logs name a caller; a token's own words are not in it but the subject's.
+fn name(signed_in: &SignedIn) -> String {
+    match &signed_in.who {
+        Ok(caller) => caller.actor().0.to_string(),
+        Err(_) => format!("{DOMAIN}:nobody"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_of_callers_are_read() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", text.parse().unwrap());
+            asked(&headers)
+        };
+        assert_eq!(read("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(read("2S"), Some(Duration::from_secs(2)));
+        for bad in ["", "S", "-1S", "1", "1x", "123456789S", "1 S"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_librarys_errors_get_codes() {
+        for (status, grpc, reason) in [
+            (Status::out_of_range("too large"), Grpc::InvalidArgument, "PT-0203"),
+            (Status::internal("failed to decode"), Grpc::InvalidArgument, "PT-0204"),
+            (Status::unimplemented(""), Grpc::Unimplemented, "PT-0211"),
+        ] {
+            let response = complete(status.into_http::<Body>());
+            let found = Status::from_header_map(response.headers()).unwrap();
+            assert_eq!(found.code(), grpc);
+            let details = tonic_types::StatusExt::get_error_details(&found);
+            assert_eq!(details.error_info().unwrap().reason, reason);
+        }
+    }
+}

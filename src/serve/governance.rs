@@ -1,0 +1,252 @@
+//! `GovernanceService`: people see everything they may, stop what they may, and prove what happened.
+
+use std::time::Duration;
+
+use protem_core::event::Target;
+use protem_proto::wire::v1;
+use protem_proto::wire::v1::governance_service_server::GovernanceService;
+use protem_verify::ids::GrantId;
+use protem_verify::names::Words;
+use tonic::{Request, Response, Status};
+
+use crate::engine::broker::Broker;
+use crate::engine::receipts::{Enforcement, Mark};
+use crate::policy::ask::{Action, Object};
+use crate::policy::login::Caller;
+use crate::serve::answers::{Answers, Gone, Sink};
+use crate::serve::audit;
+use crate::serve::inventory;
+use crate::serve::later::not_built;
+use crate::serve::listing;
+use crate::serve::parse;
+use crate::serve::selector::{self, Selected};
+use crate::serve::show;
+use crate::serve::status::Problem;
+use crate::serve::watch::Watch;
+use crate::serve::who;
+
+/// The service.
+pub struct Governance {
+    /// What answers.
+    pub broker: Broker,
+    /// What ends streams.
+    pub watch: Watch,
+}
+
+#[tonic::async_trait]
+impl GovernanceService for Governance {
+    type RevokeStream = Answers<v1::RevokeResponse>;
+    type ReadJournalStream = Answers<v1::ReadJournalResponse>;
+    type BackupStream = Answers<v1::BackupResponse>;
+
+    async fn list_grants(
+        &self,
+        request: Request<v1::ListGrantsRequest>,
+    ) -> Result<Response<v1::ListGrantsResponse>, Status> {
+        let signed_in = who::signed_in(&request)?;
+        let caller = signed_in.caller()?;
+        let answer = listing::grants(&self.broker, caller, request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn get_grant(
+        &self,
+        request: Request<v1::GetGrantRequest>,
+    ) -> Result<Response<v1::GetGrantResponse>, Status> {
+        let signed_in = who::signed_in(&request)?;
+        let caller = signed_in.caller()?;
+        let id = selector::grant(&self.broker, &request.get_ref().grant_id).await?;
+        let grant = who::visible(&self.broker, caller, id).await?;
+        Ok(Response::new(v1::GetGrantResponse { grant: Some(show::grant(&grant)) }))
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<v1::RevokeRequest>,
+    ) -> Result<Response<Self::RevokeStream>, Status> {
+        let signed_in = who::signed_in(&request)?;
+        let caller = signed_in.caller()?;
+        let wire = request.into_inner();
+        let note = parse::required_words("note", &wire.note)?;
+        let wait = parse::wait(wire.wait.as_ref())?;
+        let targets = match selector::read(&self.broker, wire.selector).await? {
+            Selected::Leaked(grant) => {
+                let seq = self.leaked(caller, grant, note).await?;
+                return Ok(Response::new(only(v1::RevokeResponse { seq, ..Default::default() })));
+            }
+            Selected::Targets(targets) => targets,
+        };
+        selector::may_revoke(&self.broker, who::person(caller)?, &targets).await?;
+        let revoked = self.broker.revoke(caller, targets, note).await.map_err(Problem::from)?;
+        let (sink, answers) = Sink::new();
+        let (broker, watch) = (self.broker.clone(), self.watch.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = follow(&broker, &sink, &revoked.mark, revoked.grants_ended, wait) => {}
+                () = watch.draining() => {}
+                () = sink.closed() => {}
+            }
+        });
+        Ok(Response::new(answers))
+    }
+
+    async fn list_identities(
+        &self,
+        request: Request<v1::ListIdentitiesRequest>,
+    ) -> Result<Response<v1::ListIdentitiesResponse>, Status> {
+        let signed_in = who::signed_in(&request)?;
+        let caller = signed_in.caller()?;
+        let answer = inventory::identities(&self.broker, caller, request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn set_quarantine(
+        &self,
+        request: Request<v1::SetQuarantineRequest>,
+    ) -> Result<Response<v1::SetQuarantineResponse>, Status> {
+        let signed_in = who::signed_in(&request)?;
+        let caller = signed_in.caller()?;
+        let wire = request.into_inner();
+        let identity = selector::identity("identity", &wire.identity)?;
+        let note = parse::required_words("note", &wire.note)?;
+        who::permit(&self.broker, who::person(caller)?, Action::Administer, &[Object::Broker])?;
+        inventory::must_know(&self.broker, &identity)?;
+        let mark = self
+            .broker
+            .set_quarantine(caller, identity.clone(), wire.quarantined, note)
+            .await
+            .map_err(Problem::from)?;
+        let identity = inventory::identity(&self.broker, &identity).await?;
+        Ok(Response::new(v1::SetQuarantineResponse { identity: Some(identity), seq: mark.seq.0 }))
+    }
+
+    async fn list_gateways(
+        &self,
+        request: Request<v1::ListGatewaysRequest>,
+    ) -> Result<Response<v1::ListGatewaysResponse>, Status> {
+        let signed_in = who::signed_in(&request)?;
+        let caller = signed_in.caller()?;
+        who::may_view(&self.broker, caller, &[Object::Broker])?;
+        let gateways = inventory::gateways(&self.broker);
+        Ok(Response::new(v1::ListGatewaysResponse { gateways }))
+    }
+
+    async fn list_keys(
+        &self,
+        request: Request<v1::ListKeysRequest>,
+    ) -> Result<Response<v1::ListKeysResponse>, Status> {
+        let signed_in = who::signed_in(&request)?;
+        let caller = signed_in.caller()?;
+        who::may_view(&self.broker, caller, &[Object::Broker])?;
+        let keys = inventory::keys(&self.broker).await?;
+        Ok(Response::new(v1::ListKeysResponse { keys }))
+    }
+
+    async fn rotate_key(
+        &self,
+        _: Request<v1::RotateKeyRequest>,
+    ) -> Result<Response<v1::RotateKeyResponse>, Status> {
+        Err(not_built("rotating keys by hand", "revoke with a key id voids all it signed").into())
+    }
+
+    async fn list_secrets(
+        &self,
+        request: Request<v1::ListSecretsRequest>,
+    ) -> Result<Response<v1::ListSecretsResponse>, Status> {
+        let signed_in = who::signed_in(&request)?;
+        let caller = signed_in.caller()?;
+        who::may_view(&self.broker, caller, &[Object::Broker])?;
+        let secrets = inventory::secrets(&self.broker);
+        Ok(Response::new(v1::ListSecretsResponse { secrets }))
+    }
+
+    async fn read_journal(
+        &self,
+        request: Request<v1::ReadJournalRequest>,
+    ) -> Result<Response<Self::ReadJournalStream>, Status> {
+        let signed_in = who::signed_in(&request)?;
+        let wire = request.into_inner();
+        let answers = audit::read(&self.broker, &self.watch, signed_in, wire).await?;
+        Ok(Response::new(answers))
+    }
+
+    async fn get_proof(
+        &self,
+        request: Request<v1::GetProofRequest>,
+    ) -> Result<Response<v1::GetProofResponse>, Status> {
+        let signed_in = who::signed_in(&request)?;
+        let caller = signed_in.caller()?;
+        let wire = request.into_inner();
+        let answer = audit::prove(&self.broker, caller, &wire).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn get_report(
+        &self,
+        _: Request<v1::GetReportRequest>,
+    ) -> Result<Response<v1::GetReportResponse>, Status> {
+        Err(not_built("the report", "list identities, gateways and secrets").into())
+    }
+
+    async fn backup(
+        &self,
+        _: Request<v1::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        Err(not_built("a backup while serving", "copy the data folder of a stopped broker").into())
+    }
+}
+
+impl Governance {
+    /// Ends the grant of a leaked credential, if it still counts. The answer is the same if not: a place in the journal.
+    async fn leaked(
+        &self,
+        caller: &Caller,
+        grant: Option<GrantId>,
+        note: Words,
+    ) -> Result<u64, Problem> {
+        let Some(grant) = grant else { return Ok(self.broker.head().seq.0) };
+        let revoked = self.broker.revoke(caller, vec![Target::Grant(grant)], note).await;
+        match revoked.map_err(Problem::from) {
+            Ok(revoked) => Ok(revoked.mark.seq.0),
+            Err(problem) if problem.is_refusal() => Ok(self.broker.head().seq.0),
+            Err(problem) => Err(problem),
+        }
+    }
+}
+
+/// The first answer at once, then one per change, until it holds everywhere or the caller has waited enough.
+async fn follow(
+    broker: &Broker,
+    sink: &Sink<v1::RevokeResponse>,
+    mark: &Mark,
+    grants_ended: u64,
+    wait: Option<Duration>,
+) -> Result<(), Gone> {
+    let answer = |known: &Enforcement| v1::RevokeResponse {
+        seq: mark.seq.0,
+        grants_ended,
+        enforcement: show::enforcement(known),
+        enforced_everywhere: known.everywhere,
+    };
+    let mut changed = broker.enforcement_changed();
+    let mut known = broker.enforcement(mark);
+    sink.send(answer(&known)).await?;
+    let Some(wait) = wait else { return Ok(()) };
+    let mut waited = std::pin::pin!(tokio::time::sleep(wait));
+    while !known.everywhere {
+        tokio::select! {
+            () = waited.as_mut() => return Ok(()),
+            more = changed.changed() => if more.is_err() { return Ok(()) },
+        }
+        let now = broker.enforcement(mark);
+        if now != known {
+            known = now;
+            sink.send(answer(&known)).await?;
+        }
+    }
+    Ok(())
+}
+
+fn only<T: Send + 'static>(answer: T) -> Answers<T> {
+    Box::pin(tokio_stream::once(Ok(answer)))
+}

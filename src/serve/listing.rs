@@ -1,0 +1,162 @@
+//! Lists of grants: filtered, by pages, and only what the caller may see.
+
+use protem_proto::wire::v1;
+use protem_proto::wire::v1::selector::By;
+use protem_verify::names::{IdentityName, Malformed, ResourceName, ScopeName};
+
+use crate::engine::broker::Broker;
+use crate::journal::reader::{GrantFilter, Stage};
+use crate::journal::records::GrantRecord;
+use crate::policy::ask::Object;
+use crate::policy::login::{Caller, Principal};
+use crate::serve::later::not_built;
+use crate::serve::limits::RESOURCES_MAX;
+use crate::serve::parse;
+use crate::serve::selector;
+use crate::serve::show;
+use crate::serve::status::Problem;
+use crate::serve::who;
+
+/// A page of grants, newest first.
+///
+/// # Errors
+/// When a filter is wrong, or the caller may not see what it selects.
+pub async fn grants(
+    broker: &Broker,
+    caller: &Caller,
+    wire: v1::ListGrantsRequest,
+) -> Result<v1::ListGrantsResponse, Problem> {
+    if !wire.approver.is_empty() {
+        return Err(not_built("listing by approver", "list all and look at their approvals"));
+    }
+    let (mut filter, identities, objects) = selected(broker, wire.selector).await?;
+    filter.states = states(&wire.states)?;
+    filter.since = wire.since.map(|at| parse::moment("since", &at)).transpose()?;
+    filter.until = wire.until.map(|at| parse::moment("until", &at)).transpose()?;
+    filter.limit = parse::page_size(wire.page_size)?;
+    if !wire.page_token.is_empty() {
+        filter.before = Some(parse::grant_id("page_token", &wire.page_token)?);
+    }
+    match &caller.principal {
+        // Whatever it selects, a workload sees its own: somebody else's looks like nothing at all.
+        Principal::Workload { by, .. } => {
+            let own = Object::Identity(by.identity.clone());
+            let foreign = |object: &Object| matches!(object, Object::Identity(_)) && *object != own;
+            if objects.iter().any(foreign) {
+                return Ok(v1::ListGrantsResponse::default());
+            }
+            filter.identity = Some(by.identity.clone());
+        }
+        Principal::Person(_) | Principal::Gateway { .. } => {
+            if objects.is_empty() {
+                who::may_view(broker, caller, &[])?;
+            }
+            for object in &objects {
+                who::may_view(broker, caller, std::slice::from_ref(object))?;
+            }
+        }
+    }
+    let limit = filter.limit;
+    let found = if identities.is_empty() {
+        who::read(broker, move |reader| reader.grants(&filter)).await?
+    } else {
+        owned(broker, filter, identities).await?
+    };
+    let full = u32::try_from(found.len()).is_ok_and(|count| count >= limit);
+    let next = found.last().filter(|_| full).map(|last| last.id.text());
+    Ok(v1::ListGrantsResponse {
+        grants: found.iter().map(show::grant).collect(),
+        next_page_token: next.unwrap_or_default(),
+    })
+}
+
+/// What a selector filters by, the identities of an owner, and what its viewer must be permitted to see, all of it.
+async fn selected(
+    broker: &Broker,
+    selector: Option<v1::Selector>,
+) -> Result<(GrantFilter, Vec<IdentityName>, Vec<Object>), Problem> {
+    let mut filter = GrantFilter::default();
+    let Some(by) = selector.and_then(|selector| selector.by) else {
+        return Ok((filter, vec![], vec![]));
+    };
+    let objects = match by {
+        By::Grant(_) => {
+            let why = "selects one grant; get it instead";
+            return Err(Malformed { field: "selector.grant", why }.into());
+        }
+        By::Identity(text) => {
+            let identity = selector::identity("selector.identity", &text)?;
+            filter.identity = Some(identity.clone());
+            vec![Object::Identity(identity)]
+        }
+        By::Task(text) => {
+            let (identity, task) = selector::task(&text)?;
+            filter.identity = Some(identity.clone());
+            filter.task = Some(task);
+            vec![Object::Identity(identity)]
+        }
+        By::Resource(text) => {
+            let resource = ResourceName::try_from(text.as_str())?;
+            filter.resource = Some(resource.clone());
+            vec![Object::Resource(resource)]
+        }
+        By::Scope(text) => {
+            let (resource, scope) = selector::split("selector.scope", &text)?;
+            let resource = ResourceName::try_from(resource)?;
+            filter.resource = Some(resource.clone());
+            filter.scope = Some(ScopeName::try_from(scope)?);
+            vec![Object::Resource(resource)]
+        }
+        By::Owner(text) => {
+            let owned = broker.bundle().owned_by(&text);
+            if owned.len() > RESOURCES_MAX {
+                let why = "owns more than 1,000 identities; list by identity";
+                return Err(Malformed { field: "selector.owner", why }.into());
+            }
+            let objects = owned.iter().cloned().map(Object::Identity).collect();
+            return Ok((filter, owned, objects));
+        }
+        By::Everything(_) => vec![],
+        By::KeyId(_) | By::Token(_) => {
+            let why = "can be revoked by, not listed by";
+            return Err(Malformed { field: "selector", why }.into());
+        }
+    };
+    Ok((filter, vec![], objects))
+}
+
+/// The newest of several identities.
+async fn owned(
+    broker: &Broker,
+    filter: GrantFilter,
+    identities: Vec<IdentityName>,
+) -> Result<Vec<GrantRecord>, Problem> {
+    who::read(broker, move |reader| {
+        let mut found = Vec::new();
+        for identity in identities {
+            let one = GrantFilter { identity: Some(identity), ..filter.clone() };
+            found.extend(reader.grants(&one)?);
+        }
+        found.sort_by_key(|grant| std::cmp::Reverse(grant.id));
+        found.truncate(usize::try_from(filter.limit).unwrap_or(usize::MAX));
+        Ok(found)
+    })
+    .await
+}
+
+fn states(wire: &[i32]) -> Result<Vec<Stage>, Problem> {
+    let bad = || Problem::from(Malformed { field: "states", why: "holds an unknown state" });
+    if wire.len() > STATES_MAX {
+        return Err(bad());
+    }
+    let one = |state: &i32| match v1::GrantState::try_from(*state) {
+        Ok(v1::GrantState::Pending) => Ok(Stage::Pending),
+        Ok(v1::GrantState::Active) => Ok(Stage::Active),
+        Ok(v1::GrantState::Ended) => Ok(Stage::Ended),
+        Ok(v1::GrantState::Unspecified) | Err(_) => Err(bad()),
+    };
+    wire.iter().map(one).collect()
+}
+
+/// There are three states; some repetition does no harm.
+const STATES_MAX: usize = 16;

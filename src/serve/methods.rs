@@ -1,0 +1,138 @@
+//! Every method that is served: who may call it, in which lane it waits, and how long its answer may take.
+
+use std::time::Duration;
+
+use crate::serve::limits::{ANSWER_WITHIN, BUNDLE_WITHIN, WAIT_MAX};
+
+/// How a method is treated before its service sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Its path.
+    pub path: &'static str,
+    /// Who may call it.
+    pub who: Who,
+    /// Where it waits.
+    pub lane: Lane,
+    /// How long until its first answer.
+    pub within: Duration,
+}
+
+/// Who may call a method, before the service asks policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Nobody has to sign in.
+    Anyone,
+    /// A valid token, matched by the bundle or not.
+    SignedIn,
+    /// Somebody the bundle knows.
+    Known,
+}
+
+/// Which calls share a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Counted against the caller's rate, and against the calls in flight.
+    Ordinary,
+    /// Ends access: never counted against a rate, and in flight beside the others.
+    Ending,
+}
+
+/// The rule of a path; `None` for one that is not served. `dev`: reflection is open.
+#[must_use]
+pub fn rule(path: &str, dev: bool) -> Option<Rule> {
+    let found = RULES.iter().find(|rule| rule.path == path)?;
+    let open = dev && path.starts_with("/grpc.reflection.");
+    Some(if open { Rule { who: Who::Anyone, ..*found } } else { *found })
+}
+
+const fn known(path: &'static str) -> Rule {
+    Rule { path, who: Who::Known, lane: Lane::Ordinary, within: ANSWER_WITHIN }
+}
+
+const fn ending(path: &'static str, within: Duration) -> Rule {
+    Rule { path, who: Who::Known, lane: Lane::Ending, within }
+}
+
+const fn open(path: &'static str, who: Who) -> Rule {
+    Rule { path, who, lane: Lane::Ordinary, within: ANSWER_WITHIN }
+}
+
+const fn bundle(path: &'static str) -> Rule {
+    Rule { path, who: Who::Known, lane: Lane::Ordinary, within: BUNDLE_WITHIN }
+}
+
+/// All of them; a test compares them with the contract.
+pub const RULES: &[Rule] = &[
+    known("/protem.v1.AccessService/RequestAccess"),
+    known("/protem.v1.AccessService/ExplainAccess"),
+    known("/protem.v1.AccessService/WatchGrant"),
+    known("/protem.v1.AccessService/RenewCredential"),
+    known("/protem.v1.AccessService/HoldTask"),
+    // It may wait for enforcement on top of its own time.
+    ending("/protem.v1.AccessService/CompleteTask", ANSWER_WITHIN.saturating_add(WAIT_MAX)),
+    ending("/protem.v1.AccessService/ReturnGrant", ANSWER_WITHIN),
+    open("/protem.v1.AccessService/WhoAmI", Who::SignedIn),
+    known("/protem.v1.ApprovalService/ListPending"),
+    known("/protem.v1.ApprovalService/WatchPending"),
+    known("/protem.v1.ApprovalService/Decide"),
+    known("/protem.v1.ApprovalService/ListReviews"),
+    known("/protem.v1.ApprovalService/CloseReview"),
+    known("/protem.v1.GovernanceService/ListGrants"),
+    known("/protem.v1.GovernanceService/GetGrant"),
+    ending("/protem.v1.GovernanceService/Revoke", ANSWER_WITHIN),
+    known("/protem.v1.GovernanceService/ListIdentities"),
+    ending("/protem.v1.GovernanceService/SetQuarantine", ANSWER_WITHIN),
+    known("/protem.v1.GovernanceService/ListGateways"),
+    known("/protem.v1.GovernanceService/ListKeys"),
+    known("/protem.v1.GovernanceService/RotateKey"),
+    known("/protem.v1.GovernanceService/ListSecrets"),
+    known("/protem.v1.GovernanceService/ReadJournal"),
+    known("/protem.v1.GovernanceService/GetProof"),
+    known("/protem.v1.GovernanceService/GetReport"),
+    known("/protem.v1.GovernanceService/Backup"),
+    bundle("/protem.v1.BundleService/ApplyBundle"),
+    bundle("/protem.v1.BundleService/GetBundle"),
+    bundle("/protem.v1.BundleService/DiffBundle"),
+    known("/protem.v1.RevocationService/Subscribe"),
+    known("/protem.v1.RevocationService/Head"),
+    known("/protem.v1.UsageService/ReportUsage"),
+    open("/grpc.health.v1.Health/Check", Who::Anyone),
+    open("/grpc.health.v1.Health/Watch", Who::Anyone),
+    open("/grpc.health.v1.Health/List", Who::Anyone),
+    open("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Who::SignedIn),
+    open("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Who::SignedIn),
+];
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+
+    #[test]
+    fn every_method_of_the_contract_has_a_rule() {
+        let set = FileDescriptorSet::decode(protem_proto::wire::DESCRIPTORS).unwrap();
+        let mut count = 0;
+        for file in set.file {
+            for service in &file.service {
+                for method in &service.method {
+                    let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                    let rule = rule(&path, true).unwrap_or_else(|| panic!("{path} has no rule"));
+                    assert_ne!(rule.who, Who::Anyone, "{path}");
+                    count += 1;
+                }
+            }
+        }
+        assert_eq!(count, RULES.iter().filter(|rule| rule.path.starts_with("/protem.")).count());
+    }
+
+    #[test]
+    fn reflection_is_open_in_development_only() {
+        let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+        assert_eq!(rule(path, true).map(|rule| rule.who), Some(Who::Anyone));
+        assert_eq!(rule(path, false).map(|rule| rule.who), Some(Who::SignedIn));
+        assert_eq!(rule("/protem.v1.AccessService/Nothing", true), None);
+        assert_eq!(rule("protem.v1.AccessService/RequestAccess", true), None);
+    }
+}

@@ -1,0 +1,41 @@
+//! The second listener, for whoever runs the broker: is it alive, is it ready.
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use http::StatusCode;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::engine::broker::Broker;
+
+#[derive(Clone)]
+struct Private {
+    broker: Broker,
+    draining: watch::Receiver<bool>,
+}
+
+/// Serves `/livez` and `/readyz` until the task is dropped.
+pub async fn serve(broker: Broker, listener: TcpListener, draining: watch::Receiver<bool>) {
+    let router = Router::new()
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(ready))
+        .with_state(Private { broker, draining });
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "the private listener ended");
+    }
+}
+
+/// Ready: not draining, and the store can still prove its head, as gateways need it to.
+async fn ready(State(private): State<Private>) -> (StatusCode, String) {
+    if *private.draining.borrow() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
+    }
+    match private.broker.prove(Vec::new()).await {
+        Ok(_) => (StatusCode::OK, "ready\n".to_owned()),
+        Err(fault) => {
+            let code = fault.code();
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{}: {}\n", code.id, code.title))
+        }
+    }
+}

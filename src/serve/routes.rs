@@ -1,0 +1,81 @@
+//! All services on one router: gRPC behind the entrance, documents beside it.
+
+use std::sync::Arc;
+
+use axum::{Router, middleware};
+use protem_proto::wire::feed::revocation_service_server::RevocationServiceServer;
+use protem_proto::wire::v1::access_service_server::AccessServiceServer;
+use protem_proto::wire::v1::approval_service_server::ApprovalServiceServer;
+use protem_proto::wire::v1::bundle_service_server::BundleServiceServer;
+use protem_proto::wire::v1::governance_service_server::GovernanceServiceServer;
+use protem_proto::wire::v1::usage_service_server::UsageServiceServer;
+use tonic::service::Routes;
+use tonic_reflection::server::Builder;
+
+use crate::engine::broker::Broker;
+use crate::serve::access::Access;
+use crate::serve::bundles::Bundles;
+use crate::serve::entrance::{Entrance, enter};
+use crate::serve::governance::Governance;
+use crate::serve::http;
+use crate::serve::later::{Approvals, Usage};
+use crate::serve::limits::{BUNDLE_MESSAGE_MAX, MESSAGE_MAX};
+use crate::serve::revocations::Revocations;
+use crate::serve::watch::Watch;
+
+/// Everything on the broker's port; `dev`: its port, to check `Host` and `Origin` by.
+pub fn all(broker: &Broker, entrance: &Arc<Entrance>, watch: &Watch, dev: Option<u16>) -> Router {
+    let entered = middleware::from_fn_with_state(Arc::clone(entrance), enter);
+    let grpc = services(broker, watch).into_axum_router().reset_fallback().layer(entered);
+    let router = Router::new().merge(grpc).merge(http::routes(broker)).fallback(http::nothing);
+    match dev {
+        Some(port) => http::only_own_host(router, port),
+        None => router,
+    }
+}
+
+fn services(broker: &Broker, watch: &Watch) -> Routes {
+    let (broker, watch) = (|| broker.clone(), || watch.clone());
+    let access = Access { broker: broker(), watch: watch() };
+    let governance = Governance { broker: broker(), watch: watch() };
+    let revocations = Revocations { broker: broker(), watch: watch() };
+    let bundles = Bundles { broker: broker() };
+    let mut routes = Routes::builder();
+    routes
+        .add_service(AccessServiceServer::new(access).max_decoding_message_size(MESSAGE_MAX))
+        .add_service(
+            GovernanceServiceServer::new(governance).max_decoding_message_size(MESSAGE_MAX),
+        )
+        .add_service(
+            RevocationServiceServer::new(revocations).max_decoding_message_size(MESSAGE_MAX),
+        )
+        .add_service(
+            BundleServiceServer::new(bundles).max_decoding_message_size(BUNDLE_MESSAGE_MAX),
+        )
+        .add_service(ApprovalServiceServer::new(Approvals).max_decoding_message_size(MESSAGE_MAX))
+        .add_service(UsageServiceServer::new(Usage).max_decoding_message_size(MESSAGE_MAX))
+        .add_service(health());
+    // Both versions: widespread tools still ask for v1alpha alone.
+    if let Ok(v1) = reflection().build_v1() {
+        routes.add_service(v1);
+    }
+    if let Ok(v1alpha) = reflection().build_v1alpha() {
+        routes.add_service(v1alpha);
+    }
+    routes.routes()
+}
+
+/// Health of the whole server; whether the store answers is `/readyz`.
+fn health()
+-> tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health> {
+    let (_, health) = tonic_health::server::health_reporter();
+    health
+}
+
+/// Our services, health, and the messages of rich errors, so that tools can show all of them.
+fn reflection() -> Builder<'static> {
+    Builder::configure()
+        .register_encoded_file_descriptor_set(protem_proto::wire::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+}

@@ -1,0 +1,174 @@
+//! Selectors: what they name, who may end it, and what a leaked credential proves.
+
+use protem_core::event::Target;
+use protem_core::refusal::Refusal;
+use protem_proto::wire::v1;
+use protem_proto::wire::v1::selector::By;
+use protem_verify::claims::Claims;
+use protem_verify::codes::wire;
+use protem_verify::ids::GrantId;
+use protem_verify::jws::{ACCESS_TOKEN, Jws};
+use protem_verify::keys::Keys;
+use protem_verify::names::{IdentityName, KeyId, Malformed, ResourceName, ScopeName, TaskId};
+use protem_verify::time::Time;
+
+use crate::engine::broker::Broker;
+use crate::policy::ask::{Action, Object};
+use crate::policy::login::Person;
+use crate::serve::parse;
+use crate::serve::status::Problem;
+use crate::serve::who;
+
+/// What a selector names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selected {
+    /// Things that policy decides on: all must be permitted.
+    Targets(Vec<Target>),
+    /// A leaked credential; whoever holds it may end its grant. None: it counts no more, or never did.
+    Leaked(Option<GrantId>),
+}
+
+/// Reads a selector.
+///
+/// # Errors
+/// When it names nothing, or something misspelled or unknown to the bundle.
+pub async fn read(broker: &Broker, selector: Option<v1::Selector>) -> Result<Selected, Problem> {
+    let by = selector.and_then(|selector| selector.by).ok_or(parse::missing("selector"))?;
+    let one = |target| Ok(Selected::Targets(vec![target]));
+    match by {
+        By::Grant(text) => one(Target::Grant(grant(broker, &text).await?)),
+        By::Identity(text) => one(Target::Identity(identity("selector.identity", &text)?)),
+        By::Task(text) => {
+            let (name, task) = task(&text)?;
+            one(Target::Task(name, task))
+        }
+        By::Resource(text) => one(Target::Resource(known_resource(broker, &text)?)),
+        By::Scope(text) => {
+            let (resource, scope) = split("selector.scope", &text)?;
+            broker.bundle().check_names(resource, &[scope]).map_err(parse::unknown)?;
+            one(Target::Scope(ResourceName::try_from(resource)?, ScopeName::try_from(scope)?))
+        }
+        By::Owner(text) => {
+            let owned = broker.bundle().owned_by(&text);
+            if owned.is_empty() {
+                let why = format!("names `{}`, who owns no identity", parse::plain(&text));
+                return Err(Problem::field(wire::UNKNOWN_NAME, "selector.owner", &why));
+            }
+            Ok(Selected::Targets(owned.into_iter().map(Target::Identity).collect()))
+        }
+        By::KeyId(text) => one(Target::Key(KeyId::try_from(text.as_str())?)),
+        By::Token(text) => Ok(Selected::Leaked(leaked(broker, &text))),
+        By::Everything(true) => one(Target::Everything),
+        By::Everything(false) => Err(parse::missing("selector")),
+    }
+}
+
+/// Whether a person may end all of these.
+///
+/// # Errors
+/// PERMISSION_DENIED with policy's reason; NOT_FOUND for a grant that it may not even see.
+pub async fn may_revoke(
+    broker: &Broker,
+    person: &Person,
+    targets: &[Target],
+) -> Result<(), Problem> {
+    for target in targets {
+        let objects = match target {
+            Target::Grant(id) => {
+                let id = *id;
+                let found = who::read(broker, move |reader| reader.grant(&id)).await?;
+                let unknown = || Problem::from(Refusal::UnknownGrant(id));
+                let objects = who::objects(&found.ok_or_else(unknown)?).to_vec();
+                // Who may neither end nor see it learns nothing, not even that it is there.
+                let hidden = who::permit(broker, person, Action::View, &objects).is_err()
+                    && who::permit(broker, person, Action::View, &[Object::Broker]).is_err()
+                    && who::permit(broker, person, Action::Revoke, &objects).is_err();
+                if hidden {
+                    return Err(unknown());
+                }
+                objects
+            }
+            Target::Task(identity, _) | Target::Identity(identity) => {
+                vec![Object::Identity(identity.clone())]
+            }
+            Target::Resource(resource) | Target::Scope(resource, _) => {
+                vec![Object::Resource(resource.clone())]
+            }
+            Target::Key(_) | Target::Everything => vec![Object::Broker],
+        };
+        who::permit(broker, person, Action::Revoke, &objects)?;
+    }
+    Ok(())
+}
+
+/// A grant by its id, or by the shortest unique part of one, for people who read it off a screen.
+///
+/// # Errors
+/// When no grant, or more than one, has that part.
+pub async fn grant(broker: &Broker, text: &str) -> Result<GrantId, Problem> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    let whole = || parse::grant_id("grant_id", text);
+    let part = text.trim_start_matches("gr_").to_owned();
+    let plain = part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    if part.len() < PART_MIN || part.len() > 26 || !plain {
+        return whole();
+    }
+    let found = who::read(broker, move |reader| reader.resolve(&part)).await?;
+    match found.as_slice() {
+        [one] => Ok(*one),
+        [] => whole(),
+        _ => {
+            Err(Malformed { field: "grant_id", why: "is part of more than one grant's id" }.into())
+        }
+    }
+}
+
+/// `<identity>#<task id>`.
+///
+/// # Errors
+/// When it is something else.
+pub fn task(text: &str) -> Result<(IdentityName, TaskId), Problem> {
+    let (name, task) = split("selector.task", text)?;
+    Ok((identity("selector.task", name)?, parse::task_id("selector.task", task)?))
+}
+
+/// An identity's name. It need not be the bundle's: one that was removed may still have grants to end.
+///
+/// # Errors
+/// When it is no name.
+pub fn identity(field: &'static str, text: &str) -> Result<IdentityName, Problem> {
+    IdentityName::try_from(text).map_err(|bad| Malformed { field, why: bad.why }.into())
+}
+
+fn known_resource(broker: &Broker, text: &str) -> Result<ResourceName, Problem> {
+    let name = ResourceName::try_from(text)?;
+    broker.bundle().check_names(text, &[]).map_err(parse::unknown)?;
+    Ok(name)
+}
+
+/// `a#b`; names hold no `#`, so there is one way to read it.
+pub(in crate::serve) fn split<'t>(
+    field: &'static str,
+    text: &'t str,
+) -> Result<(&'t str, &'t str), Problem> {
+    let parts = text.split_once('#');
+    parts.ok_or(Malformed { field, why: "is not two names joined by `#`" }.into())
+}
+
+/// The grant of a credential that our own key signed and that has not expired; anything else is nobody's business.
+fn leaked(broker: &Broker, token: &str) -> Option<GrantId> {
+    let jws = Jws::parse(token.trim(), ACCESS_TOKEN).ok()?;
+    let keys = Keys::parse(&broker.jwks()).ok()?;
+    if !keys.verify(&jws.kid, jws.signed, &jws.signature) {
+        return None;
+    }
+    let claims = Claims::decode(&jws.payload).ok()?;
+    let now = Time::from(broker.clock().unix());
+    let ours = &*claims.issuer == broker.issuer() && claims.epoch == broker.head().epoch;
+    (ours && claims.expires > now).then_some(claims.grant)
+}
+
+/// The shortest part of an id that is looked up: below it, too many grants share one.
+const PART_MIN: usize = 4;
