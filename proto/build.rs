@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let mut descriptors = protox::compile(files, ["."])?;
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".protem.journal.v1").compile_fds(descriptors.clone())?;
+    tonic_prost_build::configure().compile_fds(descriptors.clone())?;
 
     // The feed is encoded once for all subscribers: the same service again, server side only, whose answers are bytes.
     let feed = out.join("feed");
