@@ -113,3 +113,15 @@ pub enum Stage {
     /// Final.
     Ended,
 }
+
+/// Ids that a part resolves to at most: two say already that it is not unique, more help to choose.
+pub const RESOLVED_MAX: usize = 16;
+
+/// Whether an id begins or ends with `part`; the `gr_` in front may be left out.
+#[must_use]
+pub fn named_by(id: &GrantId, part: &str) -> bool {
+    let text = id.text();
+    let digits = text.strip_prefix("gr_").unwrap_or(&text);
+    let part = part.strip_prefix("gr_").unwrap_or(part);
+    !part.is_empty() && (digits.starts_with(part) || digits.ends_with(part))
+}

@@ -1,11 +1,14 @@
 //! What people see of a grant, composed from its rows and the entries they name.
 
-use protem_core::event::EndReason;
+use protem_core::event::{EndReason, Event, Target};
 use protem_core::request::AccessRequest;
 use protem_core::verdict::Ruling;
 use protem_verify::ids::{GrantId, Hash, Seq};
 use protem_verify::names::{PersonName, Words};
 use protem_verify::time::Time;
+
+use crate::journal::committed::Committed;
+use crate::journal::reader::Stage;
 
 /// A grant as people see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,4 +72,146 @@ pub struct ApprovalRecord {
     pub reason: Words,
     /// When.
     pub at: Time,
+}
+
+impl GrantRecord {
+    /// Folds the entries that speak of one grant, in order, and the cut-offs that came later, oldest first. `None` when
+    /// none of them begins it.
+    #[must_use]
+    pub fn from_entries(
+        id: GrantId,
+        entries: &[Committed<Event>],
+        cut_offs: &[Committed<Event>],
+    ) -> Option<Self> {
+        let mut record: Option<Self> = None;
+        let mut since = Seq(0);
+        for entry in entries {
+            match &mut record {
+                None => {
+                    record = begin(id, entry);
+                    since = entry.seq();
+                }
+                Some(record) => record.fold(entry),
+            }
+        }
+        let mut record = record?;
+        since = record.activated.unwrap_or(since);
+        let cut = cut_offs.iter().find(|cut| cut.seq() >= since && record.covered_by(cut.what()));
+        if let Some(cut) = cut {
+            record.cut(cut);
+        }
+        Some(record)
+    }
+
+    /// Whether it can have credentials or still wait.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        match self.status {
+            Shown::Pending { .. } => Stage::Pending,
+            Shown::Active { .. } => Stage::Active,
+            Shown::Ended { .. } => Stage::Ended,
+        }
+    }
+
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "entries about something else change nothing"
+    )]
+    fn fold(&mut self, entry: &Committed<Event>) {
+        match entry.what() {
+            Event::GrantActivated(activated) => {
+                self.activated = Some(entry.seq());
+                self.status = Shown::Active { from: entry.at(), until: activated.until };
+            }
+            Event::RequestReevaluated { grant, ruling, digest } if *grant == self.id => {
+                if self.digest != Some(*digest) {
+                    self.approvals.clear(); // what they approved is not what it says now
+                }
+                self.ruling = Ruling::clone(ruling);
+                self.digest = Some(*digest);
+            }
+            Event::RequestNarrowed { scopes, lifetime, digest, .. } => {
+                self.request.scopes = scopes.clone();
+                self.request.lifetime = Some(*lifetime);
+                self.digest = Some(*digest);
+            }
+            Event::ApprovalGiven { by, reason, .. } => self.approvals.push(ApprovalRecord {
+                by: by.clone(),
+                approve: true,
+                reason: reason.clone(),
+                at: entry.at(),
+            }),
+            Event::ApprovalTakenBack { by, .. } => self.approvals.retain(|one| one.by != *by),
+            Event::GrantEnded(ended) => self.end(ended.reason, &ended.note, ended.ended),
+            _ => {}
+        }
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "two kinds of entry cut access off")]
+    fn cut(&mut self, entry: &Committed<Event>) {
+        match entry.what() {
+            Event::CutOff { reason, note, .. } => self.end(*reason, note, entry.at()),
+            Event::EpochBegan { note, .. } => self.end(EndReason::Fenced, note, entry.at()),
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, reason: EndReason, note: &Words, at: Time) {
+        let (from, until) = match &self.status {
+            Shown::Pending { .. } => (None, None),
+            Shown::Active { from, until } => (Some(*from), Some(*until)),
+            Shown::Ended { .. } => return,
+        };
+        self.status = Shown::Ended { from, until, reason, note: note.clone(), at };
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "two kinds of entry cut access off")]
+    fn covered_by(&self, event: &Event) -> bool {
+        let target = match event {
+            Event::EpochBegan { .. } => return true,
+            Event::CutOff { target, .. } => target,
+            _ => return false,
+        };
+        let request = &self.request;
+        match target {
+            Target::Grant(id) => *id == self.id,
+            Target::Task(identity, task) => {
+                *identity == request.by.identity && *task == request.task.id
+            }
+            Target::Identity(identity) => *identity == request.by.identity,
+            Target::Resource(resource) => *resource == request.resource,
+            Target::Scope(resource, scope) => {
+                *resource == request.resource && request.scopes.contains(scope)
+            }
+            // A cut-off of a key ends no grant: it renews under the new key.
+            Target::Key(_) => false,
+            Target::Everything => true,
+        }
+    }
+}
+
+/// The record as its first entry makes it.
+#[expect(clippy::wildcard_enum_match_arm, reason = "two kinds of entry begin a grant")]
+fn begin(id: GrantId, entry: &Committed<Event>) -> Option<GrantRecord> {
+    let (asked, status, activated, digest) = match entry.what() {
+        Event::GrantRequested(requested) if requested.grant == id => {
+            let status = Shown::Pending { decide_by: requested.decide_by };
+            (&requested.asked, status, None, Some(requested.digest))
+        }
+        Event::GrantActivated(activated) if activated.credential.grant == id => {
+            let status = Shown::Active { from: entry.at(), until: activated.until };
+            (activated.asked.as_ref()?, status, Some(entry.seq()), None)
+        }
+        _ => return None,
+    };
+    Some(GrantRecord {
+        id,
+        request: asked.request.clone(),
+        ruling: asked.ruling.clone(),
+        requested_at: entry.at(),
+        status,
+        activated,
+        digest,
+        approvals: Vec::new(),
+    })
 }

@@ -1,0 +1,144 @@
+//! Reads a journal in memory.
+
+use std::sync::{Mutex, PoisonError};
+
+use protem_core::event::Event;
+use protem_core::parts::Parts;
+use protem_verify::ids::{GrantId, Hash, Seq};
+use protem_verify::{merkle, proof};
+
+use crate::journal::committed::Committed;
+use crate::journal::fault::Fault;
+use crate::journal::memory::{MemoryStore, Stored};
+use crate::journal::port::Head;
+use crate::journal::projection::matches;
+use crate::journal::proofs::Subtrees;
+use crate::journal::reader::{GrantFilter, RESOLVED_MAX, Reader, named_by};
+use crate::journal::records::GrantRecord;
+use crate::journal::rows::GrantRow;
+use crate::journal::snapshot;
+
+/// Reads a store; keeps its snapshots.
+pub(in crate::journal) struct MemoryReader {
+    store: MemoryStore,
+    snapshot: Mutex<Option<(Head, Vec<u8>)>>,
+}
+
+impl MemoryReader {
+    pub(in crate::journal) fn new(store: MemoryStore) -> Self {
+        Self { store, snapshot: Mutex::default() }
+    }
+
+    fn prove<T>(
+        &self,
+        size: u64,
+        path: impl FnOnce(&mut proof::Perfect<'_, Fault>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let stored = self.store.lock();
+        if size > stored.tip.head.seq.0 {
+            return Err(Fault::Store(format!("the journal has no {size} entries")));
+        }
+        let leaves = |start: u64, count: u64| {
+            let number = |value| usize::try_from(value).unwrap_or(usize::MAX);
+            let rows = stored.entries.iter().skip(number(start)).take(number(count));
+            Ok(rows.map(|row| row.leaf).collect())
+        };
+        // A store may be rolled back under this reader, so nothing is remembered.
+        let subtrees = Subtrees::default();
+        path(&mut |start, level| subtrees.perfect(&leaves, start, level))
+    }
+}
+
+impl Stored {
+    fn compose(&self, row: &GrantRow) -> Result<GrantRecord, Fault> {
+        let mut entries = Vec::new();
+        for seq in self.rows.seqs_of(row) {
+            entries.extend(self.entry(seq)?);
+        }
+        let mut cut_offs = Vec::new();
+        for seq in self.rows.cut_offs.range(row.requested.max(row.activated)..) {
+            cut_offs.extend(self.entry(*seq)?);
+        }
+        GrantRecord::from_entries(row.id, &entries, &cut_offs).ok_or_else(|| Fault::Damaged {
+            seq: row.requested,
+            why: "the entry does not begin the grant that its row names".into(),
+        })
+    }
+}
+
+impl Reader for MemoryReader {
+    fn head(&self) -> Result<Head, Fault> {
+        Ok(self.store.lock().tip.head)
+    }
+
+    fn read(&self, after: Seq, limit: u32) -> Result<Vec<Committed<Event>>, Fault> {
+        self.store.lock().read(after, limit)
+    }
+
+    fn entry(&self, seq: Seq) -> Result<Option<Committed<Event>>, Fault> {
+        self.store.lock().entry(seq)
+    }
+
+    fn body(&self, seq: Seq) -> Result<Option<Vec<u8>>, Fault> {
+        self.store.lock().body(seq)
+    }
+
+    fn grant(&self, id: &GrantId) -> Result<Option<GrantRecord>, Fault> {
+        let stored = self.store.lock();
+        stored.rows.grants.get(id).map(|row| stored.compose(row)).transpose()
+    }
+
+    fn grants(&self, filter: &GrantFilter) -> Result<Vec<GrantRecord>, Fault> {
+        let stored = self.store.lock();
+        let limit = usize::try_from(filter.limit).unwrap_or(usize::MAX);
+        let mut found = Vec::new();
+        for row in stored.rows.grants.values().rev() {
+            if found.len() >= limit {
+                break;
+            }
+            let record = stored.compose(row)?;
+            if matches(filter, row, &record) {
+                found.push(record);
+            }
+        }
+        Ok(found)
+    }
+
+    fn resolve(&self, part: &str) -> Result<Vec<GrantId>, Fault> {
+        let stored = self.store.lock();
+        let ids = stored.rows.grants.keys().rev().filter(|id| named_by(id, part));
+        Ok(ids.take(RESOLVED_MAX).copied().collect())
+    }
+
+    fn grant_entries(&self, id: &GrantId) -> Result<Vec<Seq>, Fault> {
+        let stored = self.store.lock();
+        let row = stored.rows.grants.get(id);
+        Ok(row.map(|row| stored.rows.seqs_of(row)).unwrap_or_default())
+    }
+
+    fn inclusion(&self, seq: Seq, size: u64) -> Result<Vec<Hash>, Fault> {
+        self.prove(size, |perfect| proof::inclusion(seq.0.saturating_sub(1), size, perfect))
+    }
+
+    fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, Fault> {
+        self.prove(new, |perfect| proof::consistency(old, new, perfect))
+    }
+
+    fn root_at(&self, size: u64) -> Result<Hash, Fault> {
+        if size == 0 {
+            return Ok(merkle::Frontier::default().root());
+        }
+        self.prove(size, |perfect| proof::range(0, size, perfect))
+    }
+
+    fn snapshot(&self) -> Result<Option<(Head, Parts)>, Fault> {
+        let kept = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(kept.as_ref().and_then(|(head, body)| Some((*head, snapshot::decode(body)?))))
+    }
+
+    fn keep_snapshot(&self, head: &Head, parts: &Parts) -> Result<(), Fault> {
+        let kept = Some((*head, snapshot::encode(parts)));
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        Ok(())
+    }
+}

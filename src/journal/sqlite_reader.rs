@@ -1,0 +1,351 @@
+//! Reads the embedded journal from many threads, over read-only connections of their own.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use protem_core::event::Event;
+use protem_core::parts::Parts;
+use protem_verify::ids::{GrantId, Hash, Seq, TurnId};
+use protem_verify::{merkle, proof};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params_from_iter};
+
+use crate::journal::codec;
+use crate::journal::committed::Committed;
+use crate::journal::fault::Fault;
+use crate::journal::port::Head;
+use crate::journal::proofs::Subtrees;
+use crate::journal::reader::{GrantFilter, Reader, Stage};
+use crate::journal::records::GrantRecord;
+use crate::journal::rows::GrantRow;
+use crate::journal::snapshots;
+use crate::journal::sqlite_error::store;
+use crate::journal::sqlite_rows::{GRANT_COLUMNS, grant_row, int, seq, tip};
+
+/// Connections kept open between reads; more are opened when more threads read at once.
+const POOL: usize = 8;
+/// Grants that one question answers at most, whatever it asks for.
+const GRANTS_MAX: u32 = 1_000;
+
+/// Reads a journal file.
+pub(in crate::journal) struct SqliteReader {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    subtrees: Subtrees,
+}
+
+impl SqliteReader {
+    pub(in crate::journal) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), idle: Mutex::default(), subtrees: Subtrees::default() }
+    }
+
+    /// Reads in one transaction, so that all of it is from one moment.
+    fn with<T>(&self, read: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
+        let idle = self.idle().pop();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => open(&self.path)?,
+        };
+        let moment = connection.transaction().map_err(|why| store(&why))?;
+        let found = read(&moment)?;
+        moment.finish().map_err(|why| store(&why))?;
+        let mut idle = self.idle();
+        if idle.len() < POOL {
+            idle.push(connection);
+        }
+        Ok(found)
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The hash of a perfect subtree, of a tree that the journal has grown to.
+    fn prove<T>(
+        &self,
+        size: u64,
+        path: impl FnOnce(&mut proof::Perfect<'_, Fault>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        self.with(|moment| {
+            if size > tip(moment)?.head.seq.0 {
+                return Err(Fault::Store(format!("the journal has no {size} entries")));
+            }
+            let leaves = |start, count| leaves(moment, start, count);
+            path(&mut |start, level| self.subtrees.perfect(&leaves, start, level))
+        })
+    }
+}
+
+impl Reader for SqliteReader {
+    fn head(&self) -> Result<Head, Fault> {
+        self.with(|moment| Ok(tip(moment)?.head))
+    }
+
+    fn read(&self, after: Seq, limit: u32) -> Result<Vec<Committed<Event>>, Fault> {
+        self.with(|moment| entries(moment, after, limit))
+    }
+
+    fn entry(&self, seq: Seq) -> Result<Option<Committed<Event>>, Fault> {
+        self.with(|moment| entry(moment, seq))
+    }
+
+    fn body(&self, seq: Seq) -> Result<Option<Vec<u8>>, Fault> {
+        let sql = "SELECT seq, leaf, body FROM entries WHERE seq = ?1";
+        self.with(|moment| Ok(bodies(moment, sql, [int(seq.0)])?.pop().map(|(_, body)| body)))
+    }
+
+    fn grant(&self, id: &GrantId) -> Result<Option<GrantRecord>, Fault> {
+        self.with(|moment| {
+            let sql = format!("SELECT {GRANT_COLUMNS} FROM grants WHERE id = ?1");
+            let row = moment
+                .prepare_cached(&sql)
+                .and_then(|mut statement| statement.query_row([id.0], grant_row).optional())
+                .map_err(|why| store(&why))?;
+            row.map(|row| compose(moment, &row)).transpose()
+        })
+    }
+
+    fn grants(&self, filter: &GrantFilter) -> Result<Vec<GrantRecord>, Fault> {
+        let limit = usize::try_from(filter.limit.min(GRANTS_MAX)).unwrap_or(0);
+        self.with(|moment| {
+            let (sql, values) = query(filter);
+            let mut statement = moment.prepare_cached(&sql).map_err(|why| store(&why))?;
+            let rows = statement.query_map(params_from_iter(values), grant_row);
+            let mut found = Vec::new();
+            for row in rows.map_err(|why| store(&why))? {
+                if found.len() >= limit {
+                    break;
+                }
+                let record = compose(moment, &row.map_err(|why| store(&why))?)?;
+                // A cut-off ends a grant before its row says so.
+                if filter.states.is_empty() || filter.states.contains(&record.stage()) {
+                    found.push(record);
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    fn resolve(&self, part: &str) -> Result<Vec<GrantId>, Fault> {
+        self.with(|moment| {
+            let mut statement = moment
+                .prepare_cached("SELECT id FROM grants ORDER BY id DESC")
+                .map_err(|why| store(&why))?;
+            let ids = statement.query_map([], |row| Ok(GrantId(row.get(0)?)));
+            let mut found = Vec::new();
+            for id in ids.map_err(|why| store(&why))? {
+                let id = id.map_err(|why| store(&why))?;
+                if crate::journal::reader::named_by(&id, part) {
+                    found.push(id);
+                }
+                if found.len() >= crate::journal::reader::RESOLVED_MAX {
+                    break;
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    fn grant_entries(&self, id: &GrantId) -> Result<Vec<Seq>, Fault> {
+        self.with(|moment| {
+            let sql = format!("SELECT {GRANT_COLUMNS} FROM grants WHERE id = ?1");
+            let row = moment
+                .prepare_cached(&sql)
+                .and_then(|mut statement| statement.query_row([id.0], grant_row).optional())
+                .map_err(|why| store(&why))?;
+            row.map_or(Ok(Vec::new()), |row| seqs_of(moment, &row))
+        })
+    }
+
+    fn inclusion(&self, seq: Seq, size: u64) -> Result<Vec<Hash>, Fault> {
+        self.prove(size, |perfect| proof::inclusion(seq.0.saturating_sub(1), size, perfect))
+    }
+
+    fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, Fault> {
+        self.prove(new, |perfect| proof::consistency(old, new, perfect))
+    }
+
+    fn root_at(&self, size: u64) -> Result<Hash, Fault> {
+        if size == 0 {
+            return Ok(merkle::Frontier::default().root());
+        }
+        self.prove(size, |perfect| proof::range(0, size, perfect))
+    }
+
+    fn snapshot(&self) -> Result<Option<(Head, Parts)>, Fault> {
+        let head = self.head()?;
+        snapshots::newest(&self.path, &head)
+    }
+
+    fn keep_snapshot(&self, head: &Head, parts: &Parts) -> Result<(), Fault> {
+        snapshots::keep(&self.path, head, parts)
+    }
+}
+
+/// Opens a journal for reading alone.
+pub(in crate::journal) fn open(path: &Path) -> Result<Connection, Fault> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(|why| store(&why))?;
+    let patience = std::time::Duration::from_secs(5);
+    connection.busy_timeout(patience).map_err(|why| store(&why))?;
+    Ok(connection)
+}
+
+/// At most `limit` entries after `after`, each held against its leaf.
+pub(in crate::journal) fn entries(
+    connection: &Connection,
+    after: Seq,
+    limit: u32,
+) -> Result<Vec<Committed<Event>>, Fault> {
+    let sql = "SELECT seq, leaf, body FROM entries WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+    let found = bodies(connection, sql, [int(after.0), i64::from(limit)])?;
+    let mut next = after.next();
+    let mut rows = Vec::with_capacity(found.len());
+    for (seq, body) in found {
+        if seq != next {
+            return Err(Fault::Damaged { seq: next, why: "the entry is missing".into() });
+        }
+        rows.push(codec::decode(seq, &body)?);
+        next = next.next();
+    }
+    Ok(rows)
+}
+
+/// The entries of one turn, looked for after `after`.
+pub(in crate::journal) fn of_turn(
+    connection: &Connection,
+    after: Seq,
+    id: TurnId,
+) -> Result<Vec<Committed<Event>>, Fault> {
+    let sql = "SELECT seq, leaf, body FROM entries WHERE seq > ?1 AND turn = ?2 ORDER BY seq";
+    let found = bodies(connection, sql, (int(after.0), id.0))?;
+    found.iter().map(|(seq, body)| codec::decode(*seq, body)).collect()
+}
+
+fn entry(connection: &Connection, at: Seq) -> Result<Option<Committed<Event>>, Fault> {
+    let sql = "SELECT seq, leaf, body FROM entries WHERE seq = ?1";
+    let found = bodies(connection, sql, [int(at.0)])?.pop();
+    found.map(|(seq, body)| codec::decode(seq, &body)).transpose()
+}
+
+fn bodies(
+    connection: &Connection,
+    sql: &str,
+    values: impl rusqlite::Params,
+) -> Result<Vec<(Seq, Vec<u8>)>, Fault> {
+    let read = |row: &Row<'_>| Ok((seq(row, 0)?, Hash(row.get(1)?), row.get::<_, Vec<u8>>(2)?));
+    let mut statement = connection.prepare_cached(sql).map_err(|why| store(&why))?;
+    let rows = statement.query_map(values, read).map_err(|why| store(&why))?;
+    let mut found = Vec::new();
+    for row in rows {
+        let (seq, leaf, body) = row.map_err(|why| store(&why))?;
+        if merkle::leaf(&body) != leaf {
+            return Err(Fault::Damaged { seq, why: "the body is not what its leaf says".into() });
+        }
+        found.push((seq, body));
+    }
+    Ok(found)
+}
+
+fn leaves(connection: &Connection, start: u64, count: u64) -> Result<Vec<Hash>, Fault> {
+    let sql = "SELECT leaf FROM entries WHERE seq > ?1 AND seq <= ?2 ORDER BY seq";
+    let range = [int(start), int(start.saturating_add(count))];
+    let mut statement = connection.prepare_cached(sql).map_err(|why| store(&why))?;
+    let found = statement
+        .query_map(range, |row| Ok(Hash(row.get(0)?)))
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|why| store(&why))?;
+    if u64::try_from(found.len()) != Ok(count) {
+        let why = "leaves are missing".to_owned();
+        return Err(Fault::Damaged { seq: Seq(start.saturating_add(1)), why });
+    }
+    Ok(found)
+}
+
+/// Every entry that speaks of a grant, in order.
+fn seqs_of(connection: &Connection, row: &GrantRow) -> Result<Vec<Seq>, Fault> {
+    let sql = "SELECT seq FROM concerns WHERE grant_id = ?1";
+    let mut statement = connection.prepare_cached(sql).map_err(|why| store(&why))?;
+    let mut seqs = statement
+        .query_map([row.id.0], |row| seq(row, 0))
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|why| store(&why))?;
+    seqs.extend([row.requested, row.activated, row.ended].into_iter().filter(|seq| seq.0 > 0));
+    seqs.sort_unstable();
+    seqs.dedup();
+    Ok(seqs)
+}
+
+/// A grant as people see it, from its row and the entries that it names.
+fn compose(connection: &Connection, row: &GrantRow) -> Result<GrantRecord, Fault> {
+    let load = |seqs: Vec<Seq>| -> Result<Vec<Committed<Event>>, Fault> {
+        let mut found = Vec::with_capacity(seqs.len());
+        for seq in seqs {
+            let missing = || Fault::Damaged { seq, why: "the entry is missing".into() };
+            found.push(entry(connection, seq)?.ok_or_else(missing)?);
+        }
+        Ok(found)
+    };
+    let entries = load(seqs_of(connection, row)?)?;
+    let cut_offs = match row.ended {
+        Seq(0) => load(cut_offs(connection, row.requested.max(row.activated))?)?,
+        _ => Vec::new(),
+    };
+    GrantRecord::from_entries(row.id, &entries, &cut_offs).ok_or_else(|| Fault::Damaged {
+        seq: row.requested,
+        why: "the entry does not begin the grant that its row names".into(),
+    })
+}
+
+fn cut_offs(connection: &Connection, from: Seq) -> Result<Vec<Seq>, Fault> {
+    let sql = "SELECT seq FROM cut_offs WHERE seq >= ?1 ORDER BY seq";
+    let mut statement = connection.prepare_cached(sql).map_err(|why| store(&why))?;
+    statement
+        .query_map([int(from.0)], |row| seq(row, 0))
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|why| store(&why))
+}
+
+/// The rows that may match; what a cut-off has ended since is sorted out afterwards.
+fn query(filter: &GrantFilter) -> (String, Vec<Value>) {
+    let mut sql = format!("SELECT {GRANT_COLUMNS} FROM grants WHERE 1");
+    let mut values: Vec<Value> = Vec::new();
+    let mut with = |part: &str, value: Value| {
+        sql.push_str(part);
+        values.push(value);
+    };
+    let text = |text: &str| Value::Text(text.to_owned());
+    if let Some(identity) = &filter.identity {
+        with(" AND identity = ?", text(identity.as_str()));
+    }
+    if let Some(task) = &filter.task {
+        with(" AND task = ?", text(task.as_str()));
+    }
+    if let Some(resource) = &filter.resource {
+        with(" AND resource = ?", text(resource.as_str()));
+    }
+    if let Some(scope) = &filter.scope {
+        with(" AND instr(' ' || scopes || ' ', ?) > 0", text(&format!(" {scope} ")));
+    }
+    if let Some(since) = filter.since {
+        with(" AND asked_at >= ?", Value::Integer(int(since.as_millis())));
+    }
+    if let Some(until) = filter.until {
+        with(" AND asked_at < ?", Value::Integer(int(until.as_millis())));
+    }
+    if let Some(before) = filter.before {
+        with(" AND id < ?", Value::Blob(before.0.to_vec()));
+    }
+    let has = |stage| filter.states.is_empty() || filter.states.contains(&stage);
+    if !has(Stage::Ended) {
+        sql.push_str(" AND ended = 0");
+    }
+    if !has(Stage::Pending) && !has(Stage::Ended) {
+        sql.push_str(" AND activated > 0");
+    }
+    if !has(Stage::Active) && !has(Stage::Ended) {
+        sql.push_str(" AND activated = 0");
+    }
+    sql.push_str(" ORDER BY id DESC");
+    (sql, values)
+}
