@@ -123,6 +123,9 @@ pub enum Command {
     DemoJob {
         /// The example API
         api: String,
+        /// Go on calling until it is refused
+        #[arg(long)]
+        linger: bool,
     },
     /// The raw fan-out probe of `bench`, as `bench` starts it
     #[command(hide = true)]

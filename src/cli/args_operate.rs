@@ -23,6 +23,9 @@ pub struct DevArgs {
     /// Do not start the example orders API
     #[arg(long)]
     pub no_orders: bool,
+    /// End when standard input ends
+    #[arg(long, hide = true)]
+    pub until_eof: bool,
 }
 
 /// Run a broker for real.

@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use protem_verify::codes::tool;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -132,6 +133,27 @@ impl Signals {
             None => std::future::pending().await,
         }
     }
+}
+
+/// Done when standard input ends: a child whose parent reads nothing else of it ends with its parent, however that ends.
+pub async fn stdin_ends() {
+    let mut buffer = [0_u8; 64];
+    let mut stdin = tokio::io::stdin();
+    while stdin.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+}
+
+/// Done when this process is asked to end, by SIGINT or SIGTERM.
+///
+/// # Errors
+/// When the system does not allow to take signals.
+pub async fn asked_to_end() -> std::io::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
 }
 
 /// The exit code of a command that a signal ended: 128 and the signal.

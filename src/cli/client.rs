@@ -70,6 +70,12 @@ impl Client {
         Self { uri, channel: endpoint.connect_lazy(), login }
     }
 
+    /// The same connection for another caller.
+    #[must_use]
+    pub fn as_another(&self, login: Login) -> Self {
+        Self { login, ..self.clone() }
+    }
+
     /// The broker's address.
     #[must_use]
     pub fn uri(&self) -> &Uri {

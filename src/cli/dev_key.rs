@@ -29,9 +29,11 @@ pub struct DevKey {
     names: Names,
 }
 
-/// The names of the bundle that are no identities, so that `--as NAME` knows what it signs for.
+/// What a signer must know of the broker: whom it signs to, and which names of the bundle are no identities.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Names {
+    /// The broker's issuer: the audience of what is signed.
+    pub issuer: String,
     /// Gateways.
     pub gateways: Vec<String>,
     /// Persons.
@@ -44,12 +46,17 @@ impl fmt::Debug for DevKey {
     }
 }
 
-/// The folder of the broker at `port`: `$XDG_STATE_HOME/protem/dev/PORT`.
+/// Where state is kept: `$XDG_STATE_HOME`, else `~/.local/state`.
 #[must_use]
-pub fn folder(port: u16) -> PathBuf {
+pub fn state() -> PathBuf {
     let home = || std::env::home_dir().unwrap_or_default().join(".local/state");
     let state = std::env::var_os("XDG_STATE_HOME").filter(|path| !path.is_empty());
-    let state = state.map_or_else(home, PathBuf::from);
+    state.map_or_else(home, PathBuf::from)
+}
+
+/// The folder of the broker at `port`: `$XDG_STATE_HOME/protem/dev/PORT`.
+#[must_use]
+pub fn folder(state: &Path, port: u16) -> PathBuf {
     state.join("protem/dev").join(port.to_string())
 }
 
@@ -58,7 +65,7 @@ pub fn folder(port: u16) -> PathBuf {
 /// # Errors
 /// When the folder or file cannot be written.
 pub fn make(port: u16, names: &Names) -> Result<DevKey, Failure> {
-    let folder = folder(port);
+    let folder = folder(&state(), port);
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
     made.map_err(|why| Failure::file(&folder, &why))?;
     let seed = Zeroizing::new(random::bytes::<32>());
@@ -71,18 +78,19 @@ pub fn make(port: u16, names: &Names) -> Result<DevKey, Failure> {
 
 /// Removes what [`make`] made; a leftover does no harm, as its broker is gone.
 pub fn remove(port: u16) {
-    let folder = folder(port);
+    let folder = folder(&state(), port);
     let _ = std::fs::remove_file(folder.join(KEY));
     let _ = std::fs::remove_file(folder.join(NAMES));
     let _ = std::fs::remove_dir(folder);
 }
 
-/// Reads the key of the broker at `port`.
+/// Reads the key in the folder of the broker at `port`.
 ///
 /// # Errors
 /// When there is none, or anybody else could have read or written it.
-pub fn read(port: u16) -> Result<DevKey, Failure> {
-    let path = folder(port).join(KEY);
+pub fn read(state: &Path, port: u16) -> Result<DevKey, Failure> {
+    let folder = folder(state, port);
+    let path = folder.join(KEY);
     let bad = |what: String| Failure::of(Exit::NotAuthenticated, tool::DEV_KEY, what);
     let file = std::fs::File::open(&path).map_err(|why| {
         bad(format!("no development broker at port {port}: `{}`: {why}", path.display()))
@@ -98,7 +106,7 @@ pub fn read(port: u16) -> Result<DevKey, Failure> {
         Zeroizing::new(HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).unwrap_or_default());
     let seed = <&[u8; 32]>::try_from(seed.as_slice())
         .map_err(|_| bad(format!("`{}` is no development key", path.display())))?;
-    let names = std::fs::read(folder(port).join(NAMES)).unwrap_or_default();
+    let names = std::fs::read(folder.join(NAMES)).unwrap_or_default();
     let names = serde_json::from_slice(&names).unwrap_or_default();
     Ok(DevKey { key: SigningKey::from_bytes(seed), names })
 }
@@ -113,11 +121,11 @@ impl DevKey {
 
     /// A token for `name`: an identity or gateway of the bundle, or `person:group,group`.
     #[must_use]
-    pub fn sign(&self, name: &str, audience: &str) -> Zeroizing<String> {
+    pub fn sign(&self, name: &str) -> Zeroizing<String> {
         let (who, kind, groups) = self.known_as(name);
         let now = SystemClock.unix().as_secs();
         let claims = json!({
-            "iss": ISSUER, "sub": who, "aud": audience, "iat": now, "nbf": now,
+            "iss": ISSUER, "sub": who, "aud": self.names.issuer, "iat": now, "nbf": now,
             "exp": now.saturating_add(TOKEN_LIFE.as_secs()),
             "jti": HEXLOWER.encode(&random::bytes::<16>()),
             "protem/as": who, "protem/kind": kind, "groups": groups,
@@ -178,17 +186,22 @@ mod tests {
     use super::*;
 
     fn key() -> DevKey {
-        let names = Names { gateways: vec!["edge".into()], people: vec!["alice".into()] };
+        let names = Names {
+            issuer: "http://127.0.0.1:1".into(),
+            gateways: vec!["edge".into()],
+            people: vec!["alice".into()],
+        };
         DevKey { key: SigningKey::from_bytes(&[7; 32]), names }
     }
 
     #[track_caller]
     fn check(name: &str, who: &str, kind: &str, groups: &[&str]) {
-        let token = key().sign(name, "http://127.0.0.1:1");
+        let token = key().sign(name);
         let body = token.split('.').nth(1).unwrap();
         let body = BASE64URL_NOPAD.decode(body.as_bytes()).unwrap();
         let claims: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((&claims["sub"], &claims["protem/kind"]), (&json!(who), &json!(kind)));
+        assert_eq!(claims["aud"], "http://127.0.0.1:1");
         assert_eq!(claims["groups"], json!(groups));
     }
 

@@ -1,11 +1,18 @@
 //! From arguments to an exit code: the runtime, the right command, and its failure in three lines.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
 
-use crate::cli::args::{Command, Protem, tree};
+use crate::cli::args::{AuthArgs, Command, ConfigCommand, Global, Protem, tree};
+use crate::cli::args_operate::{AuditCommand, BenchArgs};
+use crate::cli::client::screen;
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::{
+    ask, audit, bench, bench_raw, demo, demo_job, give_back, reference, run, see, stop, watch,
+};
+use crate::config;
 
 /// Does what the arguments say.
 #[must_use]
@@ -32,15 +39,60 @@ pub fn enter() -> ExitCode {
         }),
     };
     let exit = ended.unwrap_or_else(|failure| {
-        eprintln!("{failure}");
+        // A closed stderr leaves the exit code to tell.
+        let _ = writeln!(std::io::stderr(), "{failure}");
         failure.exit
     });
     ExitCode::from(exit.code())
 }
 
 async fn command(read: Protem) -> Result<Exit, Failure> {
-    let _ = &read.global;
+    let global = &read.global;
     match read.command {
-        _ => Ok(Exit::Done),
+        Command::Demo => demo::demo(&screen(global)?).await,
+        Command::Run(args) => run::run(global, &args).await,
+        Command::Request(args) => ask::request(global, &args).await,
+        Command::Wait(args) => ask::wait(global, &args).await,
+        Command::Complete(args) => give_back::complete(global, &args).await,
+        Command::Return(args) => give_back::give_back(global, &args).await,
+        Command::Revoke(args) => stop::revoke(global, &args).await,
+        Command::Quarantine(args) => stop::quarantine(global, &args).await,
+        Command::Grants(args) => see::grants(global, &args).await,
+        Command::Grant(args) => see::grant(global, &args).await,
+        Command::Gateways => see::gateways(global).await,
+        Command::Watch(args) => watch::watch(global, &args).await,
+        Command::Audit(args) => audit_command(global, args.command).await,
+        Command::Auth(AuthArgs { command }) => see::auth(global, &command).await,
+        Command::ExplainError { code } => {
+            screen(global)?.print(reference::explain_error(code.as_deref())?);
+            Ok(Exit::Done)
+        }
+        Command::Config(args) => match args.command {
+            ConfigCommand::Sample => print(config::sample().as_bytes()),
+        },
+        Command::Completions { shell } => print(&reference::completions(shell)),
+        Command::Man => print(&reference::man()),
+        Command::Bench(BenchArgs { command }) => bench::bench(global, &command).await,
+        Command::DemoJob { api, linger } => demo_job::run(&api, linger).await,
+        Command::FanoutProbe => bench_raw::serve().await,
+        Command::Dev(_)
+        | Command::Init
+        | Command::Serve(_)
+        | Command::Policy(_)
+        | Command::Orders(_) => Ok(Exit::Failed),
     }
+}
+
+async fn audit_command(global: &Global, command: AuditCommand) -> Result<Exit, Failure> {
+    match command {
+        AuditCommand::Verify { file } => audit::verify(global, file.as_deref()).await,
+        AuditCommand::Export { grant, to } => audit::export(global, &grant, to.as_deref()).await,
+    }
+}
+
+/// Prints a text as it is.
+fn print(text: &[u8]) -> Result<Exit, Failure> {
+    // A reader that has gone (`| head`) has read enough.
+    let _ = std::io::stdout().write_all(text);
+    Ok(Exit::Done)
 }

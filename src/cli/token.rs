@@ -20,7 +20,7 @@ pub struct Login(Arc<Source>);
 enum Source {
     Nothing,
     File(PathBuf),
-    Dev { key: DevKey, name: String, audience: String, kept: Mutex<Option<Kept>> },
+    Dev { key: DevKey, name: String, kept: Mutex<Option<Kept>> },
 }
 
 struct Kept {
@@ -58,8 +58,8 @@ impl Login {
                 return Err(Failure::of(Exit::Usage, tool::USAGE, what).helps("give one of them"));
             }
             (None, Some(name)) => {
-                let key = dev_key::read(broker.port_u16().unwrap_or(80))?;
-                return Ok(Self::dev(key, name, &audience(broker)));
+                let key = dev_key::read(&dev_key::state(), broker.port_u16().unwrap_or(80))?;
+                return Ok(Self::dev(key, name));
             }
         };
         Ok(Self(Arc::new(source)))
@@ -67,9 +67,8 @@ impl Login {
 
     /// With a development key.
     #[must_use]
-    pub fn dev(key: DevKey, name: &str, audience: &str) -> Self {
-        let (name, audience) = (name.to_owned(), audience.to_owned());
-        Self(Arc::new(Source::Dev { key, name, audience, kept: Mutex::new(None) }))
+    pub fn dev(key: DevKey, name: &str) -> Self {
+        Self(Arc::new(Source::Dev { key, name: name.to_owned(), kept: Mutex::new(None) }))
     }
 
     /// The token to present now; none when nothing says who the caller is.
@@ -80,13 +79,13 @@ impl Login {
         match &*self.0 {
             Source::Nothing => Ok(None),
             Source::File(path) => read_token(path).map(Some),
-            Source::Dev { key, name, audience, kept } => {
+            Source::Dev { key, name, kept } => {
                 let now = SystemClock.boot();
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(kept) = kept.as_ref().filter(|kept| kept.until > now) {
                     return Ok(Some(kept.token.clone()));
                 }
-                let token = key.sign(name, audience);
+                let token = key.sign(name);
                 let until = now.saturating_add(TOKEN_LIFE / 2);
                 *kept = Some(Kept { token: token.clone(), until });
                 Ok(Some(token))
@@ -115,12 +114,6 @@ fn read_token(path: &std::path::Path) -> Result<Zeroizing<String>, Failure> {
         return Err(bad(&"it does not hold one token"));
     }
     Ok(Zeroizing::new(token.to_owned()))
-}
-
-/// The `aud` of a development token: the broker's own address, as it names its issuer.
-#[must_use]
-pub fn audience(broker: &Uri) -> String {
-    broker.to_string().trim_end_matches('/').to_owned()
 }
 
 /// Reads the broker's address, and refuses one that a token must not be sent to.

@@ -19,6 +19,7 @@ use tonic::transport::Endpoint;
 use crate::apply::{Follower, Told};
 use crate::login::{Login, LoginFailed};
 use crate::state::Store;
+use crate::tally::Tally;
 
 /// All that one follower needs.
 pub struct Follow {
@@ -38,6 +39,8 @@ pub struct Follow {
     pub store: Store,
     /// The write of the last checkpoint, if it has not ended.
     pub keeping: Option<JoinHandle<()>>,
+    /// How it goes.
+    pub tally: Arc<Tally>,
 }
 
 /// Why a stream ended.
@@ -111,6 +114,7 @@ impl Follow {
             };
             let message = message.map_err(|_| Ended::Silent)??;
             let Some(message) = message else { return Ok(()) };
+            message.message.iter().for_each(|message| self.tally.heard(message));
             match self.follower.message(message, self.moment())? {
                 Told::Nothing => {}
                 Told::Opened(often) => {

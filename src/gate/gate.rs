@@ -17,6 +17,7 @@ use crate::follow::{Follow, moment};
 use crate::layer::GateLayer;
 use crate::login::Login;
 use crate::state::{StateError, Store};
+use crate::tally::Tally;
 
 /// What a gateway must be told.
 pub struct GateConfig {
@@ -41,6 +42,7 @@ pub struct GateConfig {
 pub struct Gate {
     verifier: Verifier,
     clock: Arc<dyn Clock>,
+    tally: Arc<Tally>,
     _follower: Arc<Running>,
 }
 
@@ -85,6 +87,7 @@ impl Gate {
         let (store, newest) = Store::open(&config.state)?;
         let view = View::new(&config.issuer, newest);
         let verifier = Verifier::new(view.reader());
+        let tally = Arc::new(Tally::default());
         let follow = Follow {
             follower: Follower::new(view),
             broker: broker
@@ -98,15 +101,22 @@ impl Gate {
             clock: Arc::clone(&config.clock),
             store,
             keeping: None,
+            tally: Arc::clone(&tally),
         };
         let follower = Arc::new(Running(tokio::spawn(follow.run())));
-        Ok(Self { verifier, clock: config.clock, _follower: follower })
+        Ok(Self { verifier, clock: config.clock, tally, _follower: follower })
     }
 
     /// How it stands.
     #[must_use]
     pub fn state(&self) -> State {
         self.verifier.known().state(moment(&*self.clock))
+    }
+
+    /// How the feed has gone since the start.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// What decides; for adapters other than the layer.

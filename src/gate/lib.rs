@@ -8,3 +8,4 @@ pub mod layer;
 pub mod login;
 pub mod refusal;
 pub mod state;
+pub mod tally;

@@ -1,0 +1,203 @@
+//! Ending access as an operator: `revoke`, with each gateway's receipt, and `quarantine`.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+
+use protem_proto::wire::v1;
+use protem_proto::wire::v1::enforcement::How;
+use protem_proto::wire::v1::selector::By;
+use protem_verify::codes::tool;
+
+use crate::cli::args::Global;
+use crate::cli::args_operate::{QuarantineArgs, RevokeArgs, SelectorArgs};
+use crate::cli::client::Client;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::{Screen, Tint};
+use crate::cli::{find, show};
+
+/// `protem revoke`.
+///
+/// # Errors
+/// When it was refused, or the broker was lost before it was durable.
+pub async fn revoke(global: &Global, args: &RevokeArgs) -> Result<Exit, Failure> {
+    let (client, screen) = Client::open(global)?;
+    let by = by(&client, &args.selector).await?;
+    let again = ask_again(&by);
+    let request = v1::RevokeRequest {
+        selector: Some(v1::Selector { by: Some(by) }),
+        note: args.note.clone(),
+        wait: Some(show::to_wire(args.wait)).filter(|_| !args.wait.is_zero()),
+    };
+    let answers = client.governance().revoke(request).await;
+    let mut answers = answers.map_err(|status| client.failure(&status))?.into_inner();
+    let mut receipts = Receipts::default();
+    let mut last: Option<v1::RevokeResponse> = None;
+    loop {
+        match answers.message().await {
+            Ok(Some(answer)) => {
+                if screen.json {
+                    screen.json("RevokeResponse", &answer, true)?;
+                } else {
+                    receipts.show(&screen, &answer, last.is_none());
+                }
+                last = Some(answer);
+            }
+            Ok(None) => break,
+            // Durable already: what is lost is only the sight of the receipts.
+            Err(status) if last.is_some() => {
+                screen.say(format!("  receipts can no longer be followed: {}", status.message()));
+                break;
+            }
+            Err(status) => return Err(client.failure(&status)),
+        }
+    }
+    screen.clear();
+    if !screen.json {
+        receipts.conclude(&screen, last.as_ref());
+        again.into_iter().for_each(|line| screen.say(screen.tint(Tint::Dim, &line)));
+    }
+    Ok(Exit::Done)
+}
+
+/// What has been shown of the gateways' receipts.
+#[derive(Default)]
+struct Receipts(BTreeSet<(String, String)>);
+
+impl Receipts {
+    fn show(&mut self, screen: &Screen, answer: &v1::RevokeResponse, first: bool) {
+        screen.clear();
+        if first {
+            let word = if answer.grants_ended == 1 { "grant" } else { "grants" };
+            let (ended, seq) = (answer.grants_ended, answer.seq);
+            screen.print(format!("revoked; durable as entry {seq}, {ended} {word} ended"));
+        }
+        for receipt in answer.enforcement.iter().filter(|receipt| receipt.how() != How::Waiting) {
+            if self.0.insert((receipt.gateway.clone(), receipt.instance.clone())) {
+                screen.print(show::receipt(screen, receipt));
+            }
+        }
+        let waiting = answer.enforcement.iter().filter(|receipt| receipt.how() == How::Waiting);
+        let waiting: Vec<&str> = waiting.map(|receipt| receipt.gateway.as_str()).collect();
+        if !waiting.is_empty() {
+            screen.draw(&format!("  waiting for {}", waiting.join(", ")));
+        }
+    }
+
+    fn conclude(&self, screen: &Screen, last: Option<&v1::RevokeResponse>) {
+        let Some(last) = last else { return };
+        for receipt in last.enforcement.iter().filter(|receipt| receipt.how() == How::Waiting) {
+            screen.print(show::receipt(screen, receipt));
+        }
+        if last.enforced_everywhere {
+            screen.print(screen.tint(Tint::Good, "enforced everywhere"));
+        } else if last.enforcement.is_empty() {
+            screen.print("no gateway enforces this resource now");
+        } else {
+            screen.print("not confirmed everywhere yet; a silent gateway closes within its bound");
+        }
+    }
+}
+
+/// The selector that arguments name.
+async fn by(client: &Client, args: &SelectorArgs) -> Result<By, Failure> {
+    if let Some(part) = &args.grant {
+        return Ok(By::Grant(find::grant(client, part).await?));
+    }
+    if args.token_stdin {
+        return Ok(By::Token(token_of_stdin()?));
+    }
+    let named = [
+        args.task.clone().map(By::Task),
+        args.identity.clone().map(By::Identity),
+        args.resource.clone().map(By::Resource),
+        args.scope.clone().map(By::Scope),
+        args.owner.clone().map(By::Owner),
+        args.key_id.clone().map(By::KeyId),
+        args.everything.then_some(By::Everything(true)),
+    ];
+    named.into_iter().flatten().next().ok_or_else(|| {
+        Failure::of(Exit::Usage, tool::USAGE, "nothing says what to revoke").helps(
+            "give one of --grant, --task, --identity, --resource, --scope, --owner, --key-id",
+        )
+    })
+}
+
+/// A leaked token; more than this is something else.
+const TOKEN_MAX: u64 = 16 << 10;
+
+fn token_of_stdin() -> Result<String, Failure> {
+    let mut token = String::new();
+    let read = std::io::stdin().take(TOKEN_MAX).read_to_string(&mut token);
+    read.map_err(|why| Failure::file(std::path::Path::new("standard input"), &why))?;
+    let token = token.trim().to_owned();
+    if token.is_empty() {
+        let what = "there is no token on standard input";
+        return Err(Failure::of(Exit::Usage, tool::USAGE, what)
+            .helps("pipe it in: protem revoke --token-stdin --note … < token"));
+    }
+    Ok(token)
+}
+
+/// Whether those whose access ended could simply ask again, and what would stop that.
+fn ask_again(by: &By) -> Option<String> {
+    let stop = |name: &str| format!("`protem quarantine {name} --note …` stops that");
+    match by {
+        By::Identity(name) => Some(format!("  {name} may simply ask again; {}", stop(name))),
+        By::Task(task) => {
+            let name = task.split_once('#').map_or(task.as_str(), |(name, _)| name);
+            Some(format!("  {name} may ask again under another task; {}", stop(name)))
+        }
+        By::Grant(_) => Some(format!("  its identity may simply ask again; {}", stop("IDENTITY"))),
+        By::Owner(owner) => {
+            Some(format!("  the identities of {owner} may simply ask again; {}", stop("IDENTITY")))
+        }
+        By::Resource(_) | By::Scope(_) => Some(
+            "  whoever policy permits may simply ask again; change the bundle to stop that".into(),
+        ),
+        By::KeyId(_) => Some("  no grant ended; holders renew under another key".into()),
+        By::Everything(_) => Some(
+            "  whoever policy permits may simply ask again; stop the broker to stop that".into(),
+        ),
+        By::Token(_) => None,
+    }
+}
+
+/// `protem quarantine IDENTITY`, and `--lift`.
+///
+/// # Errors
+/// When it was refused.
+pub async fn quarantine(global: &Global, args: &QuarantineArgs) -> Result<Exit, Failure> {
+    let (client, screen) = Client::open(global)?;
+    let request = v1::SetQuarantineRequest {
+        identity: args.identity.clone(),
+        quarantined: !args.lift,
+        note: args.note.clone(),
+    };
+    let answer = client.governance().set_quarantine(request).await;
+    let answer = answer.map_err(|status| client.failure(&status))?.into_inner();
+    if screen.json {
+        screen.json("SetQuarantineResponse", &answer, false)?;
+    } else if args.lift {
+        screen.print(format!("{} may ask for access again (entry {})", args.identity, answer.seq));
+    } else {
+        let seq = answer.seq;
+        screen
+            .print(format!("{}: all access ended, none given from entry {seq} on", args.identity));
+        let lift = format!("`protem quarantine {} --lift --note …` ends it", args.identity);
+        screen.say(screen.tint(Tint::Dim, &format!("  {lift}")));
+    }
+    Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revoked_identity_may_ask_again_and_we_say_so() {
+        let said = ask_again(&By::Task("payments/agent#t1".into())).unwrap();
+        assert!(said.contains("payments/agent may ask again"), "{said}");
+        assert!(said.contains("protem quarantine payments/agent"), "{said}");
+        assert_eq!(ask_again(&By::Token(String::new())), None);
+    }
+}

@@ -1,0 +1,178 @@
+//! `protem watch`: the revocation stream, one line for each thing that no longer counts.
+
+use data_encoding::BASE64URL_NOPAD;
+use prost::Message;
+use protem_clock::random;
+use protem_proto::wire::v1;
+use protem_proto::wire::v1::revocation::Target;
+use protem_proto::wire::v1::subscribe_request::Message as Ask;
+use protem_proto::wire::v1::subscribe_response::Message as Said;
+use protem_verify::codes::tool;
+use protem_verify::ids::GrantId;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::cli::args::{Global, WatchArgs};
+use crate::cli::client::Client;
+use crate::cli::exit::{Exit, Failure, visible};
+use crate::cli::output::{Screen, Tint};
+use crate::cli::show;
+
+/// Follows until the stream ends or the reader has enough.
+///
+/// # Errors
+/// When the broker refuses, or ends the stream.
+pub async fn watch(global: &Global, args: &WatchArgs) -> Result<Exit, Failure> {
+    let (client, screen) = Client::open(global)?;
+    let mut cursor = args.after.as_deref().map(parse_cursor).transpose()?;
+    loop {
+        match once(&client, &screen, args, &mut cursor).await {
+            Ok(()) => screen.say("  the stream ended; following again"),
+            Err(status) if status.code() == tonic::Code::Unavailable && cursor.is_some() => {
+                screen.say("  the broker does not answer; trying again");
+            }
+            Err(status) => return Err(client.failure(&status)),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn once(
+    client: &Client,
+    screen: &Screen,
+    args: &WatchArgs,
+    cursor: &mut Option<v1::Cursor>,
+) -> Result<(), tonic::Status> {
+    let (ask, asked) = mpsc::channel(4);
+    let open = v1::Open {
+        resources: args.resources.clone(),
+        after: cursor.clone(),
+        // An observer that resumes has no view of its own to keep whole: it reads on in the journal.
+        history: cursor.is_some(),
+        expiries: args.expiries,
+        version: 1,
+        ..v1::Open::default()
+    };
+    let lost = |_| tonic::Status::unavailable("the stream has ended");
+    ask.send(v1::SubscribeRequest { message: Some(Ask::Open(open)) })
+        .await
+        .map_err(|_| lost(()))?;
+    let mut said = client.feed().subscribe(ReceiverStream::new(asked)).await?.into_inner();
+    let mut every = Duration::from_secs(1);
+    let mut ping = tokio::time::interval(every);
+    loop {
+        tokio::select! {
+            message = said.message() => {
+                let Some(message) = message? else { return Ok(()) };
+                if screen.json {
+                    let _ = screen.json("SubscribeResponse", &message, true);
+                }
+                let Some(message) = message.message else { continue };
+                if let Said::Opened(opened) = &message {
+                    let asked = show::duration(opened.ping_every.as_ref());
+                    if asked >= Duration::from_millis(100) {
+                        every = asked;
+                        ping = tokio::time::interval(every);
+                    }
+                }
+                keep_cursor(cursor, &message);
+                if !screen.json {
+                    tell(screen, &message);
+                }
+            }
+            _ = ping.tick() => {
+                let nonce = random::bytes::<16>().to_vec();
+                let ping = v1::Ping { nonce, ..v1::Ping::default() };
+                let ping = v1::SubscribeRequest { message: Some(Ask::Ping(ping)) };
+                ask.send(ping).await.map_err(|_| lost(()))?;
+            }
+        }
+    }
+}
+
+fn keep_cursor(kept: &mut Option<v1::Cursor>, message: &Said) {
+    let fresh = match message {
+        Said::Batch(batch) => &batch.cursor,
+        Said::SnapshotEnd(end) => &end.cursor,
+        Said::Checkpoint(checkpoint) => &checkpoint.cursor,
+        Said::Opened(_)
+        | Said::SnapshotBegin(_)
+        | Said::Reset(_)
+        | Said::Keys(_)
+        | Said::Catalog(_)
+        | Said::GoAway(_) => return,
+    };
+    if fresh.is_some() {
+        kept.clone_from(fresh);
+    }
+}
+
+fn tell(screen: &Screen, message: &Said) {
+    match message {
+        Said::Opened(opened) => {
+            screen.say(format!("following {} from entry {}", opened.issuer, opened.head));
+        }
+        Said::SnapshotBegin(begin) => {
+            screen.say(format!("{} revocations count at entry {}", begin.entries, begin.at_seq));
+        }
+        Said::Batch(batch) => {
+            for item in &batch.items {
+                screen.print(revocation(item));
+            }
+            if let Some(cursor) = &batch.cursor {
+                let text = BASE64URL_NOPAD.encode(&cursor.encode_to_vec());
+                screen.say(screen.tint(Tint::Dim, &format!("  go on with --after {text}")));
+            }
+        }
+        Said::Reset(reset) => screen.say(format!("begins anew: {:?}", reset.cause())),
+        Said::GoAway(away) => {
+            screen.say(format!("the broker asks to reconnect: {}", visible(&away.reason)))
+        }
+        Said::SnapshotEnd(_) | Said::Checkpoint(_) | Said::Keys(_) | Said::Catalog(_) => {}
+    }
+}
+
+fn revocation(item: &v1::Revocation) -> String {
+    let target = match &item.target {
+        Some(Target::Grant(bytes)) => match <[u8; 16]>::try_from(bytes.as_slice()) {
+            Ok(bytes) => GrantId(bytes).text(),
+            Err(_) => "grant ?".to_owned(),
+        },
+        Some(Target::Identity(name)) => format!("identity {}", visible(name)),
+        Some(Target::Task(task)) => format!("task {}", visible(task)),
+        Some(Target::Resource(name)) => format!("resource {}", visible(name)),
+        Some(Target::Scope(scope)) => format!("scope {}", visible(scope)),
+        Some(Target::KeyId(key)) => format!("key {}", visible(key)),
+        Some(Target::Everything(_)) | None => "everything".to_owned(),
+    };
+    let (seq, at) = (item.seq, show::at(item.at.as_ref()));
+    format!("{seq:>8}  {at}  {:<14}  {target}", show::reason(item.reason()))
+}
+
+fn parse_cursor(text: &str) -> Result<v1::Cursor, Failure> {
+    let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).ok();
+    bytes.and_then(|bytes| v1::Cursor::decode(bytes.as_slice()).ok()).ok_or_else(|| {
+        Failure::of(Exit::Usage, tool::USAGE, format!("`{text}` is no cursor"))
+            .helps("give one as `protem watch` printed it")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_understood_counts_as_everything() {
+        let item = v1::Revocation { seq: 7, target: None, ..v1::Revocation::default() };
+        assert!(revocation(&item).ends_with("everything"));
+    }
+
+    #[test]
+    fn cursors_read_back() {
+        let cursor = v1::Cursor { seq: 9, ..v1::Cursor::default() };
+        let text = BASE64URL_NOPAD.encode(&cursor.encode_to_vec());
+        assert_eq!(parse_cursor(&text).unwrap(), cursor);
+        assert!(parse_cursor("#").is_err());
+    }
+}
