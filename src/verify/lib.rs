@@ -1,5 +1,7 @@
 //! What a credential says and whether it still counts: pure, few dependencies, no IO.
 
+pub mod attacks;
+pub mod bench;
 pub mod checkpoint;
 pub mod claims;
 pub mod codes;
@@ -15,5 +17,7 @@ pub mod operation;
 pub mod proof;
 pub mod spread;
 pub mod time;
+pub mod vectors;
 pub mod verifier;
 pub mod view;
+pub mod view_tests;

@@ -1,0 +1,145 @@
+//! `tests/vectors/tokens.json`: tokens and what a verifier in any language must say to them.
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::{Value, json};
+
+    use crate::bench::tests::{
+        Bench, CATALOG, ISSUER, NOW, checkpoint_key, claims, forged, header, key, kid, payload,
+        said, token,
+    };
+    use crate::claims::{Claims, ListEntry, Proof};
+    use crate::fences::{Revocation, Target};
+    use crate::ids::{Epoch, GrantId, Seq};
+    use crate::keys::jwks;
+    use crate::names::ScopeName;
+    use crate::time::Time;
+
+    /// The grant that the vectors' view has ended.
+    const ENDED: GrantId = GrantId([6; 16]);
+
+    type Case = (&'static str, String, &'static str, &'static str);
+
+    fn accepted() -> Vec<Case> {
+        let full = Claims {
+            status: Some(ListEntry { index: 412, uri: "https://broker.example/status/7".into() }),
+            template: vec![("shop/team".into(), "payments \"eu\"".into())],
+            number: 17,
+            ..claims()
+        };
+        let kid = kid(&key());
+        let other_name = format!(r#"{{"typ":"at+jwt","alg":"Ed25519","kid":"{kid}"}}"#);
+        let get = |name, token| (name, token, "GET", "/v1/orders/1001?page=2");
+        vec![
+            get("valid", token(&claims())),
+            get("valid with every optional claim but cnf", token(&full)),
+            get("valid with alg Ed25519", header(&other_name)),
+        ]
+    }
+
+    fn refused() -> Vec<Case> {
+        let kid = kid(&key());
+        let with = |more: &str| header(&format!(r#"{{"typ":"at+jwt","kid":"{kid}"{more}}}"#));
+        let good = token(&claims());
+        let (signed, signature) = good.rsplit_once('.').unwrap();
+        let flipped: String = signature.chars().rev().collect();
+        // The last letter of 64 bytes is one of four; reversed it would be no base64url.
+        let flipped = format!("{}A", flipped.split_at(85).0);
+        let secs = Time::from_secs;
+        let scope = |name| vec![ScopeName::try_from(name).unwrap()];
+        let exp = format!(r#""exp":{}"#, NOW + 290);
+        let mut cases: Vec<(&str, String)> = vec![
+            ("empty", String::new()),
+            ("two parts", good.rsplit_once('.').unwrap().0.into()),
+            ("four parts", format!("{good}.")),
+            ("padded", format!("{good}==")),
+            ("signature changed", format!("{signed}.{flipped}")),
+            ("alg none", with(r#","alg":"none""#)),
+            ("alg HS256", with(r#","alg":"HS256""#)),
+            ("crit", with(r#","alg":"EdDSA","crit":["exp"]"#)),
+            ("jku", with(r#","alg":"EdDSA","jku":"https://evil.example""#)),
+            ("header member twice", with(r#","alg":"EdDSA","alg":"EdDSA""#)),
+            ("typ JWT", header(&format!(r#"{{"typ":"JWT","alg":"EdDSA","kid":"{kid}"}}"#))),
+            ("unknown kid", header(r#"{"typ":"at+jwt","alg":"EdDSA","kid":"nobody"}"#)),
+            ("no claims", payload("{}")),
+            ("claim twice", forged(&exp, &format!("{exp},{exp}"))),
+            ("unknown claim", forged(&exp, &format!(r#"{exp},"admin":true"#))),
+            ("exp missing", forged(&format!("{exp},"), "")),
+            ("exp is text", forged(&exp, &format!(r#""exp":"{}""#, NOW + 290))),
+            ("exp is a fraction", forged(&exp, &format!("{exp}.5"))),
+            (
+                "aud is a list",
+                forged(r#""https://orders.example""#, r#"["https://orders.example"]"#),
+            ),
+            ("exp before iat", token(&Claims { expires: secs(NOW - 20), ..claims() })),
+            ("outlives its grant", token(&Claims { until: secs(NOW + 289), ..claims() })),
+            ("expired this second", token(&Claims { expires: secs(NOW + 1), ..claims() })),
+            ("not yet", token(&Claims { not_before: secs(NOW + 7), ..claims() })),
+            ("issued in the future", token(&Claims { issued: secs(NOW + 7), ..claims() })),
+            (
+                "other issuer",
+                token(&Claims { issuer: "https://broker.example".into(), ..claims() }),
+            ),
+            (
+                "other audience",
+                token(&Claims { audience: "https://crm.example".into(), ..claims() }),
+            ),
+            ("earlier epoch", token(&Claims { epoch: Epoch(1), ..claims() })),
+            ("bound", token(&Claims { proof: Some(Proof::Thumbprint([1; 32])), ..claims() })),
+            ("ended grant", token(&Claims { grant: ENDED, ..claims() })),
+            ("other scope", token(&Claims { scopes: scope("orders:refund"), ..claims() })),
+            ("newer than the view", token(&Claims { epoch: Epoch(u64::pow(2, 52)), ..claims() })),
+        ];
+        let mut all: Vec<Case> =
+            cases.drain(..).map(|(name, token)| (name, token, "GET", "/v1/orders/1001")).collect();
+        all.push(("unmapped operation", good.clone(), "DELETE", "/v1/orders/1001"));
+        all.push(("dot segments", good.clone(), "GET", "/v1/x/../orders"));
+        all.push(("encoded slash", good, "GET", "/v1/orders%2f1001"));
+        all
+    }
+
+    fn written() -> String {
+        let (target, prev) = (Target::Grant(ENDED), Seq(0));
+        let bench = Bench::with(&[Revocation { seq: Seq(60), prev, target, forget_after: None }]);
+        let cases: Vec<Value> = [accepted(), refused()]
+            .concat()
+            .into_iter()
+            .map(|(name, token, method, path)| {
+                let expect = said(&bench.call(&token, method, path));
+                json!({ "name": name, "token": token, "method": method, "path": path, "expect": expect })
+            })
+            .collect();
+        let catalog: Value = serde_json::from_str(CATALOG).unwrap();
+        let set = |key: ed25519_dalek::SigningKey| -> Value {
+            serde_json::from_str(&jwks(&[key.verifying_key().to_bytes()])).unwrap()
+        };
+        let vectors = json!({
+            "about": "The view is fresh, proven this second, and has ended one grant. `expect` is `allow` or a code of docs/errors.md.",
+            "issuer": ISSUER, "resource": "orders-api", "now": NOW + 1, "epoch": claims().epoch.0, "view_seq": 100,
+            "ended_grants": [ENDED.text()], "jwks": set(key()), "checkpoint_jwks": set(checkpoint_key()),
+            "catalog": catalog, "cases": cases,
+        });
+        serde_json::to_string_pretty(&vectors).unwrap() + "\n"
+    }
+
+    #[test]
+    fn the_vectors_are_what_this_verifier_says() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/tokens.json");
+        let written = written();
+        if std::env::var_os("PROTEM_GEN").is_some() {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, &written).unwrap();
+        }
+        let kept = std::fs::read_to_string(&path).unwrap();
+        assert!(kept == written, "run `PROTEM_GEN=1 cargo test -p protem-verify vectors`");
+        let vectors: Value = serde_json::from_str(&kept).unwrap();
+        let (good, bad) = (accepted().len(), refused().len());
+        let cases = vectors["cases"].as_array().unwrap();
+        assert_eq!(cases.len(), good + bad);
+        for (at, case) in cases.iter().enumerate() {
+            assert_eq!(case["expect"] == "allow", at < good, "{case}");
+        }
+    }
+}
