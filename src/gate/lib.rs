@@ -1,6 +1,7 @@
 //! A gateway's IO: it follows a broker's feed and refuses what no longer counts.
 
 pub mod apply;
+pub mod bad_broker;
 pub mod body;
 pub mod follow;
 pub mod gate;
