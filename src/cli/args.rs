@@ -187,9 +187,6 @@ pub struct OrdersArgs {
     /// The gateway's name in the bundle
     #[arg(long)]
     pub gateway: String,
-    /// The resource in front of which the gateway stands
-    #[arg(long, default_value = "orders-api")]
-    pub resource: String,
     /// Where the gateway keeps its instance id and last checkpoint
     #[arg(long)]
     pub state: PathBuf,

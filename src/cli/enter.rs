@@ -10,7 +10,8 @@ use crate::cli::args_operate::{AuditCommand, BenchArgs};
 use crate::cli::client::screen;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{
-    ask, audit, bench, bench_raw, demo, demo_job, give_back, reference, run, see, stop, watch,
+    ask, audit, bench, bench_raw, bundle, demo, demo_job, dev, gateway, give_back, init, reference,
+    run, see, serve, stop, watch,
 };
 use crate::config;
 

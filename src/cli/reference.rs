@@ -116,10 +116,9 @@ pub fn man() -> Vec<u8> {
     let mut whole = tree();
     whole.build();
     for command in whole.get_subcommands().filter(|command| !command.is_hide_set()) {
-        let man = clap_mangen::Man::new(command.clone().display_name(format!(
-            "protem {}",
-            command.get_name()
-        )));
+        let man = clap_mangen::Man::new(
+            command.clone().display_name(format!("protem {}", command.get_name())),
+        );
         let _ = man.render_name_section(&mut page);
         let _ = man.render_synopsis_section(&mut page);
         let _ = man.render_options_section(&mut page);

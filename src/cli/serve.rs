@@ -1,0 +1,177 @@
+//! The one place where everything is put together: settings, journal, bundle, broker, listener, signals.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use protem_clock::clock::SystemClock;
+use protem_verify::codes::tool;
+use tokio::net::TcpListener;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::args_operate::ServeArgs;
+use crate::cli::bundle;
+use crate::cli::child::asked_to_end;
+use crate::cli::client::settings;
+use crate::cli::exit::{Exit, Failure};
+use crate::config::{Format, Log, Settings};
+use crate::engine::broker::{Broker, Start};
+use crate::engine::lane::LaneLimits;
+use crate::engine::stop::StartError;
+use crate::journal::sqlite::SqliteJournal;
+use crate::policy::bundle::{Bundle, Files, Load};
+use crate::serve::server::{ServeSettings, serve as serve_on};
+
+/// What a broker is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The journal's file.
+    pub store: PathBuf,
+    /// The folder of its keys.
+    pub keys: PathBuf,
+    /// Where the newest checkpoint is kept outside the store.
+    pub anchor: Option<PathBuf>,
+    /// The `iss` of its credentials.
+    pub issuer: String,
+    /// An empty journal's first bundle.
+    pub bundle: Files,
+    /// Whether it is `protem dev`.
+    pub dev: bool,
+    /// This region's name.
+    pub region: String,
+}
+
+/// `protem serve`.
+///
+/// # Errors
+/// When settings, bundle, store or address cannot be used.
+pub async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
+    let settings = settings(args.config.as_deref())?;
+    let listen = settings.broker.listen;
+    if !listen.ip().is_loopback() {
+        let what = format!("`broker.listen` is {listen}");
+        return Err(Failure::of(Exit::Usage, tool::LOOPBACK_ONLY, what));
+    }
+    let parts = parts(&settings)?;
+    check_bundle(&parts.bundle)?;
+    if args.check_config {
+        eprintln!("settings and bundle are good");
+        return Ok(Exit::Done);
+    }
+    log(&settings.log)?;
+    let listener = TcpListener::bind(listen).await.map_err(|why| unbound(listen, &why))?;
+    let broker = start(parts)?;
+    tracing::info!(%listen, issuer = broker.issuer(), "serving");
+    let ended = async {
+        // Without signals it is ended some other way.
+        if asked_to_end().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    run(broker, ServeSettings::default(), listener, ended).await
+}
+
+/// Serves until `ended`, then lets everybody finish.
+///
+/// # Errors
+/// When the listener cannot be used.
+pub async fn run(
+    broker: Broker,
+    settings: ServeSettings,
+    listener: TcpListener,
+    ended: impl Future<Output = ()> + Send,
+) -> Result<Exit, Failure> {
+    let served = serve_on(broker.clone(), settings, listener, ended).await;
+    broker.stop().await;
+    let bad = |why: std::io::Error| Failure::of(Exit::Failed, tool::STEP, why.to_string());
+    served.map(|()| Exit::Done).map_err(bad)
+}
+
+fn parts(settings: &Settings) -> Result<Parts, Failure> {
+    let broker = &settings.broker;
+    let issuer = match broker.issuer.as_str() {
+        "" => format!("http://{}", broker.listen),
+        issuer => issuer.trim_end_matches('/').to_owned(),
+    };
+    Ok(Parts {
+        store: settings.store.path.clone(),
+        keys: broker.keys.clone(),
+        anchor: Some(settings.store.anchor.clone()).filter(|path| !path.as_os_str().is_empty()),
+        issuer,
+        bundle: bundle::files(&broker.policies)?,
+        dev: false,
+        region: broker.region.clone(),
+    })
+}
+
+fn check_bundle(files: &Files) -> Result<(), Failure> {
+    let refused = Bundle::load(Arc::clone(files), Load::Activate, false).map(drop);
+    refused.map_err(|findings| {
+        let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        Failure::of(Exit::Failed, tool::SETTINGS, "the bundle has errors")
+            .because(lines.join("\n        "))
+    })
+}
+
+/// Opens the store and starts the broker on it. What blocks is over when it returns: nothing else runs yet.
+///
+/// # Errors
+/// When the store, its keys or the bundle cannot be used.
+pub fn start(parts: Parts) -> Result<Broker, Failure> {
+    let fault = |why: StartError| {
+        let code = why.code();
+        Failure::of(Exit::Failed, code, why.to_string())
+    };
+    private_folder(parts.store.parent())?;
+    private_folder(Some(&parts.keys))?;
+    let (journal, reader) = SqliteJournal::open(&parts.store).map_err(|why| fault(why.into()))?;
+    let start = Start {
+        journal: Box::new(journal),
+        reader,
+        clock: Arc::new(SystemClock),
+        issuer: parts.issuer,
+        dev: parts.dev,
+        bundle: parts.bundle,
+        keys: parts.keys,
+        anchor: parts.anchor,
+        region: parts.region,
+        limits: LaneLimits::default(),
+    };
+    Broker::start(start).map_err(fault)
+}
+
+/// Makes a folder that only its own user can enter; one that is there stays as it is.
+fn private_folder(path: Option<&Path>) -> Result<(), Failure> {
+    let Some(path) = path.filter(|path| !path.as_os_str().is_empty() && !path.exists()) else {
+        return Ok(());
+    };
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|why| Failure::file(path, &why))
+}
+
+/// An address that cannot be listened on.
+#[must_use]
+pub fn unbound(at: SocketAddr, why: &std::io::Error) -> Failure {
+    Failure::of(Exit::Failed, tool::PORTS, format!("cannot listen on {at}: {why}"))
+}
+
+/// Begins to log, on stderr.
+///
+/// # Errors
+/// When the filter cannot be read.
+pub fn log(settings: &Log) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&settings.filter).map_err(|why| {
+        let what = format!("`log.filter`: {why}");
+        Failure::of(Exit::Usage, tool::SETTINGS, what)
+    })?;
+    let to = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let set = match settings.format {
+        Format::Json => to.json().try_init(),
+        Format::Text => {
+            to.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init()
+        }
+    };
+    set.map_err(|why| Failure::of(Exit::Failed, tool::SETTINGS, why.to_string()))
+}
