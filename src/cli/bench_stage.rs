@@ -20,11 +20,8 @@ pub struct BenchStage {
 #[derive(Debug)]
 enum Kind {
     /// Declared in the order in which they must end: the broker before its folder.
-    Own {
-        stage: Stage,
-        scene: Scene,
-    },
-    Named(Client),
+    Own { stage: Box<Stage>, scene: Scene },
+    Named(Box<Client>),
 }
 
 /// Identities of the measuring bundle: as many as there are callers at most.
@@ -40,14 +37,14 @@ impl BenchStage {
     pub async fn open(global: &Global) -> Result<Self, Failure> {
         if global.broker.is_some() {
             let (client, _) = Client::open(global)?;
-            return Ok(Self { kind: Kind::Named(client), pid: None });
+            return Ok(Self { kind: Kind::Named(Box::new(client)), pid: None });
         }
         let scene = Scene::new()?;
         write_bundle(&scene)?;
         let more = ["--policies", "bundle", "--no-orders", "--listen", "127.0.0.1:7520"];
         let stage = scene.broker(&more).await?;
         let pid = stage.pid();
-        Ok(Self { kind: Kind::Own { stage, scene }, pid })
+        Ok(Self { kind: Kind::Own { stage: Box::new(stage), scene }, pid })
     }
 
     /// A connection of its own as `name`; against a named broker always as the one that the flags name.

@@ -12,6 +12,7 @@ use tokio::process::{Child, ChildStdin};
 
 use crate::cli::args::{Global, Output};
 use crate::cli::args_operate::DevArgs;
+use crate::cli::bundle;
 use crate::cli::child::{asked_to_end, stdin_ends};
 use crate::cli::dev_key::{self, Names};
 use crate::cli::dev_log;
@@ -20,10 +21,10 @@ use crate::cli::orders::RESOURCE;
 use crate::cli::output::{Screen, Tint};
 use crate::cli::scene::Ready;
 use crate::cli::serve::{self, Parts};
-use crate::cli::{builtin, bundle};
 use crate::config::Log;
 use crate::engine::broker::Broker;
 use crate::policy::bundle::{Bundle, Files, Load};
+use crate::policy::example::example;
 use crate::serve::server::ServeSettings;
 
 /// Runs until it is told to stop.
@@ -133,7 +134,7 @@ fn files(args: &DevArgs) -> Result<(Files, String), Failure> {
     let folder = args.policies.as_deref().or_else(|| here.is_dir().then_some(here));
     match folder {
         Some(folder) => Ok((bundle::files(folder)?, folder.display().to_string())),
-        None => Ok((builtin::files(), "built-in example".to_owned())),
+        None => Ok((example(), "built-in example".to_owned())),
     }
 }
 

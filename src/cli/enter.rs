@@ -76,11 +76,11 @@ async fn command(read: Protem) -> Result<Exit, Failure> {
         Command::Bench(BenchArgs { command }) => bench::bench(global, &command).await,
         Command::DemoJob { api, linger } => demo_job::run(&api, linger).await,
         Command::FanoutProbe => bench_raw::serve().await,
-        Command::Dev(_)
-        | Command::Init
-        | Command::Serve(_)
-        | Command::Policy(_)
-        | Command::Orders(_) => Ok(Exit::Failed),
+        Command::Dev(args) => dev::dev(global, &args).await,
+        Command::Init => init::init(&screen(global)?),
+        Command::Serve(args) => serve::serve(&args).await,
+        Command::Policy(args) => bundle::policy(global, &args.command).await,
+        Command::Orders(args) => gateway::orders(global, &args).await,
     }
 }
 

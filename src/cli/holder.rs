@@ -8,6 +8,8 @@ use protem_proto::wire::v1;
 use protem_proto::wire::v1::GrantState;
 use protem_verify::time::Time;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
@@ -28,11 +30,14 @@ pub enum News {
     Back,
 }
 
-/// Holds a task and one grant of it until it is dropped.
+/// Holds a task until it is dropped. Dropping is a loss, not a completion: the lease then ends the task.
 pub struct Holder {
     /// What happens to it.
     pub news: mpsc::Receiver<News>,
-    tasks: [tokio::task::JoinHandle<()>; 2],
+    client: Client,
+    grant: String,
+    tell: mpsc::Sender<News>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Drop for Holder {
@@ -48,32 +53,35 @@ const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 impl Holder {
-    /// Begins to hold `task`, and to renew the credential of `grant`. Returns once the broker has said that it is held, or
-    /// after a first try that failed, which goes on in the background.
-    pub async fn start(
-        client: &Client,
-        task: &str,
-        lease: Duration,
-        grant: &v1::Grant,
-        credential: Option<&v1::Credential>,
-    ) -> Self {
+    /// Begins to hold `task`, and to watch its `grant`. Returns once the broker has said that it is held, or after a first
+    /// try that failed, which goes on in the background.
+    pub async fn start(client: &Client, task: &str, lease: Duration, grant: &str) -> Self {
         let (tell, news) = mpsc::channel(NEWS_MAX);
         let (held, is_held) = tokio::sync::oneshot::channel();
         let hold = Hold {
             client: client.clone(),
             task: task.to_owned(),
             lease,
-            grant: grant.id.clone(),
+            grant: grant.to_owned(),
             tell: tell.clone(),
             held: Some(held),
         };
-        let renew = renew(client.clone(), grant.id.clone(), renew_at(credential), tell);
-        let tasks = [tokio::spawn(hold.keep()), tokio::spawn(renew)];
+        let tasks = vec![tokio::spawn(hold.keep())];
         // A broker that is away right now must not keep the command from starting: access ends by itself.
         let _ = tokio::time::timeout(Duration::from_secs(2), is_held).await;
-        Self { news, tasks }
+        Self { news, client: client.clone(), grant: grant.to_owned(), tell, tasks }
+    }
+
+    /// Begins to renew the grant's credential in time.
+    pub fn renew(&mut self, credential: &v1::Credential) {
+        let due = renew_at(Some(credential));
+        let (client, grant) = (self.client.clone(), self.grant.clone());
+        self.tasks.push(tokio::spawn(renew(client, grant, due, self.tell.clone())));
     }
 }
+
+/// A stream never ends well: it is lost, or its holder is dropped.
+enum Never {}
 
 struct Hold {
     client: Client,
@@ -90,8 +98,7 @@ impl Hold {
         let mut pause = PAUSE_FIRST;
         let mut lost = false;
         loop {
-            let ended = self.stream(&mut lost, &mut pause).await;
-            let Err(status) = ended else { return };
+            let Err(status) = self.stream(&mut lost, &mut pause).await;
             if matches!(
                 status.code(),
                 Code::NotFound | Code::FailedPrecondition | Code::PermissionDenied
@@ -110,8 +117,8 @@ impl Hold {
         }
     }
 
-    /// One stream, from its opening to its loss; `Ok` when the grant has ended.
-    async fn stream(&mut self, lost: &mut bool, pause: &mut Duration) -> Result<(), Status> {
+    /// One stream, from its opening to its loss.
+    async fn stream(&mut self, lost: &mut bool, pause: &mut Duration) -> Result<Never, Status> {
         let (beats, outgoing) = mpsc::channel::<v1::HoldTaskRequest>(4);
         let opening = v1::HoldTaskRequest {
             task_id: self.task.clone(),
@@ -119,7 +126,8 @@ impl Hold {
         };
         let gone = |_| Status::unavailable("the stream has ended");
         beats.send(opening).await.map_err(|_| Status::unavailable("the stream has ended"))?;
-        let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+        // INVARIANT(only_a_word_completes): the outgoing side never closes by itself, as a half-close would complete the task.
+        let outgoing = ReceiverStream::new(outgoing).chain(tokio_stream::pending());
         let mut answers = self.client.access().hold_task(outgoing).await?.into_inner();
         let mut every = (self.lease / 3).max(Duration::from_millis(200));
         let mut beat = tokio::time::interval(every);
@@ -139,9 +147,7 @@ impl Hold {
                         every = asked;
                         beat = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
                     }
-                    if self.told(answer).await {
-                        return Ok(());
-                    }
+                    self.told(answer).await;
                 }
                 _ = beat.tick() => {
                     let message = v1::HoldTaskRequest::default();
@@ -151,19 +157,15 @@ impl Hold {
         }
     }
 
-    /// Passes on what an answer says of our grant; true when that is its end.
-    async fn told(&self, answer: v1::HoldTaskResponse) -> bool {
-        let Some(grant) = answer.changed.filter(|grant| grant.id == self.grant) else {
-            return false;
-        };
+    /// Passes on what an answer says of our grant.
+    async fn told(&self, answer: v1::HoldTaskResponse) {
+        let Some(grant) = answer.changed.filter(|grant| grant.id == self.grant) else { return };
         if grant.state() == GrantState::Ended {
-            let _ = self.tell.send(News::Ended(Box::new(grant))).await;
-            return true;
+            // Nobody reads while a request waits, and its end is found there, too: never wait for a reader here.
+            let _ = self.tell.try_send(News::Ended(Box::new(grant)));
+        } else if let Some(credential) = answer.credential {
+            let _ = self.tell.try_send(News::Fresh(Zeroizing::new(credential.token)));
         }
-        if let Some(credential) = answer.credential {
-            let _ = self.tell.send(News::Fresh(Zeroizing::new(credential.token))).await;
-        }
-        false
     }
 
     async fn look_at_grant(&self) {

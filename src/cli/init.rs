@@ -4,10 +4,10 @@ use std::path::Path;
 
 use protem_verify::codes::tool;
 
-use crate::cli::builtin;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Screen;
 use crate::config;
+use crate::policy::example::example;
 
 /// Writes `protem.toml` and `policies/` here. What is there already stays as it is.
 ///
@@ -28,14 +28,14 @@ fn init_in(screen: &Screen, folder: &Path) -> Result<Exit, Failure> {
     if settings.exists() {
         screen.say("  protem.toml is here already and stays as it is");
     } else {
-        write(&settings, &config::sample())?;
+        write(&settings, config::sample().as_bytes())?;
         screen.print("protem.toml   every setting, explained");
     }
     if policies.exists() {
         screen.say("  policies/ is here already and stays as it is");
     } else {
-        for (name, text) in builtin::FILES {
-            let path = policies.join(name);
+        for (name, text) in example().iter() {
+            let path = policies.join(&**name);
             let parent = path.parent().unwrap_or(&policies);
             std::fs::create_dir_all(parent).map_err(|why| Failure::file(parent, &why))?;
             write(&path, text)?;
@@ -48,7 +48,7 @@ fn init_in(screen: &Screen, folder: &Path) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
+fn write(path: &Path, text: &[u8]) -> Result<(), Failure> {
     std::fs::write(path, text).map_err(|why| Failure::file(path, &why))
 }
 

@@ -11,7 +11,6 @@ pub mod bench_load;
 pub mod bench_probe;
 pub mod bench_raw;
 pub mod bench_stage;
-pub mod builtin;
 pub mod bundle;
 pub mod child;
 pub mod client;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::GrantState;
-use protem_verify::codes::tool;
+use protem_verify::codes::{law, tool};
 
 use crate::cli::args::Global;
 use crate::cli::args_work::{OnEnd, RunArgs};
@@ -27,24 +27,17 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {
     let no_access = |failure: Failure| failure.exits(Exit::Command(NO_ACCESS));
     let (client, screen) = Client::open(global).map_err(no_access)?;
     let mut signals = Signals::listen().map_err(no_access)?;
-    let request = ask::to_request(&args.what);
-    let task = request.task.clone().unwrap_or_default().id;
-    let answer = ask::ask(&client, request).await.map_err(no_access)?;
-    let mut holder =
-        Holder::start(&client, &task, args.lease, &answer.grant, answer.credential.as_ref()).await;
+    let answer = ask_fresh(&client, args).await.map_err(no_access)?;
+    let task = answer.grant.task.clone().unwrap_or_default().id;
+    let mut holder = Holder::start(&client, &task, args.lease, &answer.grant.id).await;
     let answer = match answer.grant.state() {
         GrantState::Pending => {
             ask::say_pending(&screen, &client, &answer.grant);
             let decided = decided(&client, &screen, &answer, &mut signals).await;
-            let answer = decided.map_err(|why| match why {
+            decided.map_err(|why| match why {
                 Undecided::Failed(failure) => no_access(failure),
                 Undecided::Signal(signal) => withdrawn(signal),
-            })?;
-            // The waiting request had no credential to renew.
-            drop(holder);
-            let credential = answer.credential.as_ref();
-            holder = Holder::start(&client, &task, args.lease, &answer.grant, credential).await;
-            answer
+            })?
         }
         GrantState::Active | GrantState::Ended | GrantState::Unspecified => answer,
     };
@@ -52,14 +45,37 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {
         let what = format!("`{}` is {}", answer.grant.id, show::state(&answer.grant));
         return Err(no_access(Failure::of(Exit::Denied, tool::NOT_GRANTED, what)));
     };
+    holder.renew(credential);
     screen.say(screen.tint(Tint::Dim, &format!("  {}", ask::granted(&answer.grant))));
     let file = CredentialFile::create(&credential.token).map_err(no_access)?;
     let ran = execute(args, &screen, &file, &credential.token, &mut holder, &mut signals).await;
-    drop(holder);
     let removed = file.remove();
     complete(&client, &screen, &task, &ran).await;
+    drop(holder);
     removed?;
     ran.map(|ran| Exit::Command(ran.code()))
+}
+
+/// How many commands of one CI job may each be a task of their own.
+const TASKS_OF_A_JOB: u32 = 100;
+
+/// Asks. Where the CI system names the task, and an earlier command of the same job was that task and has ended, this one
+/// is the job's next: `…/2`.
+async fn ask_fresh(client: &Client, args: &RunArgs) -> Result<Answer, Failure> {
+    let mut request = ask::to_request(&args.what);
+    let first = request.task.clone().unwrap_or_default().id;
+    for more in 2..=TASKS_OF_A_JOB {
+        match ask::ask(client, request.clone()).await {
+            Err(failure) if args.what.task.is_none() && failure.code == law::TASK_ENDED.id => {
+                if let Some(task) = &mut request.task {
+                    task.id = format!("{first}/{more}");
+                }
+                request.request_id = ask::fresh_key().to_string();
+            }
+            answer => return answer,
+        }
+    }
+    ask::ask(client, request).await
 }
 
 enum Undecided {

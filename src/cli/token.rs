@@ -20,7 +20,13 @@ pub struct Login(Arc<Source>);
 enum Source {
     Nothing,
     File(PathBuf),
-    Dev { key: DevKey, name: String, kept: Mutex<Option<Kept>> },
+    Dev(Box<Dev>),
+}
+
+struct Dev {
+    key: DevKey,
+    name: String,
+    kept: Mutex<Option<Kept>>,
 }
 
 struct Kept {
@@ -68,7 +74,8 @@ impl Login {
     /// With a development key.
     #[must_use]
     pub fn dev(key: DevKey, name: &str) -> Self {
-        Self(Arc::new(Source::Dev { key, name: name.to_owned(), kept: Mutex::new(None) }))
+        let dev = Dev { key, name: name.to_owned(), kept: Mutex::new(None) };
+        Self(Arc::new(Source::Dev(Box::new(dev))))
     }
 
     /// The token to present now; none when nothing says who the caller is.
@@ -79,13 +86,13 @@ impl Login {
         match &*self.0 {
             Source::Nothing => Ok(None),
             Source::File(path) => read_token(path).map(Some),
-            Source::Dev { key, name, kept } => {
+            Source::Dev(dev) => {
                 let now = SystemClock.boot();
-                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut kept = dev.kept.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(kept) = kept.as_ref().filter(|kept| kept.until > now) {
                     return Ok(Some(kept.token.clone()));
                 }
-                let token = key.sign(name);
+                let token = dev.key.sign(&dev.name);
                 let until = now.saturating_add(TOKEN_LIFE / 2);
                 *kept = Some(Kept { token: token.clone(), until });
                 Ok(Some(token))
