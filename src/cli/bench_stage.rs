@@ -20,7 +20,10 @@ pub struct BenchStage {
 #[derive(Debug)]
 enum Kind {
     /// Declared in the order in which they must end: the broker before its folder.
-    Own { stage: Box<Stage>, scene: Scene },
+    Own {
+        stage: Box<Stage>,
+        scene: Scene,
+    },
     Named(Box<Client>),
 }
 
