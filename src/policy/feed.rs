@@ -35,11 +35,15 @@ struct ShownInject<'a> {
 }
 
 impl Bundle {
-    /// The part of the catalog that gateways of these resources need, as the feed's `Catalog.json` says it; no
-    /// resource gives an empty catalog, never the whole.
+    /// The part of the catalog that gateways of these resources need, as the feed's `Catalog.json` says it; without
+    /// resources, all of it.
     #[must_use]
     pub fn catalog_json(&self, resources: &[ResourceName]) -> String {
-        let known = self.catalog.resources.iter().filter(|(name, _)| resources.contains(name));
+        let known = self
+            .catalog
+            .resources
+            .iter()
+            .filter(|(name, _)| resources.is_empty() || resources.contains(name));
         let resources = known.map(|(name, resource)| (name.as_str(), shown(resource))).collect();
         serde_json::to_string(&Shown { resources }).unwrap_or_default()
     }

@@ -88,7 +88,8 @@ impl Findings {
     }
 
     fn push(&mut self, severity: Severity, at: &At, code: Code, message: String) {
-        if self.0.len() >= FINDINGS_MAX {
+        // When there are too many, the first of each severity still counts: none may hide that a bundle is refused.
+        if self.0.len() >= FINDINGS_MAX && self.0.iter().any(|found| found.severity == severity) {
             return;
         }
         let (line, column) = at.place;

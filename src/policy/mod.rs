@@ -1,6 +1,7 @@
 //! Bundles: parse, check, Cedar evaluation, policy tests.
 
 pub mod ask;
+pub mod bench;
 pub mod bundle;
 pub mod cases;
 pub mod catalog;
@@ -23,3 +24,10 @@ pub mod rulebook;
 pub mod rules;
 pub mod template;
 pub mod who;
+
+#[cfg(test)]
+mod check_tests;
+#[cfg(test)]
+mod evaluate_tests;
+#[cfg(test)]
+mod slicing_tests;

@@ -1,6 +1,5 @@
 //! Reading single values of a bundle's TOML: each either is what it should be or a finding at its place.
 
-use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::time::Duration;
@@ -183,7 +182,14 @@ impl Reading<'_> {
             let groups = people.groups.keys().map(|name| format!("group:{name}"));
             let persons = people.persons.iter().map(|name| format!("person:{name}"));
             let known: Vec<String> = groups.chain(persons).collect();
-            let hint = did_you_mean(text.get_ref(), known.iter().map(String::as_str));
+            // The kind is often forgotten: `payments-leads` is near to nothing, and meant is clear.
+            let full = known
+                .iter()
+                .find(|name| name.split_once(':').map(|(_, bare)| bare) == Some(text.get_ref()));
+            let hint = full.map_or_else(
+                || did_you_mean(text.get_ref(), known.iter().map(String::as_str)),
+                |name| format!(", did you mean `{name}`?"),
+            );
             let message =
                 format!("`{}` is no group or person of people.toml{hint}", text.get_ref());
             self.error(&text.span(), policy::UNKNOWN_OWNER, message);
@@ -225,10 +231,21 @@ pub fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration,
     Err(format!("`{text}` is out of range, write {least} to {most}"))
 }
 
-/// A duration as people write it: `1h 30m`.
+/// A duration as people write it: `1h 30m`, `90d`.
 #[must_use]
-pub fn spoken(duration: Duration) -> impl Display {
-    humantime::format_duration(duration)
+pub fn spoken(duration: Duration) -> String {
+    let mut millis = duration.as_millis();
+    let mut parts = Vec::new();
+    for (unit, size) in
+        [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)]
+    {
+        let count = millis.div_euclid(size);
+        millis = millis.rem_euclid(size);
+        if count > 0 {
+            parts.push(format!("{count}{unit}"));
+        }
+    }
+    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
 }
 
 /// Adds the nearest of the names that a message lists: "unknown field `purpos`, expected one of `purpose`, …".

@@ -16,7 +16,7 @@ use crate::policy::rules::{Act, Rule};
 /// Lifetimes that are tried, longest first.
 const LIFETIMES: [u64; 6] = [3_600, 1_800, 900, 300, 60, 10];
 /// Task kinds that are tried: a refusal must stay cheap.
-const KINDS_MAX: usize = 8;
+const KINDS_MAX: usize = 16;
 /// Scopes of a request up to which single ones are tried.
 const SCOPES_MAX: usize = 8;
 
@@ -110,7 +110,8 @@ fn kinds(bundle: &Bundle, hearing: &Hearing<'_>) -> BTreeSet<TaskKind> {
     kinds
 }
 
+/// Every quoted word after a policy's head: a list of kinds may stand before the word `kind`.
 fn quoted(rule: &Rule) -> Vec<TaskKind> {
-    let body = rule.text.split_once("kind").map_or("", |(_, body)| body);
+    let body = rule.text.split_once("resource").map_or("", |(_, body)| body);
     body.split('"').skip(1).step_by(2).filter_map(|word| TaskKind::try_from(word).ok()).collect()
 }

@@ -250,20 +250,19 @@ impl Rulebook {
         judged
     }
 
-    /// Puts the same question to every policy of the bundle: what slices are compared with.
+    /// A slice's question with every policy and entity of the bundle: what slices are compared with.
     #[must_use]
-    pub fn judge_flat(&self, slice: &Slice, context: Context, more: &[Entity]) -> Judged {
+    pub fn flat(&self, slice: &Slice) -> Slice {
         let act = self.actions.iter().find(|(_, uid)| **uid == slice.action);
         let rules: Vec<&Rule> = self.rules.iter().collect();
         let entities = Entities::from_entities(self.store.all(), None);
-        let flat = self.assemble(
+        self.assemble(
             act.map_or(Act::Issue, |(act, _)| *act),
             slice.principal.clone(),
             slice.resource.clone(),
             &rules,
             entities.unwrap_or_else(|_| Entities::empty()),
-        );
-        self.judge(&flat, context, more)
+        )
     }
 
     fn put(&self, request: &Request, set: &PolicySet, entities: &Entities) -> Judged {
