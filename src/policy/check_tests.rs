@@ -29,17 +29,29 @@ fn changed(file: &str, from: &str, to: &str) -> Files {
 }
 
 #[track_caller]
-fn finds(file: &str, from: &str, to: &str, code: &str, says: &str) {
-    let files = changed(file, from, to);
-    let found = check(files.clone(), TODAY);
-    let hit = found.iter().find(|finding| finding.code.id == code);
+fn finds(file: &str, from: &str, to: &str, code: &str, says: &str) -> Severity {
+    let found = check(changed(file, from, to), TODAY);
     let all: Vec<String> = found.iter().map(ToString::to_string).collect();
+    let hit = found.iter().find(|finding| finding.code.id == code);
     let hit = hit.unwrap_or_else(|| panic!("no {code} among {all:#?}"));
     assert!(hit.message.contains(says), "`{}` does not say `{says}`", hit.message);
-    let loads = Bundle::load(files.clone(), Load::Activate, false).is_ok();
-    assert_eq!(loads, hit.severity != Severity::Error, "{all:#?}");
-    let checks = Bundle::load(files, Load::Check { now: TODAY }, false).is_ok();
-    assert_eq!(checks, hit.severity == Severity::Warning, "{all:#?}");
+    hit.severity
+}
+
+#[test]
+fn errors_refuse_all_age_refuses_checks_warnings_nothing() {
+    let key = "spiffe = \"spiffe://shop.example/ns/shop/sa/checkout\"";
+    let login = format!("[[identity.\"shop/checkout\".login]]\n{key}\n");
+    for (from, to, activates, checks) in [
+        ("tier      = \"partner\"", "tier      = \"none\"", false, false),
+        ("2027-12-31", "2026-01-01", true, false),
+        (login.as_str(), "", true, true),
+    ] {
+        let files = changed("identities.toml", from, to);
+        let loads = |purpose| Bundle::load(files.clone(), purpose, false).is_ok();
+        assert_eq!(loads(Load::Activate), activates, "{to}");
+        assert_eq!(loads(Load::Check { now: TODAY }), checks, "{to}");
+    }
 }
 
 #[test]
@@ -287,7 +299,9 @@ fn cases_must_hold() {
 
 #[test]
 fn age_fails_a_check_and_never_a_start() {
-    finds("identities.toml", "2027-12-31", "2026-01-01", "PT-0334", "payments/reconciler");
+    let severity =
+        finds("identities.toml", "2027-12-31", "2026-01-01", "PT-0334", "payments/reconciler");
+    assert_eq!(severity, Severity::Age);
     let secret = |created: &str, expires: &str, status: &str| {
         format!(
             "\n[secret.crm-key]\npurpose = \"CRM vendor key\"\nresource = \"legacy-crm\"\nowner = {{ business = \"group:shop-leads\", technical = \"group:shop-oncall\" }}\ncreated = {created}\nrotate_every = \"90d\"\nexpires = {expires}\nrevoke = \"vendor console\"\n{status}\n"

@@ -67,10 +67,8 @@ pub fn login(store: &Store, login: &Login) -> Result<Entity, String> {
         Claim::Text(value) => Some((name.clone(), text(value))),
         Claim::List(_) => None,
     });
-    let tags: std::collections::BTreeMap<_, _> = texts
-        .chain([("sub".to_owned(), text(&login.subject))])
-        .map(|(name, value)| (name, value))
-        .collect();
+    let tags: std::collections::BTreeMap<_, _> =
+        texts.chain([("sub".to_owned(), text(&login.subject))]).collect();
     let attributes = [("issuer".to_owned(), text(&login.issuer))];
     Entity::new_with_tags(store.uid(Kind::Login, LOGIN), attributes, [], tags)
         .map_err(|error| error.to_string())
