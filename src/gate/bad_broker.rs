@@ -381,11 +381,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_broker_that_goes_back_is_not_believed_even_after_a_restart() {
-        for back in
-            [(|script: &mut Script| script.head = 99) as fn(&mut Script), |script: &mut Script| {
-                script.root = 2
-            }]
-        {
+        let lower: fn(&mut Script) = |script| script.head = 99;
+        let other: fn(&mut Script) = |script| script.root = 2;
+        for back in [lower, other] {
             let mut bench = Bench::start().await;
             bench.until("kept", |bench| bench.folder.path().join("gate/checkpoint").exists()).await;
             bench.broker.turn(back);
