@@ -20,6 +20,8 @@ pub mod receipts;
 pub mod ring;
 pub mod run;
 pub mod sequencer;
+#[cfg(test)]
+mod sequencer_test;
 pub mod start;
 pub mod stop;
 pub mod subscription;

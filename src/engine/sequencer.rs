@@ -9,7 +9,7 @@ use protem_core::command::Command;
 use protem_core::dice::Dice;
 use protem_core::event::{Actor, Event};
 use protem_core::state::State;
-use protem_verify::ids::TurnId;
+use protem_verify::ids::{Seq, TurnId};
 use protem_verify::time::Time;
 
 use crate::engine::stop::Stop;
@@ -87,6 +87,14 @@ pub struct Sequencer<J> {
     broken: Option<Fault>,
     failed: bool,
     swept: Duration,
+}
+
+/// A turn that is durable.
+struct Durable {
+    head: Head,
+    rows: Vec<Committed<Event>>,
+    /// What others appended after it, before it was found.
+    later: Vec<Committed<Event>>,
 }
 
 /// A turn of which nobody knows whether it happened. The state has run ahead to where it would be.
@@ -206,11 +214,9 @@ impl<J: Journal> Sequencer<J> {
             return Err(fault.clone());
         }
         let Some(doubt) = self.doubt.take() else { return Ok(()) };
-        match self.journal.find(doubt.id) {
-            Ok(Some(Turn::Done { head, rows })) => {
-                self.done(doubt.others, rows, doubt.drafts, head, tail).map(drop)
-            }
-            Ok(Some(Turn::Behind) | None) => {
+        match self.look_up(doubt.id) {
+            Ok(Some(turn)) => self.done(doubt.others, turn, doubt.drafts, tail).map(drop),
+            Ok(None) => {
                 self.state.rollback();
                 Ok(())
             }
@@ -236,17 +242,17 @@ impl<J: Journal> Sequencer<J> {
                     self.state.rollback();
                     return Err(Fault::Store("others appended meanwhile".to_owned()));
                 }
-                Ok(Turn::Done { head, rows }) => return self.settle(run, rows, head, tail),
+                Ok(Turn::Done { head, rows }) => {
+                    return self.settle(run, Durable { head, rows, later: Vec::new() }, tail);
+                }
                 Ok(Turn::Behind) => {
                     self.state.rollback();
                     self.catch_up(tail)?;
                     last = Fault::Store("others append faster than this broker reads".to_owned());
                 }
-                Err(Fault::Unknown(why)) => match self.journal.find(id) {
-                    Ok(Some(Turn::Done { head, rows })) => {
-                        return self.settle(run, rows, head, tail);
-                    }
-                    Ok(Some(Turn::Behind) | None) => {
+                Err(Fault::Unknown(why)) => match self.look_up(id) {
+                    Ok(Some(turn)) => return self.settle(run, turn, tail),
+                    Ok(None) => {
                         self.state.rollback();
                         last = Fault::Store(why);
                     }
@@ -268,16 +274,10 @@ impl<J: Journal> Sequencer<J> {
         Err(last)
     }
 
-    fn settle(
-        &mut self,
-        run: &mut Run,
-        rows: Vec<Committed<Event>>,
-        head: Head,
-        tail: &mut dyn Tail,
-    ) -> Result<(), Fault> {
+    fn settle(&mut self, run: &mut Run, turn: Durable, tail: &mut dyn Tail) -> Result<(), Fault> {
         let others = std::mem::take(&mut run.others);
         let skip = others.len();
-        run.rows = self.done(others, rows, run.drafts.len(), head, tail)?;
+        run.rows = self.done(others, turn, run.drafts.len(), tail)?;
         run.skip = skip;
         Ok(())
     }
@@ -286,21 +286,25 @@ impl<J: Journal> Sequencer<J> {
     fn done(
         &mut self,
         others: Vec<Committed<Event>>,
-        rows: Vec<Committed<Event>>,
+        turn: Durable,
         drafts: usize,
-        head: Head,
         tail: &mut dyn Tail,
     ) -> Result<Arc<[Committed<Event>]>, Fault> {
+        let Durable { head, rows, later } = turn;
         if rows.len() != drafts {
             self.state.rollback();
             let why = format!("a turn of {drafts} entries came back with {}", rows.len());
             return Err(self.note(Fault::Damaged { seq: head.seq, why }));
+        }
+        for row in &later {
+            self.state.apply(row.at(), row.what());
         }
         self.state.commit();
         self.known = head;
         self.failed = false;
         let mut all = others;
         all.extend(rows);
+        all.extend(later);
         let all: Arc<[Committed<Event>]> = all.into();
         if !all.is_empty() {
             tail.committed(&all, &self.state, &self.known, self.clock.boot());
@@ -315,21 +319,37 @@ impl<J: Journal> Sequencer<J> {
             let (known, found) = (self.known.seq, head.seq);
             return Err(self.note(Fault::RolledBack { known, found }));
         }
-        let mut rows = Vec::new();
-        let mut after = self.known.seq;
-        while after < head.seq {
-            let part = self.journal.read(after, CATCH_UP)?;
-            let Some(end) = part.last().map(Committed::seq) else {
-                return Err(Fault::Store(format!("the entry after {after} cannot be read")));
-            };
-            after = end;
-            rows.extend(part.into_iter().filter(|row| row.seq() <= head.seq));
-        }
+        let rows = self.between(self.known.seq, head.seq)?;
         self.state.begin();
         for row in &rows {
             self.state.apply(row.at(), row.what());
         }
-        self.done(rows, Vec::new(), 0, head, tail).map(drop)
+        let turn = Durable { head, rows: Vec::new(), later: Vec::new() };
+        self.done(rows, turn, 0, tail).map(drop)
+    }
+
+    /// A turn that may have happened, with what others appended after it.
+    fn look_up(&mut self, id: TurnId) -> Result<Option<Durable>, Fault> {
+        let Some(Turn::Done { head, rows }) = self.journal.find(id)? else { return Ok(None) };
+        let later = match rows.last() {
+            Some(last) => self.between(last.seq(), head.seq)?,
+            None => Vec::new(),
+        };
+        Ok(Some(Durable { head, rows, later }))
+    }
+
+    /// The entries after `after` up to `end`.
+    fn between(&self, mut after: Seq, end: Seq) -> Result<Vec<Committed<Event>>, Fault> {
+        let mut rows = Vec::new();
+        while after < end {
+            let part = self.journal.read(after, CATCH_UP)?;
+            let Some(last) = part.last().map(Committed::seq) else {
+                return Err(Fault::Store(format!("the entry after {after} cannot be read")));
+            };
+            after = last;
+            rows.extend(part.into_iter().filter(|row| row.seq() <= end));
+        }
+        Ok(rows)
     }
 
     fn beat(&mut self) -> Result<(), Fault> {
