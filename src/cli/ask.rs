@@ -63,7 +63,7 @@ pub async fn wait(global: &Global, args: &WaitArgs) -> Result<Exit, Failure> {
 
 /// Prints what was got; a request that still waits has an exit code of its own.
 fn finish(screen: &Screen, answer: Answer) -> Result<Exit, Failure> {
-    let state = answer.grant.state();
+    let (state, id) = (answer.grant.state(), answer.grant.id.clone());
     if state == GrantState::Ended {
         return Err(not_granted(&answer.grant));
     }
@@ -79,13 +79,14 @@ fn finish(screen: &Screen, answer: Answer) -> Result<Exit, Failure> {
         screen.print(&answer.grant.id);
     }
     if state == GrantState::Pending {
-        return Err(Failure::of(
-            Exit::Pending,
-            tool::STILL_PENDING,
-            "the request waits for approval",
-        ));
+        return Err(waits(&id));
     }
     Ok(Exit::Done)
+}
+
+fn waits(id: &str) -> Failure {
+    Failure::of(Exit::Pending, tool::STILL_PENDING, "the request waits for approval")
+        .helps(format!("go on waiting with `protem wait {id}`"))
 }
 
 /// One line about what was granted.

@@ -50,8 +50,11 @@ pub async fn fanout(
         let grant = make(&caller, round).await?;
         let id: GrantId = grant.parse().map_err(|_| step("the broker's grant has no id"))?;
         let from = now_us();
-        revoke(&operator, grant).await?;
-        micros.push(crowd.all_have(&id.0).await?.saturating_sub(from));
+        let revoked = tokio::spawn(revoke(operator.clone(), grant));
+        let last = crowd.all_have(&id.0).await;
+        // A refused revocation explains why nobody got it.
+        revoked.await.map_err(|why| step(&why.to_string()))??;
+        micros.push(last?.saturating_sub(from));
     }
     let over = Duration::from_micros(now_us().saturating_sub(began));
     let cpu = cpu_of(stage.pid).zip(before).map(|(after, before)| after.saturating_sub(before));
@@ -87,17 +90,12 @@ async fn make(caller: &Client, round: usize) -> Result<String, Failure> {
     answer.grant.map(|grant| grant.id).ok_or_else(|| step("the broker answered without a grant"))
 }
 
-async fn revoke(operator: &Client, grant: String) -> Result<(), Failure> {
+async fn revoke(operator: Client, grant: String) -> Result<(), Failure> {
     let selector = Some(v1::Selector { by: Some(By::Grant(grant)) });
     let request = v1::RevokeRequest { selector, note: "bench".to_owned(), wait: None };
-    // The answer is not waited for: what counts is when the subscribers have it.
-    let operator = operator.clone();
-    tokio::spawn(async move {
-        if let Ok(answers) = operator.governance().revoke(request).await {
-            let _ = answers.into_inner().message().await;
-        }
-    });
-    Ok(())
+    let answers = operator.governance().revoke(request).await;
+    let mut answers = answers.map_err(|status| operator.failure(&status))?.into_inner();
+    answers.message().await.map(drop).map_err(|status| operator.failure(&status))
 }
 
 /// The same crowd on bare streams.

@@ -194,9 +194,9 @@ claims = { groups = "operators" }
 const POLICIES: &str = r#"@id("bench-reads")
 permit (principal in Team::"bench", action == Action::"issue", resource in Resource::"orders-api");
 @id("operators-revoke")
-permit (principal in Group::"operators", action == Action::"revoke", resource == Broker::"protem");
+permit (principal in Group::"operators", action == Action::"revoke", resource in Broker::"protem");
 @id("operators-view")
-permit (principal in Group::"operators", action == Action::"view", resource == Broker::"protem");
+permit (principal in Group::"operators", action == Action::"view", resource in Broker::"protem");
 @id("operators-administer")
 permit (principal in Group::"operators", action == Action::"administer", resource == Broker::"protem");
 "#;

@@ -128,6 +128,12 @@ impl Client {
                 "the broker asks who you are",
             );
         }
+        // A token that could not be read never reached the broker: the reason is ours.
+        if status.code() == Code::Unauthenticated
+            && let Err(why) = self.login.token()
+        {
+            return why;
+        }
         explain(status, &self.uri)
     }
 }
@@ -195,7 +201,9 @@ pub fn explain(status: &Status, broker: &Uri) -> Failure {
     let remedy = remedy.or_else(|| info.metadata.get("remedy").cloned());
     let help = remedy.or_else(|| known.map(|code| code.remedy.to_owned())).unwrap_or_default();
     let exit = exit_of(status.code());
-    let what = status.message().to_owned();
+    // Other clients show the message alone, so it repeats the remedy; three lines need it once.
+    let what = status.message();
+    let what = what.strip_suffix(help.as_str()).unwrap_or(what).trim_end_matches(": ").to_owned();
     Failure { exit, what, why: why.join("; "), code: info.reason.clone(), help }
 }
 

@@ -38,7 +38,8 @@ pub async fn dev(global: &Global, args: &DevArgs) -> Result<Exit, Failure> {
             format!("`protem dev` trusts this machine's user and never listens on {}", args.listen);
         return Err(Failure::of(Exit::Usage, tool::LOOPBACK_ONLY, what));
     }
-    serve::log(&Log { filter: "warn".to_owned(), ..Log::default() })?;
+    // The example's issuers are no real ones: that their tokens are refused is no news here.
+    serve::log(&Log { filter: "warn,protem::serve::caller=off".to_owned(), ..Log::default() })?;
     let listener = free(args.listen).await?;
     let at = listener.local_addr().map_err(|why| serve::unbound(args.listen, &why))?;
     let url = format!("http://{at}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protem_core::event::Event;
+use protem_core::event::{Event, Target};
 use protem_verify::ids::Seq;
 
 use crate::cli::exit::visible;
@@ -87,7 +87,7 @@ fn words(event: &Event) -> Option<String> {
             format!("task over    {task} of {identity}: {}", format!("{reason:?}").to_lowercase())
         }
         Event::TaskHeld { identity, task, .. } => format!("task held    {task} of {identity}"),
-        Event::CutOff { target, note, .. } => format!("cut off      {target:?}: {note}"),
+        Event::CutOff { target, note, .. } => format!("cut off      {}: {note}", covered(target)),
         Event::IdentityQuarantined { identity, note } => format!("quarantined  {identity}: {note}"),
         Event::QuarantineLifted { identity, note } => format!("lifted       {identity}: {note}"),
         Event::BundleActivated { digest, .. } => format!("bundle       {digest} is in force"),
@@ -106,4 +106,16 @@ fn words(event: &Event) -> Option<String> {
         | Event::KeyPublished(_)
         | Event::KeyForgotten { .. } => return None,
     })
+}
+
+fn covered(target: &Target) -> String {
+    match target {
+        Target::Grant(id) => format!("grant {id}"),
+        Target::Task(identity, task) => format!("task {identity}#{task}"),
+        Target::Identity(name) => format!("identity {name}"),
+        Target::Resource(name) => format!("resource {name}"),
+        Target::Scope(resource, scope) => format!("scope {resource}#{scope}"),
+        Target::Key(key) => format!("key {key}"),
+        Target::Everything => "everything".to_owned(),
+    }
 }
