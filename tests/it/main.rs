@@ -14,5 +14,7 @@
     reason = "a test may fail loudly, may look at the real clock, and is its own documentation"
 )]
 
+mod broker;
+mod callers;
 mod python;
 mod tidy;

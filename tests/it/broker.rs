@@ -1,0 +1,259 @@
+//! A whole broker in this process: SQLite in a temporary folder, the repository's own bundle, a free port, callers that sign in.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use data_encoding::BASE64URL_NOPAD;
+use ed25519_dalek::{Signer, SigningKey};
+use protem::engine::broker::{Broker, Start};
+use protem::engine::lane::LaneLimits;
+use protem::journal::sqlite::SqliteJournal;
+use protem::policy::bundle::{Files, read_folder};
+use protem::serve::entrance::CallLimits;
+use protem::serve::incoming::ConnectionLimits;
+use protem::serve::server::{ServeSettings, serve};
+use protem_clock::clock::{Clock, SystemClock};
+use protem_clock::random;
+use protem_proto::wire::v1;
+use protem_proto::wire::v1::access_service_client::AccessServiceClient;
+use protem_proto::wire::v1::bundle_service_client::BundleServiceClient;
+use protem_proto::wire::v1::governance_service_client::GovernanceServiceClient;
+use protem_proto::wire::v1::revocation_service_client::RevocationServiceClient;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::metadata::MetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+use tonic_types::StatusExt;
+
+/// A running broker and its development key.
+pub struct TestBroker {
+    pub broker: Broker,
+    pub url: String,
+    pub port: u16,
+    key: SigningKey,
+    stop: Option<oneshot::Sender<()>>,
+    served: Option<JoinHandle<()>>,
+    pub folder: TempDir,
+}
+
+/// How a test wants its broker.
+#[derive(Default)]
+pub struct Wish {
+    pub connections: ConnectionLimits,
+    pub calls: CallLimits,
+    pub bundle: Option<Files>,
+}
+
+impl TestBroker {
+    pub async fn start() -> Self {
+        Self::with(Wish::default()).await
+    }
+
+    pub async fn with(wish: Wish) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let url = format!("http://127.0.0.1:{port}");
+        let (journal, reader) = SqliteJournal::open(&folder.path().join("journal.db")).unwrap();
+        let start = Start {
+            journal: Box::new(journal),
+            reader,
+            clock: Arc::new(SystemClock),
+            issuer: url.clone(),
+            dev: true,
+            bundle: wish.bundle.unwrap_or_else(policies),
+            keys: folder.path().join("keys"),
+            anchor: None,
+            region: String::new(),
+            limits: LaneLimits::default(),
+        };
+        let broker = tokio::task::spawn_blocking(|| Broker::start(start)).await.unwrap();
+        let broker = broker.unwrap_or_else(|why| panic!("the broker does not start: {why}"));
+        let key = SigningKey::from_bytes(&random::bytes());
+        let settings = ServeSettings {
+            dev_jwks: Some(jwks(&key)),
+            private: None,
+            connections: wish.connections,
+            calls: wish.calls,
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = serve(broker.clone(), settings, listener, async {
+            let _ = stopped.await;
+        });
+        let served = tokio::spawn(async { serving.await.unwrap() });
+        Self { broker, url, port, key, stop: Some(stop), served: Some(served), folder }
+    }
+
+    /// Drains and stops it.
+    pub async fn stop(mut self) {
+        drop(self.stop.take());
+        self.served.take().unwrap().await.unwrap();
+        self.broker.stop().await;
+    }
+
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::from_shared(self.url.clone()).unwrap().connect_timeout(Duration::from_secs(5))
+    }
+
+    pub fn channel(&self) -> Channel {
+        self.endpoint().connect_lazy()
+    }
+
+    /// A development token for an identity.
+    pub fn identity_token(&self, name: &str) -> String {
+        self.sign(&self.claims(name, "identity", &[]))
+    }
+
+    /// The claims of a good token, to be spoilt by tests.
+    pub fn claims(&self, name: &str, kind: &str, groups: &[&str]) -> Value {
+        let now = SystemClock.unix().as_secs();
+        json!({
+            "iss": "protem-dev", "sub": name, "aud": self.url, "iat": now, "nbf": now, "exp": now + 600,
+            "protem/as": name, "protem/kind": kind, "groups": groups,
+        })
+    }
+
+    pub fn sign(&self, claims: &Value) -> String {
+        sign(&self.key, claims)
+    }
+
+    pub fn identity(&self, name: &str) -> Clients {
+        self.clients(Some(self.identity_token(name)))
+    }
+
+    pub fn person(&self, name: &str, groups: &[&str]) -> Clients {
+        self.clients(Some(self.sign(&self.claims(name, "person", groups))))
+    }
+
+    pub fn gateway(&self, name: &str) -> Clients {
+        self.clients(Some(self.sign(&self.claims(name, "gateway", &[]))))
+    }
+
+    pub fn operator(&self) -> Clients {
+        self.person("olga", &["operators"])
+    }
+
+    /// Typed clients that send this token.
+    pub fn clients(&self, token: Option<String>) -> Clients {
+        Clients::over(self.channel(), token)
+    }
+
+    pub fn head(&self) -> u64 {
+        self.broker.reader().head().unwrap().seq.0
+    }
+}
+
+/// Sends a caller token with each call.
+#[derive(Clone)]
+pub struct SignIn(pub Option<String>);
+
+impl Interceptor for SignIn {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            let value = MetadataValue::try_from(format!("Bearer {token}")).unwrap();
+            request.metadata_mut().insert("authorization", value);
+        }
+        Ok(request)
+    }
+}
+
+pub type Signed = InterceptedService<Channel, SignIn>;
+
+/// All services for one caller.
+#[derive(Clone)]
+pub struct Clients {
+    pub access: AccessServiceClient<Signed>,
+    pub governance: GovernanceServiceClient<Signed>,
+    pub revocations: RevocationServiceClient<Signed>,
+    pub bundles: BundleServiceClient<Signed>,
+}
+
+impl Clients {
+    pub fn over(channel: Channel, token: Option<String>) -> Self {
+        let signed = SignIn(token);
+        Self {
+            access: AccessServiceClient::with_interceptor(channel.clone(), signed.clone()),
+            governance: GovernanceServiceClient::with_interceptor(channel.clone(), signed.clone()),
+            revocations: RevocationServiceClient::with_interceptor(channel.clone(), signed.clone()),
+            bundles: BundleServiceClient::with_interceptor(channel, signed),
+        }
+    }
+
+    /// Reads orders for an agent's task.
+    pub async fn ask(&mut self, task: &str) -> Result<v1::RequestAccessResponse, Status> {
+        self.access.request_access(ask(task)).await.map(tonic::Response::into_inner)
+    }
+
+    pub async fn complete(&mut self, task: &str) -> Result<v1::CompleteTaskResponse, Status> {
+        let request =
+            v1::CompleteTaskRequest { task_id: task.into(), ..v1::CompleteTaskRequest::default() };
+        self.access.complete_task(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// Revokes and answers the first message.
+    pub async fn revoke(
+        &mut self,
+        by: v1::selector::By,
+    ) -> Result<v1::RevokeResponse, Status> {
+        let request = v1::RevokeRequest {
+            selector: Some(v1::Selector { by: Some(by) }),
+            note: "a test says so".into(),
+            wait: None,
+        };
+        let mut answers = self.governance.revoke(request).await?.into_inner();
+        Ok(answers.message().await?.expect("an answer"))
+    }
+}
+
+/// A request that the repository's bundle grants to `payments/agent` at once.
+pub fn ask(task: &str) -> v1::RequestAccessRequest {
+    v1::RequestAccessRequest {
+        task: Some(v1::Task { id: task.into(), kind: "agent".into(), url: String::new() }),
+        resource: "orders-api".into(),
+        scopes: vec!["orders:read".into()],
+        purpose: "a test".into(),
+        ..v1::RequestAccessRequest::default()
+    }
+}
+
+/// A task id that no other test uses.
+pub fn fresh_task() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!("task-{}", COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The stable code of a status: every answer of ours has one.
+#[track_caller]
+pub fn reason(status: &Status) -> String {
+    let details = status.get_error_details();
+    let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
+    assert_eq!(info.domain, "protem");
+    info.reason.clone()
+}
+
+/// The repository's own bundle.
+pub fn policies() -> Files {
+    read_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("policies")).unwrap()
+}
+
+fn jwks(key: &SigningKey) -> String {
+    let x = BASE64URL_NOPAD.encode(key.verifying_key().as_bytes());
+    json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": x, "kid": "dev", "alg": "EdDSA"}]})
+        .to_string()
+}
+
+fn sign(key: &SigningKey, claims: &Value) -> String {
+    let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+    let head = json!({"alg": "EdDSA", "typ": "JWT", "kid": "dev"});
+    let signed = format!("{}.{}", part(&head), part(claims));
+    let signature = BASE64URL_NOPAD.encode(&key.sign(signed.as_bytes()).to_bytes());
+    format!("{signed}.{signature}")
+}
