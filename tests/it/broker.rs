@@ -9,6 +9,8 @@ use data_encoding::BASE64URL_NOPAD;
 use ed25519_dalek::{Signer, SigningKey};
 use protem::engine::broker::{Broker, Start};
 use protem::engine::lane::LaneLimits;
+use protem::journal::port::Journal;
+use protem::journal::reader::Reader;
 use protem::journal::sqlite::SqliteJournal;
 use protem::policy::bundle::{Files, read_folder};
 use protem::serve::entrance::CallLimits;
@@ -50,6 +52,10 @@ pub struct Wish {
     pub connections: ConnectionLimits,
     pub calls: CallLimits,
     pub bundle: Option<Files>,
+    /// Another store than SQLite.
+    pub journal: Option<(Box<dyn Journal>, Arc<dyn Reader>)>,
+    /// Another clock than the machine's.
+    pub clock: Option<Arc<dyn Clock>>,
 }
 
 impl TestBroker {
@@ -62,11 +68,15 @@ impl TestBroker {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let url = format!("http://127.0.0.1:{port}");
-        let (journal, reader) = SqliteJournal::open(&folder.path().join("journal.db")).unwrap();
+        let (journal, reader) = wish.journal.unwrap_or_else(|| {
+            let opened = SqliteJournal::open(&folder.path().join("journal.db"));
+            let (journal, reader) = opened.unwrap();
+            (Box::new(journal), reader)
+        });
         let start = Start {
-            journal: Box::new(journal),
+            journal,
             reader,
-            clock: Arc::new(SystemClock),
+            clock: wish.clock.unwrap_or_else(|| Arc::new(SystemClock)),
             issuer: url.clone(),
             dev: true,
             bundle: wish.bundle.unwrap_or_else(policies),
@@ -116,7 +126,7 @@ impl TestBroker {
     pub fn claims(&self, name: &str, kind: &str, groups: &[&str]) -> Value {
         let now = SystemClock.unix().as_secs();
         json!({
-            "iss": "protem-dev", "sub": name, "aud": self.url, "iat": now, "nbf": now, "exp": now + 600,
+            "iss": "protem-dev", "sub": name, "aud": self.url, "iat": now, "nbf": now, "exp": now + 3_600,
             "protem/as": name, "protem/kind": kind, "groups": groups,
         })
     }

@@ -1,0 +1,265 @@
+//! The limits at the door are in force: connections, streams, headers, calls, rates; and floods leave others served.
+
+use std::time::Duration;
+
+use protem::policy::bundle::Files;
+use protem::serve::entrance::CallLimits;
+use protem::serve::incoming::ConnectionLimits;
+use protem_proto::wire::v1;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::{Code, Request};
+use tonic_types::StatusExt;
+
+use crate::broker::{TestBroker, Wish, fresh_task, policies, reason};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_of_one_address_are_few() {
+    let connections = ConnectionLimits { strangers: 2, ..ConnectionLimits::default() };
+    let broker = TestBroker::with(Wish { connections, ..Wish::default() }).await;
+    let mut first = raw(&broker).await;
+    let second = raw(&broker).await;
+    assert!(is_closed(raw(&broker).await).await, "the third stranger is turned away");
+    first.shutdown().await.unwrap();
+    drop((first, second));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // Who signs in is no stranger: more than two connections with somebody on them are fine.
+    for _ in 0..4 {
+        let mut clients = broker.identity("payments/agent");
+        clients.access.who_am_i(v1::WhoAmIRequest {}).await.unwrap();
+        std::mem::forget(clients);
+    }
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_counted() {
+    let connections = ConnectionLimits { connections: 1, ..ConnectionLimits::default() };
+    let broker = TestBroker::with(Wish { connections, ..Wish::default() }).await;
+    let only = raw(&broker).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut agent = broker.identity("payments/agent");
+    let waits = agent.access.who_am_i(v1::WhoAmIRequest {});
+    assert!(tokio::time::timeout(Duration::from_millis(300), waits).await.is_err());
+    drop(only);
+    let mut agent = broker.identity("payments/agent");
+    let answer = tokio::time::timeout(
+        Duration::from_secs(5),
+        agent.access.who_am_i(v1::WhoAmIRequest {}),
+    );
+    answer.await.unwrap().unwrap();
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_in_flight_are_counted_and_ends_have_a_lane_of_their_own() {
+    let calls = CallLimits { ordinary: 0, ending: 4 };
+    let broker = TestBroker::with(Wish { calls, ..Wish::default() }).await;
+    let mut agent = broker.identity("payments/agent");
+    let status = agent.ask(&fresh_task()).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "PT-0207"));
+    assert!(status.get_error_details().retry_info().is_some());
+    assert_eq!(agent.complete("never-opened").await.unwrap_err().code(), Code::NotFound);
+    let everything = v1::selector::By::Everything(true);
+    broker.operator().revoke(everything).await.unwrap();
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tiers_rate_is_in_force_and_ends_are_not_counted() {
+    let bundle = edited("catalog.toml", "rate             = \"50/s\"", "rate = \"3/h\"");
+    let broker = TestBroker::with(Wish { bundle: Some(bundle), ..Wish::default() }).await;
+    let mut agent = broker.identity("payments/agent");
+    let task = fresh_task();
+    for _ in 0..3 {
+        agent.ask(&task).await.unwrap();
+    }
+    let status = agent.ask(&task).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "PT-0206"));
+    let wait = status.get_error_details().retry_info().unwrap().retry_delay.unwrap();
+    assert!(wait > Duration::from_secs(60), "{wait:?}");
+    broker.identity("payments/reconciler").access.watch_grant(v1::WatchGrantRequest::default()).await.unwrap_err();
+    agent.complete(&task).await.unwrap();
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failing_to_sign_in_too_often_is_slowed_down() {
+    let broker = TestBroker::start().await;
+    let mut codes = Vec::new();
+    for count in 0..200 {
+        let mut stranger = broker.clients(Some(format!("a.{count}.c")));
+        let status = stranger.access.who_am_i(v1::WhoAmIRequest {}).await.unwrap_err();
+        codes.push(reason(&status));
+    }
+    assert!(codes.iter().any(|code| code == "PT-0611"), "{codes:?}");
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    broker.identity("payments/agent").access.who_am_i(v1::WhoAmIRequest {}).await.unwrap();
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_are_limited() {
+    let broker = TestBroker::start().await;
+    let mut request = Request::new(v1::WhoAmIRequest {});
+    request.metadata_mut().insert("x-much", "x".repeat(20_000).parse().unwrap());
+    let mut agent = broker.identity("payments/agent");
+    assert!(agent.access.who_am_i(request).await.is_err());
+    agent.access.who_am_i(v1::WhoAmIRequest {}).await.unwrap();
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subscriptions_of_one_gateway_are_counted() {
+    let broker = TestBroker::start().await;
+    let open = || {
+        let message = v1::subscribe_request::Message::Open(v1::Open::default());
+        let first = v1::SubscribeRequest { message: Some(message) };
+        tokio_stream::StreamExt::chain(tokio_stream::once(first), tokio_stream::pending())
+    };
+    let mut gateway = broker.gateway("edge-eu-1");
+    let mut held = Vec::new();
+    for _ in 0..64 {
+        held.push(gateway.revocations.subscribe(open()).await.unwrap());
+    }
+    let status = gateway.revocations.subscribe(open()).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "PT-0209"));
+    drop(held);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_says_its_limits() {
+    let broker = TestBroker::start().await;
+    let mut stream = raw(&broker).await;
+    stream.write_all(&[PREFACE, &frame(4, 0, 0, &[])].concat()).await.unwrap();
+    let (kind, payload) = read_frame(&mut stream).await.unwrap();
+    assert_eq!(kind, 4, "the first frame is SETTINGS");
+    let setting = |id: u16| {
+        payload.chunks(6).find(|one| one[..2] == id.to_be_bytes()).map(|one| {
+            u32::from_be_bytes(one[2..6].try_into().unwrap())
+        })
+    };
+    assert_eq!(setting(3), Some(100), "streams per connection");
+    assert_eq!(setting(6), Some(16 * 1024), "header list");
+    broker.stop().await;
+}
+
+/// Row 55: each flood ends its own connection and nobody else's.
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_h2_floods() {
+    let broker = TestBroker::start().await;
+    let reset: Vec<u8> = (0..4_000_u32)
+        .flat_map(|count| {
+            let id = count * 2 + 1;
+            [frame(1, 4, id, HEADERS), frame(3, 0, id, &8_u32.to_be_bytes())].concat()
+        })
+        .collect();
+    let continued: Vec<u8> = std::iter::once(frame(1, 0, 1, HEADERS))
+        .chain((0..400).map(|_| frame(9, 0, 1, &literal())))
+        .flatten()
+        .collect();
+    for (name, flood) in [("rapid reset", reset), ("continuation", continued)] {
+        let mut stream = raw(&broker).await;
+        let opening = [PREFACE, &frame(4, 0, 0, &[])].concat();
+        stream.write_all(&opening).await.unwrap();
+        // The server may close while we still write.
+        let _ = stream.write_all(&flood).await;
+        assert!(ends(&mut stream).await, "{name}: the connection goes on");
+    }
+    // Empty DATA: the connection may live, but nobody else may feel it.
+    let mut stream = raw(&broker).await;
+    let mut flood = [PREFACE, &frame(4, 0, 0, &[]), &frame(1, 4, 1, HEADERS)].concat();
+    flood.extend((0..50_000).flat_map(|_| frame(0, 0, 1, &[])));
+    let _ = stream.write_all(&flood).await;
+    let mut agent = broker.identity("payments/agent");
+    let served = agent.access.who_am_i(v1::WhoAmIRequest {});
+    tokio::time::timeout(Duration::from_secs(5), served).await.unwrap().unwrap();
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_and_discovery_are_served_to_anybody_but_foreign_pages() {
+    let broker = TestBroker::start().await;
+    let keys = get(&broker, "/jwks.json", &[]).await;
+    assert!(keys.starts_with("HTTP/1.1 200") && keys.contains("application/jwk-set+json"), "{keys}");
+    assert!(keys.contains("max-age=300") && keys.contains("\"kty\":\"OKP\""), "{keys}");
+    for path in ["/.well-known/oauth-authorization-server", "/.well-known/openid-configuration"] {
+        let said = get(&broker, path, &[]).await;
+        assert!(said.contains(&format!("\"issuer\":\"{}\"", broker.url)), "{said}");
+    }
+    assert!(get(&broker, "/nothing", &[]).await.starts_with("HTTP/1.1 404"));
+    let foreign = get(&broker, "/jwks.json", &["origin: https://evil.example"]).await;
+    assert!(foreign.starts_with("HTTP/1.1 403") && foreign.contains("PT-0615"), "{foreign}");
+    broker.stop().await;
+}
+
+async fn get(broker: &TestBroker, path: &str, headers: &[&str]) -> String {
+    let mut stream = raw(broker).await;
+    let more: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let port = broker.port;
+    let ask = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n{more}\r\n");
+    stream.write_all(ask.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+async fn raw(broker: &TestBroker) -> TcpStream {
+    TcpStream::connect(("127.0.0.1", broker.port)).await.unwrap()
+}
+
+async fn is_closed(mut stream: TcpStream) -> bool {
+    let mut byte = [0];
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut byte)).await;
+    matches!(read, Ok(Ok(0) | Err(_)))
+}
+
+/// Whether the peer says GOAWAY or closes.
+async fn ends(stream: &mut TcpStream) -> bool {
+    let end = async {
+        loop {
+            match read_frame(stream).await {
+                Some((7, _)) | None => return,
+                Some(_) => {}
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), end).await.is_ok()
+}
+
+async fn read_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.ok()?;
+    let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload).await.ok()?;
+    Some((head[3], payload))
+}
+
+fn frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &id.to_be_bytes(), payload].concat()
+}
+
+/// A literal header of 100 bytes that is not indexed: what a CONTINUATION flood is made of.
+fn literal() -> Vec<u8> {
+    [&[0, 1, b'x', 100], [b'y'; 100].as_slice()].concat()
+}
+
+/// The repository's bundle with one text replaced in one file.
+fn edited(file: &str, from: &str, to: &str) -> Files {
+    let edit = |name: &str, text: &[u8]| -> std::sync::Arc<[u8]> {
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        if name != file {
+            return text.into_bytes().into();
+        }
+        assert!(text.contains(from), "{file} has no {from}");
+        text.replace(from, to).into_bytes().into()
+    };
+    policies().iter().map(|(name, text)| (name.clone(), edit(name, text))).collect()
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// `:method POST`, `:scheme http`, `:path /`: all from HPACK's static table.
+const HEADERS: &[u8] = &[0x83, 0x86, 0x84];
