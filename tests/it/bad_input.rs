@@ -65,7 +65,8 @@ async fn bad_requests_change_nothing() {
         let status = agent.access.request_access(request).await.expect_err(&said);
         check(&status, Code::InvalidArgument, expect);
     }
-    let status = agent.access.request_access(spoilt(|r| r.scopes = vec!["orders:raed".into()])).await;
+    let status =
+        agent.access.request_access(spoilt(|r| r.scopes = vec!["orders:raed".into()])).await;
     assert!(status.unwrap_err().message().contains("did you mean `orders:read`"));
     assert_eq!(broker.head(), head, "nothing changed");
     broker.stop().await;
@@ -115,8 +116,13 @@ async fn bad_ends_change_nothing() {
     let head = broker.head();
     for (task_id, wait) in [("", 0), ("a b", 0), ("known", -1)] {
         let wait = Some(Duration { seconds: wait, nanos: 0 });
-        let request = v1::CompleteTaskRequest { task_id: task_id.into(), wait, ..Default::default() };
-        check(&agent.access.complete_task(request).await.unwrap_err(), Code::InvalidArgument, "PT-0201");
+        let request =
+            v1::CompleteTaskRequest { task_id: task_id.into(), wait, ..Default::default() };
+        check(
+            &agent.access.complete_task(request).await.unwrap_err(),
+            Code::InvalidArgument,
+            "PT-0201",
+        );
     }
     check(&agent.complete("never-opened").await.unwrap_err(), Code::NotFound, "PT-0104");
     for (by, code, expect) in [
@@ -137,12 +143,24 @@ async fn bad_ends_change_nothing() {
     };
     check(&operator.governance.revoke(silent).await.unwrap_err(), Code::InvalidArgument, "PT-0201");
     let list = v1::ListGrantsRequest { page_token: "' OR 1=1".into(), ..Default::default() };
-    check(&operator.governance.list_grants(list).await.unwrap_err(), Code::InvalidArgument, "PT-0201");
+    check(
+        &operator.governance.list_grants(list).await.unwrap_err(),
+        Code::InvalidArgument,
+        "PT-0201",
+    );
     let before = Some(Timestamp { seconds: -1, nanos: 0 });
     let list = v1::ListGrantsRequest { since: before, ..Default::default() };
-    check(&operator.governance.list_grants(list).await.unwrap_err(), Code::InvalidArgument, "PT-0201");
+    check(
+        &operator.governance.list_grants(list).await.unwrap_err(),
+        Code::InvalidArgument,
+        "PT-0201",
+    );
     let list = v1::ListGrantsRequest { page_size: 1_001, ..Default::default() };
-    check(&operator.governance.list_grants(list).await.unwrap_err(), Code::InvalidArgument, "PT-0201");
+    check(
+        &operator.governance.list_grants(list).await.unwrap_err(),
+        Code::InvalidArgument,
+        "PT-0201",
+    );
     assert_eq!(broker.head(), head, "nothing changed");
     broker.stop().await;
 }

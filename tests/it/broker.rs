@@ -209,10 +209,7 @@ impl Clients {
     }
 
     /// Revokes and answers the first message.
-    pub async fn revoke(
-        &mut self,
-        by: v1::selector::By,
-    ) -> Result<v1::RevokeResponse, Status> {
+    pub async fn revoke(&mut self, by: v1::selector::By) -> Result<v1::RevokeResponse, Status> {
         let request = v1::RevokeRequest {
             selector: Some(v1::Selector { by: Some(by) }),
             note: "a test says so".into(),

@@ -57,7 +57,11 @@ async fn attack_every_rpc_without_role() {
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(250)).await;
             };
-            assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, code), "{path}");
+            assert_eq!(
+                (status.code(), reason(&status).as_str()),
+                (Code::Unauthenticated, code),
+                "{path}"
+            );
         }
         if path.ends_with("/WhoAmI") {
             continue;
@@ -81,7 +85,8 @@ async fn attack_metadata_identity() {
     assert_eq!(reason(&status), "PT-0601");
     let mut request = Request::new(v1::WhoAmIRequest {});
     request.metadata_mut().insert("x-protem-identity", "payments/reconciler".parse().unwrap());
-    let who = broker.identity("payments/agent").access.who_am_i(request).await.unwrap().into_inner();
+    let who =
+        broker.identity("payments/agent").access.who_am_i(request).await.unwrap().into_inner();
     assert_eq!(who.identity, "payments/agent");
     // Two callers in one call are no caller.
     let mut twice = Request::new(v1::WhoAmIRequest {});
@@ -108,7 +113,10 @@ async fn attack_end_foreign_grant_by_every_route() {
         let (found, unknown) = (body(&path, &grant.id, &task), body(&path, absent, "no-such-task"));
         let one = call(&broker, &path, Some(foreign.clone()), &found).await;
         let other = call(&broker, &path, Some(foreign.clone()), &unknown).await;
-        if path.ends_with("/ReturnGrant") || path.ends_with("/RenewCredential") || path.ends_with("/CompleteTask") {
+        if path.ends_with("/ReturnGrant")
+            || path.ends_with("/RenewCredential")
+            || path.ends_with("/CompleteTask")
+        {
             assert_eq!(one.code(), Code::NotFound, "{path}");
         }
         // What is somebody else's looks exactly like what is not there.
@@ -131,7 +139,10 @@ async fn attack_end_foreign_grant_by_every_route() {
             broker.person("anna", &["auditors"]),
         ] {
             let status = caller.revoke(by.clone()).await.unwrap_err();
-            assert!(matches!(status.code(), Code::PermissionDenied | Code::NotFound), "{by:?} {status:?}");
+            assert!(
+                matches!(status.code(), Code::PermissionDenied | Code::NotFound),
+                "{by:?} {status:?}"
+            );
         }
     }
     assert_eq!(broker.head(), head, "nothing changed");
@@ -178,7 +189,11 @@ async fn a_leaked_credential_ends_by_whoever_holds_it() {
     }
     assert_eq!(broker.head(), head, "nothing changed");
     let answer = finder.revoke(By::Token(token)).await.unwrap();
-    assert_eq!((answer.grants_ended, answer.enforcement.len()), (0, 0), "it tells nothing but the seq");
+    assert_eq!(
+        (answer.grants_ended, answer.enforcement.len()),
+        (0, 0),
+        "it tells nothing but the seq"
+    );
     let again = agent.access.request_access(ask(&task)).await.unwrap().into_inner();
     assert_ne!(again.grant.unwrap().id, granted.grant.unwrap().id);
     broker.stop().await;
@@ -219,9 +234,8 @@ fn body(path: &str, grant: &str, task: &str) -> Vec<u8> {
             Vec::new()
         }
         // `grant_id` is the first field of all others that have one; of the rest it is unknown or empty input.
-        "WatchGrant" | "RenewCredential" | "ReturnGrant" | "GetGrant" | "Decide" | "CloseReview" => {
-            v1::WatchGrantRequest { grant_id: grant }.encode_to_vec()
-        }
+        "WatchGrant" | "RenewCredential" | "ReturnGrant" | "GetGrant" | "Decide"
+        | "CloseReview" => v1::WatchGrantRequest { grant_id: grant }.encode_to_vec(),
         _ => Vec::new(),
     }
 }
@@ -237,9 +251,7 @@ async fn call(broker: &TestBroker, path: &str, token: Option<String>, body: &[u8
     let messages = tokio_stream::once(body.to_vec());
     let mut grpc = tonic::client::Grpc::new(broker.channel());
     grpc.ready().await.unwrap();
-    let answer = grpc
-        .streaming(request.map(|()| messages), path.parse().unwrap(), Raw)
-        .await;
+    let answer = grpc.streaming(request.map(|()| messages), path.parse().unwrap(), Raw).await;
     let mut answers = match answer {
         Ok(answers) => answers.into_inner(),
         Err(status) => return status,

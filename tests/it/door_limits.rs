@@ -43,10 +43,8 @@ async fn connections_are_counted() {
     assert!(tokio::time::timeout(Duration::from_millis(300), waits).await.is_err());
     drop(only);
     let mut agent = broker.identity("payments/agent");
-    let answer = tokio::time::timeout(
-        Duration::from_secs(5),
-        agent.access.who_am_i(v1::WhoAmIRequest {}),
-    );
+    let answer =
+        tokio::time::timeout(Duration::from_secs(5), agent.access.who_am_i(v1::WhoAmIRequest {}));
     answer.await.unwrap().unwrap();
     broker.stop().await;
 }
@@ -78,7 +76,12 @@ async fn a_tiers_rate_is_in_force_and_ends_are_not_counted() {
     assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "PT-0206"));
     let wait = status.get_error_details().retry_info().unwrap().retry_delay.unwrap();
     assert!(wait > Duration::from_secs(60), "{wait:?}");
-    broker.identity("payments/reconciler").access.watch_grant(v1::WatchGrantRequest::default()).await.unwrap_err();
+    broker
+        .identity("payments/reconciler")
+        .access
+        .watch_grant(v1::WatchGrantRequest::default())
+        .await
+        .unwrap_err();
     agent.complete(&task).await.unwrap();
     broker.stop().await;
 }
@@ -136,9 +139,10 @@ async fn the_server_says_its_limits() {
     let (kind, payload) = read_frame(&mut stream).await.unwrap();
     assert_eq!(kind, 4, "the first frame is SETTINGS");
     let setting = |id: u16| {
-        payload.chunks(6).find(|one| one[..2] == id.to_be_bytes()).map(|one| {
-            u32::from_be_bytes(one[2..6].try_into().unwrap())
-        })
+        payload
+            .chunks(6)
+            .find(|one| one[..2] == id.to_be_bytes())
+            .map(|one| u32::from_be_bytes(one[2..6].try_into().unwrap()))
     };
     assert_eq!(setting(3), Some(100), "streams per connection");
     assert_eq!(setting(6), Some(16 * 1024), "header list");
@@ -182,7 +186,10 @@ async fn attack_h2_floods() {
 async fn keys_and_discovery_are_served_to_anybody_but_foreign_pages() {
     let broker = TestBroker::start().await;
     let keys = get(&broker, "/jwks.json", &[]).await;
-    assert!(keys.starts_with("HTTP/1.1 200") && keys.contains("application/jwk-set+json"), "{keys}");
+    assert!(
+        keys.starts_with("HTTP/1.1 200") && keys.contains("application/jwk-set+json"),
+        "{keys}"
+    );
     assert!(keys.contains("max-age=300") && keys.contains("\"kty\":\"OKP\""), "{keys}");
     for path in ["/.well-known/oauth-authorization-server", "/.well-known/openid-configuration"] {
         let said = get(&broker, path, &[]).await;
@@ -198,7 +205,8 @@ async fn get(broker: &TestBroker, path: &str, headers: &[&str]) -> String {
     let mut stream = raw(broker).await;
     let more: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
     let port = broker.port;
-    let ask = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n{more}\r\n");
+    let ask =
+        format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n{more}\r\n");
     stream.write_all(ask.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();

@@ -139,7 +139,8 @@ async fn attack_cancel_at_every_await() {
     for step in 0..40 {
         let task = fresh_task();
         let mut leaving = agent.clone();
-        let left = tokio::time::timeout(Duration::from_micros(step * 100), leaving.ask(&task)).await;
+        let left =
+            tokio::time::timeout(Duration::from_micros(step * 100), leaving.ask(&task)).await;
         drop(left);
         let mut back = agent.clone();
         let answer = loop {
@@ -149,12 +150,16 @@ async fn attack_cancel_at_every_await() {
             }
         };
         let grant = answer.grant.unwrap();
-        assert_eq!((grant.task.unwrap().id, grant.identity.as_str()), (task.clone(), "shop/checkout"));
+        assert_eq!(
+            (grant.task.unwrap().id, grant.identity.as_str()),
+            (task.clone(), "shop/checkout")
+        );
         let selector = Some(v1::Selector { by: Some(By::Task(format!("shop/checkout#{task}"))) });
         let list = v1::ListGrantsRequest { selector, ..Default::default() };
         let listed = back.governance.list_grants(list).await;
         if let Ok(listed) = listed {
-            let ids: Vec<_> = listed.into_inner().grants.into_iter().map(|grant| grant.id).collect();
+            let ids: Vec<_> =
+                listed.into_inner().grants.into_iter().map(|grant| grant.id).collect();
             assert_eq!(ids, [grant.id], "one ask, one grant");
         }
         let mut leaving = agent.clone();

@@ -17,5 +17,7 @@
 mod bad_input;
 mod broker;
 mod callers;
+mod door_limits;
+mod ends;
 mod python;
 mod tidy;
