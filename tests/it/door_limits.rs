@@ -41,7 +41,7 @@ async fn connections_are_counted() {
     let mut agent = broker.identity("payments/agent");
     let waits = agent.access.who_am_i(v1::WhoAmIRequest {});
     assert!(tokio::time::timeout(Duration::from_millis(300), waits).await.is_err());
-    drop(only);
+    drop((only, agent));
     let mut agent = broker.identity("payments/agent");
     let answer =
         tokio::time::timeout(Duration::from_secs(5), agent.access.who_am_i(v1::WhoAmIRequest {}));
