@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn running_out_of_descriptors_pauses_and_does_not_spin() {
+    async fn attack_fd_exhaustion() {
         let connections = Connections::new(ConnectionLimits::default());
         let calls = AtomicU32::new(0);
         let accept = || {
