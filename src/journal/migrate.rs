@@ -109,8 +109,8 @@ mod tests {
     fn migrations_apply_once_and_stay_as_they_are() {
         let two = ["CREATE TABLE a (x INTEGER) STRICT", "CREATE TABLE b (x INTEGER) STRICT"];
         let mut connection = Connection::open_in_memory().unwrap();
-        let known = check(&connection, "j", &two[..1]).unwrap();
-        apply(&mut connection, known, &two[..1]).unwrap();
+        let version = check(&connection, "j", &two[..1]).unwrap();
+        apply(&mut connection, version, &two[..1]).unwrap();
         assert_eq!(check(&connection, "j", &two).unwrap(), 1);
         apply(&mut connection, 1, &two).unwrap();
         assert_eq!(check(&connection, "j", &two).unwrap(), 2);

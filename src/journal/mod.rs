@@ -23,3 +23,12 @@ pub mod sqlite_rows;
 pub mod sqlite_wal;
 pub mod tip;
 pub mod verify;
+
+#[cfg(test)]
+mod codec_tests;
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod sqlite_tests;
+#[cfg(test)]
+mod testbed;

@@ -177,7 +177,7 @@ fn write(connection: &Connection, id: TurnId, rows: &[Row]) -> rusqlite::Result<
 }
 
 /// The lock stands beside the file: closing any handle of the file itself would drop SQLite's own locks (POSIX).
-fn take(path: &Path, name: &str) -> Result<File, Fault> {
+pub(in crate::journal) fn take(path: &Path, name: &str) -> Result<File, Fault> {
     let failed = |why: &std::io::Error| Fault::Store(format!("`{name}`: {why}"));
     let mut beside = path.as_os_str().to_owned();
     beside.push(".lock");

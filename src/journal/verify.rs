@@ -6,16 +6,17 @@ use protem_verify::ids::{GrantId, Seq};
 use protem_verify::merkle::{self, Frontier};
 use protem_verify::names::{IdentityName, PersonName};
 use protem_verify::time::Time;
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, Row, TransactionBehavior};
 
 use crate::journal::fault::Fault;
 use crate::journal::migrate;
 use crate::journal::port::Head;
 use crate::journal::projection::Projection;
-use crate::journal::rows::GrantRow;
+use crate::journal::rows::{GrantRow, rows};
+use crate::journal::sqlite::{connect, take};
 use crate::journal::sqlite_error::store;
 use crate::journal::sqlite_reader::{entries, open};
-use crate::journal::sqlite_rows::{GRANT_COLUMNS, grant_row, seq, tip, uint};
+use crate::journal::sqlite_rows::{GRANT_COLUMNS, change, grant_row, seq, tip, uint};
 
 /// Entries held in memory at once.
 const STEP: u32 = 1_000;
@@ -55,6 +56,32 @@ pub fn verify_store(path: &Path) -> Result<Head, Fault> {
         return Err(damaged("the projections are not what the entries say; rebuild them"));
     }
     Ok(head)
+}
+
+/// Makes the projections again from the entries, in one transaction. The journal must not be in use.
+///
+/// # Errors
+/// When the store cannot be read or written, or an entry is damaged.
+pub fn rebuild(path: &Path) -> Result<(), Fault> {
+    let name = path.display().to_string();
+    let _lock = take(path, &name)?;
+    let mut connection = connect(path)?;
+    let work = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(|why| store(&why))?;
+    migrate::known(&work, &name)?;
+    let clear = "DELETE FROM grants; DELETE FROM concerns; DELETE FROM approvals; \
+                 DELETE FROM cut_offs; DELETE FROM identities";
+    work.execute_batch(clear).map_err(|why| store(&why))?;
+    let mut after = Seq(0);
+    loop {
+        let read = entries(&work, after, STEP)?;
+        let Some(last) = read.last() else { break };
+        after = last.seq();
+        let changes = read.iter().flat_map(|entry| rows(entry.what(), entry.seq(), entry.at()));
+        change(&work, changes).map_err(|why| store(&why))?;
+    }
+    work.commit().map_err(|why| store(&why))
 }
 
 fn leaves(connection: &Connection, after: Seq) -> Result<Vec<Vec<u8>>, Fault> {
