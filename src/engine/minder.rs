@@ -63,7 +63,7 @@ impl Minder {
         while !self.sleep(EVERY) {
             let now = minded.clock.boot();
             minded.receipts.sweep(now);
-            minded.prover.anchor(&minded.head.load());
+            minded.prover.anchor(&minded.head.load(), false);
             if looked.is_none_or(|then| now.saturating_sub(then) >= KEYS_EVERY) {
                 looked = Some(now);
                 if let Err(stop) = minded.succeed() {
@@ -71,6 +71,7 @@ impl Minder {
                 }
             }
         }
+        minded.prover.anchor(&minded.head.load(), true);
     }
 
     /// Keeps a snapshot every so many entries from a replica of its own, until closed.

@@ -2,6 +2,8 @@
 
 pub mod access;
 pub mod broker;
+#[cfg(test)]
+mod broker_test;
 pub mod bundle;
 pub mod changes;
 pub mod dice;
@@ -24,6 +26,7 @@ pub mod sequencer;
 mod sequencer_test;
 pub mod start;
 pub mod stop;
+pub mod subscribe;
 pub mod subscription;
 pub mod tail;
 pub mod tasks;

@@ -151,14 +151,13 @@ impl Prover {
         Ok(())
     }
 
-    /// Rewrites the anchor file, at most once a second and only when the head moved.
-    pub fn anchor(&self, head: &Head) {
+    /// Rewrites the anchor file when the head moved, at most once a second; `last`: at a stop, at once.
+    pub fn anchor(&self, head: &Head, last: bool) {
         let Some(path) = &self.anchor else { return };
         let now = self.clock.boot();
-        let due = self
-            .lock()
-            .anchored
-            .is_none_or(|(seq, at)| seq != head.seq && now.saturating_sub(at) >= ANCHOR_EVERY);
+        let due = self.lock().anchored.is_none_or(|(seq, at)| {
+            seq != head.seq && (last || now.saturating_sub(at) >= ANCHOR_EVERY)
+        });
         if !due {
             return;
         }

@@ -2,28 +2,26 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use protem_core::event::Actor;
 use protem_core::limits::STALENESS;
 use protem_proto::encoded::Encoded;
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::reset::Cause;
 use protem_proto::wire::v1::subscribe_response::Message as Wire;
-use protem_verify::checkpoint::Signed;
 use protem_verify::ids::Seq;
 use protem_verify::keys::Keys;
-use protem_verify::names::GatewayName;
 use tokio::sync::{Notify, watch};
 
 use crate::engine::broker::Broker;
 use crate::engine::feed::{Cell, SNAPSHOT_SHARED, Seat, Snapshot};
-use crate::engine::filter::{Cursor, Filter, duration, encode};
+use crate::engine::filter::{Cursor, duration, encode};
 use crate::engine::proof;
 use crate::engine::receipts::InstanceId;
 use crate::engine::ring::{BATCH_MAX, Found, Slot, What, keys_message, relink};
 use crate::engine::stop::Stop;
+use crate::engine::subscribe::{Peer, Side, Subscribe, Unsubscribed};
 use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
 use crate::journal::port::Head;
@@ -34,45 +32,8 @@ pub const PING_EVERY: Duration = Duration::from_secs(1);
 pub const REPLAY_MAX: u64 = 200_000;
 /// Entries read at once.
 const READ_MAX: u32 = 1_000;
-/// The longest nonce of a ping.
-pub const NONCE_MAX: usize = 32;
 /// When a subscriber shall come back after a broker stopped.
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
-
-/// How somebody follows the feed. Whether they may was decided before.
-#[derive(Clone, Debug)]
-pub struct Subscribe {
-    /// Whose subscriptions are counted together.
-    pub who: Actor,
-    /// A gateway, by its name in the bundle.
-    pub gateway: Option<GatewayName>,
-    /// Tells its replicas apart.
-    pub instance: String,
-    /// What it follows.
-    pub filter: Filter,
-    /// Where it left off.
-    pub after: Option<Cursor>,
-    /// It enforces: its acknowledgements are receipts.
-    pub enforcing: bool,
-    /// No snapshot: everything after `after`, or from the journal's start. Not with `enforcing`.
-    pub history: bool,
-    /// The newest signed checkpoint that it holds.
-    pub last: Option<Signed>,
-}
-
-/// Why somebody cannot follow the feed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unsubscribed {
-    /// As many subscriptions as it may have.
-    #[error("it follows the feed as often as it may")]
-    TooMany,
-    /// Enforcing needs a gateway and a snapshot.
-    #[error("an enforcing subscriber is a gateway and takes no history")]
-    Unfit,
-    /// The world broke.
-    #[error(transparent)]
-    Fault(#[from] Fault),
-}
 
 /// A subscriber. `next` gives what to send; its [`Peer`] takes what it says.
 pub struct Subscription {
@@ -95,18 +56,6 @@ pub struct Subscription {
     opened: bool,
     proving: Option<Proving>,
     _seat: Seat,
-}
-
-/// What a subscriber says: acknowledgements and pings. Cheap to clone.
-#[derive(Clone)]
-pub struct Peer(Arc<Side>);
-
-struct Side {
-    broker: Broker,
-    instance: Option<InstanceId>,
-    ping: Mutex<Option<Vec<u8>>>,
-    wake: Notify,
-    sent: AtomicU64,
 }
 
 enum Phase {
@@ -180,32 +129,6 @@ impl Broker {
             open,
             _seat: seat,
         })
-    }
-}
-
-impl Peer {
-    /// Everything up to `seq` is being enforced. More than it was sent it cannot enforce.
-    pub fn ack(&self, seq: Seq) {
-        let Some(id) = &self.0.instance else { return };
-        let seq = Seq(seq.0.min(self.0.sent.load(Ordering::Acquire)));
-        self.0.broker.0.receipts.acked(id, seq, self.0.broker.0.clock.boot());
-    }
-
-    /// Asks for a proof; a newer question replaces one that was not answered yet.
-    pub fn ping(&self, nonce: Vec<u8>, state: String, view_age: Option<Duration>) {
-        let now = self.0.broker.0.clock.boot();
-        if let Some(id) = &self.0.instance {
-            let state = state.chars().filter(char::is_ascii_uppercase).take(16).collect();
-            self.0.broker.0.receipts.pinged(id, state, view_age, now);
-        }
-        if !nonce.is_empty() && nonce.len() <= NONCE_MAX {
-            *self.pending() = Some(nonce);
-            self.0.wake.notify_one();
-        }
-    }
-
-    fn pending(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
-        self.0.ping.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,0 +1,314 @@
+//! A whole broker on a journal in memory: ask, follow, end, restart.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+use protem_clock::clock::{Clock, SystemClock};
+use protem_core::event::{Actor, EndReason, Target};
+use protem_core::request::{AccessRequest, Scopes, Task};
+use protem_proto::encoded::Encoded;
+use protem_proto::wire::v1;
+use protem_proto::wire::v1::subscribe_response::Message as Wire;
+use protem_verify::ids::{RequestId, Seq};
+use protem_verify::names::{GatewayName, ResourceName, ScopeName, TaskId, TaskKind, Words};
+
+use crate::engine::broker::{Broker, Start};
+use crate::engine::filter::{Cursor, Filter};
+use crate::engine::lane::LaneLimits;
+use crate::engine::proof;
+use crate::engine::receipts::How;
+use crate::engine::stop::{StartError, Stop};
+use crate::engine::subscribe::Subscribe;
+use crate::engine::subscription::Subscription;
+use crate::journal::fault::Fault;
+use crate::journal::memory::{MemoryJournal, MemoryStore};
+use crate::journal::records::Shown;
+use crate::policy::bundle::read_folder;
+use crate::policy::login::{Caller, Login};
+
+struct Home {
+    store: MemoryStore,
+    folder: tempfile::TempDir,
+}
+
+impl Home {
+    fn new() -> Self {
+        Self { store: MemoryStore::default(), folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn start(&self) -> Result<Broker, StartError> {
+        let (journal, reader) = MemoryJournal::on(&self.store, None);
+        Broker::start(Start {
+            journal: Box::new(journal),
+            reader,
+            clock: Arc::new(SystemClock),
+            issuer: "https://broker.example".to_owned(),
+            dev: true,
+            bundle: read_folder(Path::new("policies")).unwrap(),
+            keys: self.folder.path().join("keys"),
+            anchor: Some(self.folder.path().join("anchor")),
+            region: String::new(),
+            limits: LaneLimits::default(),
+        })
+    }
+}
+
+fn caller(broker: &Broker, login: Login) -> Caller {
+    Caller { principal: broker.bundle().who(&login).unwrap(), login: Arc::new(login) }
+}
+
+fn agent(broker: &Broker) -> Caller {
+    caller(broker, Login::dev_identity("payments/agent"))
+}
+
+fn ask(caller: &Caller, task: &str, key: Option<RequestId>) -> AccessRequest {
+    let crate::policy::login::Principal::Workload { by, .. } = &caller.principal else { panic!() };
+    AccessRequest {
+        by: by.clone(),
+        task: Task {
+            id: TaskId::try_from(task).unwrap(),
+            kind: TaskKind::try_from("agent").unwrap(),
+            url: Words::default(),
+        },
+        resource: ResourceName::try_from("orders-api").unwrap(),
+        scopes: Scopes::new(vec![ScopeName::try_from("orders:read").unwrap()]).unwrap(),
+        lifetime: None,
+        purpose: Words::default(),
+        key,
+        emergency: false,
+        proof: None,
+    }
+}
+
+fn key(last: u8) -> RequestId {
+    let millis = u64::try_from(SystemClock.unix().as_millis()).unwrap().to_be_bytes();
+    let [_, _, a, b, c, d, e, f] = millis;
+    RequestId([a, b, c, d, e, f, 0x70, 0, 0x80, 0, 0, 0, 0, 0, 0, last])
+}
+
+fn follow(after: Option<Cursor>) -> Subscribe {
+    let filter = Filter {
+        resources: Some([ResourceName::try_from("orders-api").unwrap()].into()),
+        identity: None,
+        expiries: false,
+    };
+    Subscribe {
+        who: Actor("gateway:edge".into()),
+        gateway: Some(GatewayName::try_from("edge").unwrap()),
+        instance: "one".to_owned(),
+        filter,
+        after,
+        enforcing: true,
+        history: false,
+        last: None,
+    }
+}
+
+fn decode(encoded: &Encoded) -> Wire {
+    v1::SubscribeResponse::decode(encoded.0.clone()).unwrap().message.unwrap()
+}
+
+async fn next(feed: &mut Subscription) -> Wire {
+    let next = tokio::time::timeout(Duration::from_secs(5), feed.next()).await;
+    decode(&next.expect("a message within five seconds").expect("the stream goes on"))
+}
+
+/// Reads up to a checkpoint that answers `nonce`; the items that came before it.
+async fn up_to(feed: &mut Subscription, nonce: &[u8]) -> (Vec<v1::Revocation>, v1::Checkpoint) {
+    let mut items = Vec::new();
+    loop {
+        match next(feed).await {
+            Wire::Checkpoint(checkpoint) if checkpoint.nonce == nonce => {
+                return (items, checkpoint);
+            }
+            Wire::Batch(batch) => items.extend(batch.items),
+            _ => {}
+        }
+    }
+}
+
+fn cursor(wire: &v1::Cursor) -> Cursor {
+    Cursor {
+        journal: protem_verify::ids::JournalId(wire.journal.clone().try_into().unwrap()),
+        epoch: protem_verify::ids::Epoch(wire.epoch),
+        seq: Seq(wire.seq),
+        filter: wire.filter.clone(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_gets_access_and_a_retry_the_same_token() {
+    let home = Home::new();
+    let broker = home.start().unwrap();
+    let agent = agent(&broker);
+    let request = ask(&agent, "t-1", Some(key(1)));
+    let first = broker.request_access(&agent, request.clone()).await.unwrap();
+    let token = first.credential.unwrap().token;
+    let again = broker.request_access(&agent, request.clone()).await.unwrap();
+    assert_eq!(again.grant.id, first.grant.id);
+    assert_eq!(again.credential.unwrap().token, token);
+    let renewed = broker.renew(&agent, first.grant.id).await.unwrap();
+    assert_eq!(renewed.credential.unwrap().token, token, "before renew_at it is the newest again");
+    broker.stop().await;
+    drop(broker);
+
+    let broker = home.start().unwrap();
+    let after = broker.request_access(&agent, request.clone()).await.unwrap();
+    assert_eq!(after.credential.unwrap().token, token, "a restart makes the same token again");
+    let ended = broker
+        .complete_task(&agent, TaskId::try_from("t-1").unwrap(), Words::default())
+        .await
+        .unwrap();
+    assert_eq!(ended.ended.len(), 1);
+    assert!(matches!(ended.ended[0].status, Shown::Ended { reason: EndReason::Completed, .. }));
+    let late = broker.request_access(&agent, request).await.unwrap();
+    assert!(late.credential.is_none(), "a known key answers its grant, ended as it is");
+    let other = broker.request_access(&agent, ask(&agent, "t-1", None)).await;
+    assert!(matches!(other, Err(Stop::Refused(_))), "{other:?}");
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_feed_opens_in_order_tells_of_ends_and_resumes_without_a_gap() {
+    let home = Home::new();
+    let broker = home.start().unwrap();
+    let agent = agent(&broker);
+    let mut feed = broker.subscribe(follow(None)).unwrap();
+    assert!(matches!(next(&mut feed).await, Wire::Opened(_)));
+    assert!(matches!(next(&mut feed).await, Wire::Keys(_)));
+    assert!(matches!(next(&mut feed).await, Wire::Catalog(_)));
+    assert!(matches!(next(&mut feed).await, Wire::SnapshotBegin(_)));
+    assert!(matches!(next(&mut feed).await, Wire::SnapshotEnd(_)));
+    let (items, first) = up_to(&mut feed, b"").await;
+    assert!(items.is_empty());
+    assert_eq!(first.seq, broker.head().seq.0);
+
+    let peer = feed.peer();
+    peer.ping(b"n1".to_vec(), "FRESH".to_owned(), None);
+    up_to(&mut feed, b"n1").await;
+    for task in ["t-1", "t-2"] {
+        broker.request_access(&agent, ask(&agent, task, None)).await.unwrap();
+    }
+    let task = |task: &str| TaskId::try_from(task).unwrap();
+    let one = broker.complete_task(&agent, task("t-1"), Words::default()).await.unwrap();
+    let before = broker.enforcement(&one.mark);
+    assert!(!before.everywhere, "{before:?}");
+    peer.ping(b"n2".to_vec(), "FRESH".to_owned(), None);
+    let (items, proof) = up_to(&mut feed, b"n2").await;
+    assert_eq!(items.len(), 1);
+    assert_eq!((items[0].prev_seq, proof.last_sent), (0, items[0].seq));
+    peer.ack(Seq(u64::MAX));
+    let after = broker.enforcement(&one.mark);
+    assert_eq!(after.receipts[0].how, How::Acknowledged);
+    assert!(after.everywhere, "the only instance there can be has said so");
+
+    let left = cursor(proof.cursor.as_ref().unwrap());
+    drop(feed);
+    let revoked = broker
+        .revoke(
+            &agent,
+            vec![Target::Identity(items_identity())],
+            Words::parse("note", "leak").unwrap(),
+        )
+        .await
+        .unwrap();
+    assert_eq!(revoked.grants_ended, 1);
+    for restart in [false, true] {
+        let broker = if restart {
+            broker.stop().await;
+            home.start().unwrap()
+        } else {
+            broker.clone()
+        };
+        let mut feed = broker.subscribe(follow(Some(left.clone()))).unwrap();
+        let (missed, proof) = up_to(&mut feed, b"").await;
+        assert_eq!(missed.len(), 1 + usize::from(restart), "restarted: {restart}");
+        assert_eq!(missed[0].prev_seq, items[0].seq, "restarted: {restart}");
+        let mut prev = missed.last().unwrap().seq;
+        assert_eq!(proof.last_sent, prev);
+        // What comes next is linked to what this stream was sent, in the old ring and in the new one.
+        let agent = self::agent(&broker);
+        let third = if restart { "t-4" } else { "t-3" };
+        broker.request_access(&agent, ask(&agent, third, None)).await.unwrap();
+        let done = broker.complete_task(&agent, task(third), Words::default()).await.unwrap();
+        feed.peer().ping(b"n3".to_vec(), "FRESH".to_owned(), None);
+        let (items, _) = up_to(&mut feed, b"n3").await;
+        for item in &items {
+            assert_eq!(item.prev_seq, prev);
+            prev = item.seq;
+        }
+        assert!(done.mark.seq.0 >= prev && !items.is_empty());
+        if restart {
+            broker.stop().await;
+        }
+    }
+}
+
+fn items_identity() -> protem_verify::names::IdentityName {
+    protem_verify::names::IdentityName::try_from("payments/agent").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_hold_ends_its_task_after_the_lease() {
+    let home = Home::new();
+    let broker = home.start().unwrap();
+    let agent = agent(&broker);
+    let granted = broker.request_access(&agent, ask(&agent, "t-1", None)).await.unwrap();
+    let task = TaskId::try_from("t-1").unwrap();
+    let hold = broker.hold_task(&agent, task, Some(Duration::from_secs(1))).await.unwrap();
+    let mut changes = hold.changes();
+    drop(hold);
+    let ended = tokio::time::timeout(Duration::from_secs(5), changes.next()).await.unwrap();
+    let ended = ended.unwrap().unwrap();
+    assert_eq!(ended.grant.id, granted.grant.id);
+    assert!(matches!(ended.grant.status, Shown::Ended { reason: EndReason::Abandoned, .. }));
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_went_back_neither_issues_nor_proves() {
+    let home = Home::new();
+    let broker = home.start().unwrap();
+    let agent = agent(&broker);
+    let kept = broker.head().seq;
+    broker.request_access(&agent, ask(&agent, "t-1", None)).await.unwrap();
+    let shown = broker.prove(b"n".to_vec()).await.unwrap().signed;
+    broker.stop().await;
+    drop(broker);
+    home.store.roll_back(kept);
+    let anchor = home.folder.path().join("anchor");
+    assert!(proof::read_anchor(&anchor).unwrap().is_some_and(|shown| shown.checkpoint.seq > kept));
+    assert!(matches!(home.start(), Err(StartError::Fault(Fault::RolledBack { .. }))));
+    std::fs::remove_file(&anchor).unwrap();
+    let broker = home.start().unwrap();
+    let mut open = follow(None);
+    open.last = Some(shown);
+    assert!(broker.subscribe(open).is_err(), "a gateway shows what the store lost");
+    let refused = broker.request_access(&agent, ask(&agent, "t-2", None)).await;
+    assert!(matches!(refused, Err(Stop::Faulted(Fault::RolledBack { .. }))), "{refused:?}");
+    assert!(broker.prove(b"n".to_vec()).await.is_err());
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_ask_at_once_and_each_gets_its_own() {
+    let home = Home::new();
+    let broker = home.start().unwrap();
+    let agent = agent(&broker);
+    let asks = (0..200).map(|at| {
+        let (broker, agent) = (broker.clone(), agent.clone());
+        tokio::spawn(async move {
+            let request = ask(&agent, &format!("t-{at}"), None);
+            broker.request_access(&agent, request).await.unwrap()
+        })
+    });
+    let mut tokens = std::collections::BTreeSet::new();
+    for asked in asks.collect::<Vec<_>>() {
+        let granted = asked.await.unwrap();
+        assert!(tokens.insert(granted.credential.unwrap().token.reveal().to_owned()));
+    }
+    assert_eq!(tokens.len(), 200);
+    broker.stop().await;
+}
