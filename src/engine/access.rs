@@ -210,7 +210,8 @@ impl Broker {
     async fn credential(&self, row: Committed<Event>) -> Result<Option<Credential>, Stop> {
         let Some(issued) = row.credential() else { return Ok(None) };
         let (iat, exp) = (issued.what().iat, issued.what().exp);
-        if exp <= Time::from(self.0.clock.unix()) {
+        // Nobody accepts it: its time is over, or its key was cut off, which never signs again. A renewal brings another.
+        if exp <= Time::from(self.0.clock.unix()) || !self.key_ids().contains(&issued.what().key) {
             return Ok(None);
         }
         let token = self.0.minting.token(issued).await?;

@@ -52,6 +52,7 @@ struct Pending {
 
 /// The changes of a grant, or of a task's grants, from now on.
 pub struct Changes {
+    what: Watched,
     inbox: Arc<Inbox>,
     broker: Broker,
     /// Credentials go to this holder only.
@@ -80,7 +81,23 @@ impl Changes {
     }
 }
 
+impl Drop for Changes {
+    /// What nothing touches any more, as an ended task, would else be remembered for ever.
+    fn drop(&mut self) {
+        self.broker.0.watchers.leave(&self.what, &self.inbox);
+    }
+}
+
 impl Watchers {
+    fn leave(&self, what: &Watched, inbox: &Arc<Inbox>) {
+        let mut known = lock(&self.known);
+        let Some(inboxes) = known.watched.get_mut(what) else { return };
+        inboxes.retain(|one| one.strong_count() > 0 && one.as_ptr() != Arc::as_ptr(inbox));
+        if inboxes.is_empty() {
+            known.watched.remove(what);
+        }
+    }
+
     pub(in crate::engine) fn watch(
         &self,
         what: Watched,
@@ -89,6 +106,7 @@ impl Watchers {
     ) -> Changes {
         let inbox = Arc::new(Inbox::default());
         let mut known = lock(&self.known);
+        let watched = what.clone();
         if known.closed {
             lock(&inbox.changed).closed = true;
         } else {
@@ -97,7 +115,7 @@ impl Watchers {
             inboxes.push(Arc::downgrade(&inbox));
         }
         drop(known);
-        Changes { inbox, broker: broker.clone(), holder }
+        Changes { what: watched, inbox, broker: broker.clone(), holder }
     }
 
     /// Tells everybody whom these entries concern.

@@ -132,6 +132,9 @@ fn mark(rows: &[Committed<Event>], head: Seq, committed: Duration) -> Mark {
     let Some(last) = rows.last() else {
         return Mark { seq: head, committed, covers: Covers::Everything };
     };
+    // What gateways hear of: what a turn records beyond it, they acknowledge only with their next proof.
+    let told = rows.iter().rfind(|row| is_end(row.what()) || is_cut_off(row.what()));
+    let seq = told.unwrap_or(last).seq();
     let mut resources: BTreeSet<ResourceName> = BTreeSet::new();
     for row in rows {
         #[expect(clippy::wildcard_enum_match_arm, reason = "two kinds of entry end credentials")]
@@ -146,12 +149,12 @@ fn mark(rows: &[Committed<Event>], head: Seq, committed: Duration) -> Mark {
                 resources.insert(resource.clone());
             }
             Event::CutOff { .. } => {
-                return Mark { seq: last.seq(), committed, covers: Covers::Everything };
+                return Mark { seq, committed, covers: Covers::Everything };
             }
             _ => {}
         }
     }
-    Mark { seq: last.seq(), committed, covers: Covers::Resources(resources) }
+    Mark { seq, committed, covers: Covers::Resources(resources) }
 }
 
 fn ended_grant(event: &Event) -> Option<GrantId> {

@@ -140,8 +140,9 @@ impl Feed {
                 cell.bell.send_modify(|count| *count = count.wrapping_add(1));
             }
         }
-        drop(state);
+        // Still under the lock: a ring made right after must begin at this head, or it would miss this turn.
         self.processed.send_replace(news.head);
+        drop(state);
     }
 
     /// How far every ring is.

@@ -213,7 +213,7 @@ impl Receipts {
         }
     }
 
-    /// It is about to be sent a checkpoint of `seq` that answers a ping.
+    /// It is about to be sent a checkpoint of `seq` or later that answers a ping.
     pub fn proven(&self, id: &InstanceId, seq: Seq, now: Duration) {
         let mut known = self.lock();
         if let Some(instance) = known.instances.get_mut(id) {
@@ -353,7 +353,9 @@ impl Instance {
         if !self.covers.meets(&mark.covers) {
             return None;
         }
-        if let Some((_, at)) = self.acks.iter().find(|(seq, _)| *seq >= mark.seq) {
+        // Only rising acknowledgements are kept.
+        let first = self.acks.partition_point(|(seq, _)| *seq < mark.seq);
+        if let Some((_, at)) = self.acks.get(first) {
             return Some((How::Acknowledged, at.saturating_sub(mark.committed)));
         }
         let age = now.saturating_sub(mark.committed);

@@ -379,6 +379,10 @@ impl Subscription {
     /// Turns a ping into a proof to be made: the head is read after the ping arrived.
     async fn take_ping(&mut self) {
         let Some(nonce) = self.peer.pending().take() else { return };
+        // Before the head is read: a mark that is asked about from here on either waits for this instance or is in the proof.
+        if let Some(id) = &self.peer.0.instance {
+            self.broker.0.receipts.proven(id, self.sent, self.broker.0.clock.boot());
+        }
         match self.broker.fresh_head().await {
             Ok(head) => self.proving = Some(Proving { nonce, head: head.seq.max(self.sent) }),
             // Nothing is sent: the view ages until it refuses, as it must.

@@ -75,6 +75,9 @@ impl Tail for BrokerTail {
                 let activated = self.bundles.activated(*digest, files);
                 bundle = activated.map(|bundle| (bundle, row.seq())).or(bundle);
             }
+            if let Event::TaskHeld { identity, task, hold, lease } = row.what() {
+                self.leases.hold((identity.clone(), task.clone()), *hold, *lease, boot);
+            }
             if let Event::TaskEnded { identity, task, .. } = row.what() {
                 self.leases.ended(&(identity.clone(), task.clone()));
             }

@@ -105,12 +105,8 @@ impl Broker {
         let id = HoldId(random::bytes());
         let key = (by.identity.clone(), task.clone());
         let command = Command::HoldTask { by: by.clone(), task: task.clone(), hold: id, lease };
-        let (leases, held) = (Arc::clone(&self.0.leases), key.clone());
-        // Noted on the sequencer's thread: a caller that leaves before the answer still has a lease that runs.
-        let read = move |answered: &crate::engine::sequencer::Answered<'_>| {
-            leases.hold(held, id, lease, answered.committed);
-        };
-        self.submit(Lane::Ordinary, caller.actor(), command, read).await?;
+        // Its lease begins where its entry is durable, in the tail: also when the caller left, or was told that nobody knew.
+        self.submit(Lane::Ordinary, caller.actor(), command, |_| ()).await?;
         Ok(Hold { id, caller: caller.clone(), task, lease, broker: self.clone(), key })
     }
 }
