@@ -201,8 +201,6 @@ impl Pick {
     fn event(&mut self) -> Event {
         let (grant, digest, by) = (id(self.number()), Hash([6; 32]), person("alice"));
         let identity = "team/a".try_into().unwrap();
-        let key = KeyId::try_from("k1").unwrap();
-        let task = asked(1).request.task.id;
         match self.number() % 25 {
             0 => Event::JournalOpened {
                 journal: JournalId([2; 16]),
@@ -249,6 +247,16 @@ impl Pick {
                 }
                 event
             }
+            number => self.smaller(number),
+        }
+    }
+
+    fn smaller(&mut self, number: u64) -> Event {
+        let (grant, digest, by) = (id(self.number()), Hash([6; 32]), person("alice"));
+        let identity = "team/a".try_into().unwrap();
+        let key = KeyId::try_from("k1").unwrap();
+        let task = asked(1).request.task.id;
+        match number {
             13 => Event::ApprovalGiven { grant, by, reason: self.words(), digest },
             14 => Event::ApprovalTakenBack { grant, by },
             15 => {

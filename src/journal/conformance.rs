@@ -124,7 +124,7 @@ fn others_entries_are_seen_under_the_lock_up_to_a_thousand() {
         let first = append(&mut *journal, vec![opened()]);
         let known = append(&mut *journal, vec![granted(1)]);
         let most = u64::try_from(FOREIGN_MAX).unwrap();
-        append(&mut *journal, (0..most).map(|number| ended(number)).collect());
+        append(&mut *journal, (0..most).map(ended).collect());
         let mut seen = 0;
         let turn = journal.turn(&known, turn_id(2), &mut |others| {
             seen = others.len();
@@ -172,14 +172,17 @@ fn grants_are_composed_from_what_the_journal_says() {
         };
         assert_eq!((seqs(id(1)), seqs(id(2))), (vec![2, 9], vec![3, 4, 5, 6, 7, 8]));
         assert!(reader.grant(&id(4)).unwrap().is_none());
-        assert_eq!(reader.resolve(&id(3).text()[20..]).unwrap(), [id(3)]);
+        let text = id(3).text();
+        assert_eq!(reader.resolve(text.split_at(20).1).unwrap(), [id(3)]);
+        assert_eq!(reader.resolve("gr_0000").unwrap(), [id(3), id(2), id(1)]);
+        assert!(reader.resolve("").unwrap().is_empty() && reader.resolve("zz").unwrap().is_empty());
         listed(&*reader, &GrantFilter { states: vec![Stage::Active], ..all() }, &[3, 2]);
         listed(&*reader, &GrantFilter { before: Some(id(3)), limit: 1, ..all() }, &[2]);
         let write = Some("orders:write".try_into().unwrap());
         listed(&*reader, &GrantFilter { scope: write, ..all() }, &[3, 1]);
-        let identity = Some(issued(3).by.identity);
-        listed(&*reader, &GrantFilter { identity: identity.clone(), ..all() }, &[3]);
-        append(&mut *journal, vec![cut_off(Target::Identity(identity.unwrap())), granted(10)]);
+        let identity = issued(3).by.identity;
+        listed(&*reader, &GrantFilter { identity: Some(identity.clone()), ..all() }, &[3]);
+        append(&mut *journal, vec![cut_off(Target::Identity(identity)), granted(10)]);
         listed(&*reader, &GrantFilter { states: vec![Stage::Active], ..all() }, &[10, 2]);
         let cut = reader.grant(&id(3)).unwrap().unwrap();
         assert!(matches!(&cut.status, Shown::Ended { note, .. } if note.as_str() == "leaked"));
@@ -225,7 +228,7 @@ fn every_entry_is_proven_and_every_tree_grows_from_the_last() {
 
 /// A store that fails on command.
 fn failing(store: &MemoryStore, mishaps: &[(Call, Mishap)]) -> MemoryJournal {
-    let mut mishaps = mishaps.to_vec().into_iter();
+    let mut mishaps = Vec::from(mishaps).into_iter();
     let faults = move |call| match mishaps.next() {
         Some((expected, mishap)) => {
             assert_eq!(call, expected);

@@ -139,7 +139,6 @@ impl Stored {
 impl MemoryJournal {
     /// A new store that never fails.
     #[must_use]
-    #[expect(clippy::new_ret_no_self, reason = "as the other adapters: the journal and its reader")]
     pub fn new() -> (Self, Arc<dyn Reader>) {
         Self::on(&MemoryStore::default(), None)
     }
