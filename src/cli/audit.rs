@@ -19,7 +19,7 @@ use crate::cli::client::{Client, screen};
 use crate::cli::exit::{Exit, Failure, visible};
 use crate::cli::find;
 use crate::cli::output::{Screen, Tint};
-use crate::journal::sqlite::SqliteJournal;
+use crate::journal::verify::verify_store;
 
 /// What an export holds: all that is needed to check it, and nothing that has to be believed.
 #[derive(Debug, Serialize, Deserialize)]
@@ -258,31 +258,10 @@ fn signed(marked: &Marked) -> Option<Signed> {
     Some(Signed { checkpoint, signature: hex(&marked.signature)?.try_into().ok()? })
 }
 
-/// Every entry of a stopped broker's store, hashed anew, against the root that the store says it has.
+/// Every entry of a store, hashed anew, against the root and the tables that the store says it has; it may be in use.
 fn of_store(file: &Path) -> Result<Proven, Failure> {
-    let fault = |why: crate::journal::fault::Fault| {
-        let failure = Failure::of(Exit::Failed, why.code(), why.to_string());
-        failure.helps("stop the broker, or verify a copy of its store")
-    };
-    let (journal, reader) = SqliteJournal::open(file).map_err(fault)?;
-    let head = reader.head().map_err(fault)?;
-    let mut tree = Frontier::default();
-    while tree.size() < head.seq.0 {
-        let seq = Seq(tree.size()).next();
-        let body = reader.body(seq).map_err(fault)?;
-        let body = body.ok_or_else(|| unproven(format!("entry {seq} is missing")))?;
-        let inner = journal::Entry::decode(body.as_slice())
-            .map_err(|_| unproven(format!("entry {seq} cannot be read")))?;
-        if inner.seq != seq.0 {
-            return Err(unproven(format!("entry {seq} says it is {}", inner.seq)));
-        }
-        tree.push(merkle::leaf(&body));
-    }
-    drop(journal);
-    if tree.root() != head.root {
-        let what = format!("the entries' root is {}, the store says {}", tree.root(), head.root);
-        return Err(unproven(what));
-    }
+    let head = verify_store(file)
+        .map_err(|why| Failure::of(Exit::Failed, why.code(), why.to_string()))?;
     let of = format!("journal {}", HEXLOWER.encode(&head.journal.0));
     Ok(Proven { entries: head.seq.0, of, root: head.root, keys: Vec::new() })
 }
