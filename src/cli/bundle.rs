@@ -113,11 +113,17 @@ async fn apply(
     let request = v1::ApplyBundleRequest { files, dry_run, expect_digest };
     let answer = client.bundles().apply_bundle(request).await;
     let answer = answer.map_err(|status| client.failure(&status))?.into_inner();
+    // A refused bundle has no digest, and nothing changed.
+    let end = if answer.digest.is_empty() { Exit::Failed } else { Exit::Done };
     if screen.json {
         screen.json("ApplyBundleResponse", &answer, false)?;
-        return Ok(Exit::Done);
+        return Ok(end);
     }
     answer.findings.iter().for_each(|finding| screen.say(format!("  {finding}")));
+    if end != Exit::Done {
+        screen.print(screen.tint(Tint::Bad, "refused; the bundle in force stays"));
+        return Ok(end);
+    }
     let total = answer.would_end_total;
     if total > 0 {
         screen.print(show::grants(&answer.would_end));
