@@ -21,6 +21,7 @@ use crate::serve::limits::{BUSY_RETRY, CALLS_MAX, ENDING_CALLS_MAX};
 use crate::serve::methods::{self, Lane, Rule, Who};
 use crate::serve::rates::Rates;
 use crate::serve::status::{DOMAIN, Problem};
+use crate::serve::who;
 
 /// The way in.
 pub struct Entrance {
@@ -110,6 +111,9 @@ impl Entrance {
             let caller = signed_in.caller()?;
             if rule.lane == Lane::Ordinary {
                 self.rates.count(caller, &bundle)?;
+            }
+            if let Some(right) = rule.right {
+                who::on_broker(&self.broker, caller, right)?;
             }
         }
         Ok(Some(signed_in))

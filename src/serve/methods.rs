@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::policy::ask::Action;
 use crate::serve::limits::{ANSWER_WITHIN, BUNDLE_WITHIN, WAIT_MAX};
 
 /// How a method is treated before its service sees it.
@@ -15,6 +16,8 @@ pub struct Rule {
     pub lane: Lane,
     /// How long until its first answer.
     pub within: Duration,
+    /// What the caller must be permitted on the broker before a byte of the body is read: for methods with large bodies.
+    pub right: Option<Action>,
 }
 
 /// Who may call a method, before the service asks policy.
@@ -46,19 +49,20 @@ pub fn rule(path: &str, dev: bool) -> Option<Rule> {
 }
 
 const fn known(path: &'static str) -> Rule {
-    Rule { path, who: Who::Known, lane: Lane::Ordinary, within: ANSWER_WITHIN }
+    Rule { path, who: Who::Known, lane: Lane::Ordinary, within: ANSWER_WITHIN, right: None }
 }
 
 const fn ending(path: &'static str, within: Duration) -> Rule {
-    Rule { path, who: Who::Known, lane: Lane::Ending, within }
+    Rule { path, who: Who::Known, lane: Lane::Ending, within, right: None }
 }
 
 const fn open(path: &'static str, who: Who) -> Rule {
-    Rule { path, who, lane: Lane::Ordinary, within: ANSWER_WITHIN }
+    Rule { path, who, lane: Lane::Ordinary, within: ANSWER_WITHIN, right: None }
 }
 
-const fn bundle(path: &'static str) -> Rule {
-    Rule { path, who: Who::Known, lane: Lane::Ordinary, within: BUNDLE_WITHIN }
+const fn bundle(path: &'static str, right: Action) -> Rule {
+    let right = Some(right);
+    Rule { path, who: Who::Known, lane: Lane::Ordinary, within: BUNDLE_WITHIN, right }
 }
 
 /// All of them; a test compares them with the contract.
@@ -90,9 +94,9 @@ pub const RULES: &[Rule] = &[
     known("/protem.v1.GovernanceService/GetProof"),
     known("/protem.v1.GovernanceService/GetReport"),
     known("/protem.v1.GovernanceService/Backup"),
-    bundle("/protem.v1.BundleService/ApplyBundle"),
-    bundle("/protem.v1.BundleService/GetBundle"),
-    bundle("/protem.v1.BundleService/DiffBundle"),
+    bundle("/protem.v1.BundleService/ApplyBundle", Action::Administer),
+    bundle("/protem.v1.BundleService/GetBundle", Action::View),
+    bundle("/protem.v1.BundleService/DiffBundle", Action::Administer),
     known("/protem.v1.RevocationService/Subscribe"),
     known("/protem.v1.RevocationService/Head"),
     known("/protem.v1.UsageService/ReportUsage"),

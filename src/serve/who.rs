@@ -102,6 +102,19 @@ pub fn may_view(broker: &Broker, caller: &Caller, objects: &[Object]) -> Result<
     }
 }
 
+/// Whether a caller may do something to the broker as a whole.
+///
+/// # Errors
+/// PERMISSION_DENIED otherwise.
+pub fn on_broker(broker: &Broker, caller: &Caller, action: Action) -> Result<(), Problem> {
+    match action {
+        Action::View => may_view(broker, caller, &[Object::Broker]),
+        Action::Revoke | Action::Review | Action::Administer => {
+            permit(broker, person(caller)?, action, &[Object::Broker])
+        }
+    }
+}
+
 /// What a grant is about: its identity, then its resource.
 #[must_use]
 pub fn objects(grant: &GrantRecord) -> [Object; 2] {
