@@ -22,7 +22,7 @@ use crate::engine::lane::LaneLimits;
 use crate::engine::stop::StartError;
 use crate::journal::sqlite::SqliteJournal;
 use crate::policy::bundle::{Bundle, Files, Load};
-use crate::serve::server::{ServeSettings, serve as serve_on};
+use crate::serve::server::{Drain, ServeSettings, serve as serve_on};
 
 /// What a broker is made of.
 #[derive(Debug)]
@@ -70,7 +70,8 @@ pub async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
             std::future::pending::<()>().await;
         }
     };
-    run(broker, ServeSettings::default(), listener, ended).await
+    let drain = Drain(settings.broker.drain.0);
+    run(broker, ServeSettings { drain, ..ServeSettings::default() }, listener, ended).await
 }
 
 /// Serves until `ended`, then lets everybody finish.

@@ -10,6 +10,9 @@ use protem_proto::wire::v1::bundle_service_server::BundleServiceServer;
 use protem_proto::wire::v1::governance_service_server::GovernanceServiceServer;
 use protem_proto::wire::v1::usage_service_server::UsageServiceServer;
 use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::server::health_reporter;
 use tonic_reflection::server::Builder;
 
 use crate::engine::broker::Broker;
@@ -54,7 +57,7 @@ fn services(broker: &Broker, watch: &Watch) -> Routes {
         )
         .add_service(ApprovalServiceServer::new(Approvals).max_decoding_message_size(MESSAGE_MAX))
         .add_service(UsageServiceServer::new(Usage).max_decoding_message_size(MESSAGE_MAX))
-        .add_service(health());
+        .add_service(health(watch()));
     // Both versions: widespread tools still ask for v1alpha alone.
     if let Ok(v1) = reflection().build_v1() {
         routes.add_service(v1);
@@ -65,10 +68,16 @@ fn services(broker: &Broker, watch: &Watch) -> Routes {
     routes.routes()
 }
 
-/// Health of the whole server; whether the store answers is `/readyz`.
-fn health()
--> tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health> {
-    let (_, health) = tonic_health::server::health_reporter();
+/// Health of the whole server, until it drains; whether the store answers is `/readyz`.
+fn health(watch: Watch) -> HealthServer<impl Health> {
+    let (mut reporter, health) = health_reporter();
+    tokio::spawn(async move {
+        watch.draining().await;
+        reporter.set_service_status(WHOLE, ServingStatus::NotServing).await;
+        // Watchers have heard it, and their streams end: no probe keeps a draining connection open.
+        reporter.clear_service_status(WHOLE).await;
+        reporter.set_service_status(WHOLE, ServingStatus::NotServing).await;
+    });
     health
 }
 
@@ -79,3 +88,6 @@ fn reflection() -> Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }
+
+/// How the health protocol names the server as a whole.
+const WHOLE: &str = "";

@@ -41,9 +41,21 @@ pub struct ServeSettings {
     pub connections: ConnectionLimits,
     /// Calls in flight.
     pub calls: CallLimits,
+    /// How long a broker that ends waits for what has begun.
+    pub drain: Drain,
 }
 
-/// Serves until `shutdown` is done; then tells every stream to go, waits for what is in flight, at most ten seconds, and
+/// How long a broker that ends waits for calls that have begun, before it cuts their connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain(pub Duration);
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self(GRACE)
+    }
+}
+
+/// Serves until `shutdown` is done; then tells every stream to go, waits for what is in flight, at most `drain`, and
 /// returns. The broker itself is stopped by whoever started it.
 ///
 /// # Errors
@@ -76,7 +88,7 @@ pub async fn serve(
         tokio::select! {
             () = &mut shutdown => break,
             (stream, peer) = connections.next(&listener) => {
-                open.spawn(connection(stream, peer, router.clone(), draining.clone()));
+                open.spawn(connection(stream, peer, router.clone(), draining.clone(), settings.drain));
             }
             Some(_) = open.join_next() => {}
         }
@@ -84,7 +96,7 @@ pub async fn serve(
     drop(listener);
     drain.send_replace(true);
     let all_gone = async { while open.join_next().await.is_some() {} };
-    if tokio::time::timeout(GRACE, all_gone).await.is_err() {
+    if tokio::time::timeout(settings.drain.0, all_gone).await.is_err() {
         tracing::warn!(left = open.len(), "connections were cut, as they did not end in time");
     }
     open.shutdown().await;
@@ -101,6 +113,7 @@ async fn connection(
     peer: Arc<Peer>,
     router: Router,
     mut draining: watch::Receiver<bool>,
+    drain: Drain,
 ) {
     // Small answers are not held back for company; a failure here costs only that.
     let _ = stream.set_nodelay(true);
@@ -135,7 +148,7 @@ async fn connection(
             _ = draining.wait_for(|draining| *draining), if !left => {
                 left = true;
                 served.as_mut().graceful_shutdown();
-                cut.as_mut().reset(tokio::time::Instant::now() + GRACE);
+                cut.as_mut().reset(tokio::time::Instant::now() + drain.0);
             }
         }
     }

@@ -15,7 +15,7 @@ use protem::journal::sqlite::SqliteJournal;
 use protem::policy::bundle::{Files, read_folder};
 use protem::serve::entrance::CallLimits;
 use protem::serve::incoming::ConnectionLimits;
-use protem::serve::server::{ServeSettings, serve};
+use protem::serve::server::{Drain, ServeSettings, serve};
 use protem_clock::clock::{Clock, SystemClock};
 use protem_clock::random;
 use protem_proto::wire::v1;
@@ -51,6 +51,7 @@ pub struct TestBroker {
 pub struct Wish {
     pub connections: ConnectionLimits,
     pub calls: CallLimits,
+    pub drain: Drain,
     pub bundle: Option<Files>,
     /// Another store than SQLite.
     pub journal: Option<(Box<dyn Journal>, Arc<dyn Reader>)>,
@@ -93,6 +94,7 @@ impl TestBroker {
             private: None,
             connections: wish.connections,
             calls: wish.calls,
+            drain: wish.drain,
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = serve(broker.clone(), settings, listener, async {
