@@ -20,6 +20,8 @@ pub mod opening;
 pub mod proof;
 pub mod receipts;
 pub mod ring;
+#[cfg(test)]
+mod ring_test;
 pub mod run;
 pub mod sequencer;
 #[cfg(test)]
