@@ -190,6 +190,8 @@ pub enum BenchCommand {
     Revoke(LoadArgs),
     /// From a revocation's call to the last of many subscribers
     Fanout(FanoutArgs),
+    /// Ending access while requests flood the broker, against the same when nobody else calls
+    Flood(LoadArgs),
 }
 
 /// A closed loop of callers.

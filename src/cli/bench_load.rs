@@ -23,9 +23,11 @@ use crate::cli::output::Screen;
 
 /// What one caller saw.
 #[derive(Default)]
-struct Seen {
-    micros: Vec<u64>,
-    failed: u64,
+pub struct Seen {
+    /// How long each answered call took, in microseconds.
+    pub micros: Vec<u64>,
+    /// Calls that were refused or failed.
+    pub failed: u64,
     first_failure: Option<Failure>,
     grants: Vec<String>,
 }
@@ -116,7 +118,11 @@ async fn ask_for(callers: &[Client], time: Duration) -> Result<Seen, Failure> {
     gather(work).await
 }
 
-async fn gather(mut work: JoinSet<Seen>) -> Result<Seen, Failure> {
+/// What all callers saw, once they have ended.
+///
+/// # Errors
+/// When no call was answered.
+pub async fn gather(mut work: JoinSet<Seen>) -> Result<Seen, Failure> {
     let mut all = Seen::default();
     while let Some(seen) = work.join_next().await {
         let Ok(seen) = seen else { continue };
@@ -132,7 +138,8 @@ async fn gather(mut work: JoinSet<Seen>) -> Result<Seen, Failure> {
     Ok(all)
 }
 
-async fn ask_on(caller: Client, stop: Arc<AtomicBool>) -> Seen {
+/// Asks for access, one task after the other, until told to stop.
+pub async fn ask_on(caller: Client, stop: Arc<AtomicBool>) -> Seen {
     let mut seen = Seen::default();
     let me = HEXLOWER.encode(&random::bytes::<6>());
     let mut access = caller.access();

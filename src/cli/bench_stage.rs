@@ -29,6 +29,8 @@ enum Kind {
 
 /// Identities of the measuring bundle: as many as there are callers at most.
 pub const IDENTITIES: usize = 256;
+/// Identities of the measuring bundle that may not ask often.
+const HASTY: usize = 8;
 /// Gateways of the measuring bundle; each may have 64 subscriptions.
 pub const GATEWAYS: usize = 32;
 
@@ -115,6 +117,12 @@ pub fn identity(at: usize) -> String {
     format!("bench/caller-{:03}", at % IDENTITIES)
 }
 
+/// The name of caller `at` whose rate is limited.
+#[must_use]
+pub fn hasty(at: usize) -> String {
+    format!("bench/hasty-{}", at % HASTY)
+}
+
 /// The gateway of subscriber `at`.
 #[must_use]
 pub fn gateway(at: usize) -> String {
@@ -153,11 +161,11 @@ fn catalog() -> String {
 }
 
 fn identities() -> String {
-    (0..IDENTITIES)
-        .map(|at| {
-            let name = identity(at);
+    let wide = (0..IDENTITIES).map(|at| (identity(at), "bench"));
+    let all = wide.chain((0..HASTY).map(|at| (hasty(at), "hasty")));
+    all.map(|(name, tier)| {
             format!(
-                "[identity.\"{name}\"]\npurpose = \"Measures\"\nowner = {OWNER}\ntier = \"bench\"\nteam = \"bench\"\n\
+                "[identity.\"{name}\"]\npurpose = \"Measures\"\nowner = {OWNER}\ntier = \"{tier}\"\nteam = \"bench\"\n\
                  review_by = 2099-01-01\n[[identity.\"{name}\".login]]\nspiffe = \"spiffe://bench.example/{name}\"\n"
             )
         })
@@ -173,6 +181,14 @@ credential       = "15m"
 max_staleness    = "10s"
 active_max       = 1000000
 rate             = "1000000/s"
+pending_max      = 20
+[tier.hasty]
+max_lifetime     = "8h"
+default_lifetime = "15m"
+credential       = "15m"
+max_staleness    = "10s"
+active_max       = 1000
+rate             = "50/s"
 pending_max      = 20
 [class.read]
 risk = "low"

@@ -7,6 +7,7 @@ pub mod ask;
 pub mod audit;
 pub mod bench;
 pub mod bench_fanout;
+pub mod bench_flood;
 pub mod bench_load;
 pub mod bench_probe;
 pub mod bench_raw;
