@@ -16,8 +16,19 @@
 
 mod bad_input;
 mod broker;
+mod bundle;
 mod callers;
+mod cli;
+mod cli_operate;
+mod cli_run;
 mod door_limits;
+mod drain;
+mod edge;
 mod ends;
+mod flood;
+mod follower;
+mod history;
+mod kill9;
+mod process;
 mod python;
 mod tidy;

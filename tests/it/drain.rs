@@ -1,0 +1,128 @@
+//! SIGTERM: the feed's followers are told to go, what has begun is finished, and the process ends in time with code 0.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use protem::cli::ask::fresh_key;
+use protem::cli::client::Client;
+use protem_proto::wire::v1;
+use protem_proto::wire::v1::selector::By;
+use rustix::process::Signal;
+use tokio::sync::mpsc;
+use tonic::{Code, Status};
+
+use crate::bundle::{FILES, OPERATOR, RESOURCE, WORKERS};
+use crate::edge::Edge;
+use crate::follower::Follower;
+use crate::process::Broker;
+
+/// How long a stopping broker may take, however busy: the drain, and room for a loaded machine.
+const DRAIN: Duration = Duration::from_secs(20);
+/// Callers that are in the middle of something.
+const CALLERS: usize = 24;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopping_broker_finishes_what_has_begun() {
+    let mut broker = tokio::task::block_in_place(|| Broker::with_bundle(FILES));
+    let feed = Follower::start(broker.client(OPERATOR), v1::Open::default());
+    let edge = Edge::start(&broker).await;
+    let held = hold(&broker.client(WORKERS[0]), "held").await;
+    let count = Arc::new(AtomicUsize::new(0));
+    let load: Vec<_> = (0..CALLERS)
+        .map(|caller| {
+            let client = broker.client(WORKERS[1]);
+            tokio::spawn(ask_until_told_to_go(client, caller, Arc::clone(&count)))
+        })
+        .collect();
+    while count.load(Ordering::SeqCst) < 2 * CALLERS {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    let began = Instant::now();
+    broker.signal(Signal::TERM);
+    let code = tokio::task::block_in_place(|| broker.ended(DRAIN));
+    println!("it ended after {:?}", began.elapsed());
+    assert_eq!(code, Some(0), "{}", broker.log());
+    assert!(feed.seen().farewells > 0, "nobody told the followers");
+    drop(held);
+
+    let (mut granted, mut refused) = (Vec::new(), Vec::new());
+    for (number, caller) in load.into_iter().enumerate() {
+        let (grants, last) = caller.await.unwrap();
+        // Refused, or never sent because the connection was closing; never cut short.
+        let gone = [Code::Unavailable, Code::Cancelled].contains(&last.code());
+        assert!(gone, "{last:?}");
+        refused.push(format!("{}#d-{number}-{}", WORKERS[1], grants.len()));
+        granted.extend(grants);
+    }
+
+    tokio::task::block_in_place(|| broker.start());
+    let operator = broker.client(OPERATOR);
+    let mut newest = 0;
+    for grant in &granted {
+        let request = v1::GetGrantRequest { grant_id: grant.id.clone() };
+        let found = operator.governance().get_grant(request).await.unwrap().into_inner();
+        assert_eq!(found.grant.unwrap().state(), v1::GrantState::Active);
+        newest = newest.max(grant.seq);
+    }
+    // What was not answered was not begun.
+    for task in refused {
+        let selector = Some(v1::Selector { by: Some(By::Task(task.clone())) });
+        let request = v1::ListGrantsRequest { selector, ..Default::default() };
+        let found = operator.governance().list_grants(request).await.unwrap().into_inner();
+        assert!(found.grants.is_empty(), "{task}: {found:?}");
+    }
+    feed.reach(newest).await;
+    edge.reach(newest).await;
+    let seen = feed.seen();
+    assert_eq!((seen.snapshots, seen.resets, seen.wrong), (1, 0, vec![]));
+    assert_eq!(edge.tally().1, 1, "the gateway did not resume");
+    // A held task gets one full lease after a start: it is still there to be completed.
+    let done = v1::CompleteTaskRequest { task_id: "held".into(), ..Default::default() };
+    let done = broker.client(WORKERS[0]).access().complete_task(done).await.unwrap().into_inner();
+    assert_eq!(done.ended.len(), 1);
+}
+
+/// Asks, one request after the other, until the broker takes no more.
+async fn ask_until_told_to_go(
+    client: Client,
+    caller: usize,
+    count: Arc<AtomicUsize>,
+) -> (Vec<v1::Grant>, Status) {
+    let mut granted = Vec::new();
+    for number in 0.. {
+        match ask(&client, &format!("d-{caller}-{number}")).await {
+            Ok(grant) => {
+                granted.push(grant);
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+            Err(status) => return (granted, status),
+        }
+    }
+    unreachable!()
+}
+
+async fn ask(client: &Client, task: &str) -> Result<v1::Grant, Status> {
+    let request = v1::RequestAccessRequest {
+        task: Some(v1::Task { id: task.into(), kind: "batch".into(), url: String::new() }),
+        resource: RESOURCE.into(),
+        scopes: vec!["orders:read".into()],
+        request_id: fresh_key().to_string(),
+        ..Default::default()
+    };
+    Ok(client.access().request_access(request).await?.into_inner().grant.unwrap_or_default())
+}
+
+/// A grant under a task that a stream holds, until the answer is dropped.
+async fn hold(client: &Client, task: &str) -> mpsc::Sender<v1::HoldTaskRequest> {
+    let (beats, outgoing) = mpsc::channel(4);
+    let lease = Some(prost_types::Duration { seconds: 60, nanos: 0 });
+    beats.send(v1::HoldTaskRequest { task_id: task.into(), lease }).await.unwrap();
+    let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+    let mut answers = client.access().hold_task(outgoing).await.unwrap().into_inner();
+    answers.message().await.unwrap().unwrap();
+    ask(client, task).await.unwrap();
+    tokio::spawn(async move { while let Ok(Some(_)) = answers.message().await {} });
+    beats
+}
