@@ -260,8 +260,8 @@ fn signed(marked: &Marked) -> Option<Signed> {
 
 /// Every entry of a store, hashed anew, against the root and the tables that the store says it has; it may be in use.
 fn of_store(file: &Path) -> Result<Proven, Failure> {
-    let head = verify_store(file)
-        .map_err(|why| Failure::of(Exit::Failed, why.code(), why.to_string()))?;
+    let head =
+        verify_store(file).map_err(|why| Failure::of(Exit::Failed, why.code(), why.to_string()))?;
     let of = format!("journal {}", HEXLOWER.encode(&head.journal.0));
     Ok(Proven { entries: head.seq.0, of, root: head.root, keys: Vec::new() })
 }

@@ -52,6 +52,7 @@ pub(in crate::journal) struct Stored {
     pub(in crate::journal) tip: Tip,
     pub(in crate::journal) entries: Vec<StoredEntry>,
     pub(in crate::journal) rows: Projection,
+    pub(in crate::journal) snapshot: Option<(Head, Vec<u8>)>,
 }
 
 /// One stored entry.
@@ -70,7 +71,8 @@ pub struct MemoryJournal {
 
 impl Default for Stored {
     fn default() -> Self {
-        Self { tip: Tip::empty(), entries: Vec::new(), rows: Projection::default() }
+        let (tip, rows) = (Tip::empty(), Projection::default());
+        Self { tip, entries: Vec::new(), rows, snapshot: None }
     }
 }
 

@@ -1,7 +1,5 @@
 //! Reads a journal in memory.
 
-use std::sync::{Mutex, PoisonError};
-
 use protem_core::event::Event;
 use protem_core::parts::Parts;
 use protem_verify::ids::{GrantId, Hash, Seq};
@@ -18,15 +16,14 @@ use crate::journal::records::GrantRecord;
 use crate::journal::rows::GrantRow;
 use crate::journal::snapshot;
 
-/// Reads a store; keeps its snapshots.
+/// Reads a store.
 pub(in crate::journal) struct MemoryReader {
     store: MemoryStore,
-    snapshot: Mutex<Option<(Head, Vec<u8>)>>,
 }
 
 impl MemoryReader {
     pub(in crate::journal) fn new(store: MemoryStore) -> Self {
-        Self { store, snapshot: Mutex::default() }
+        Self { store }
     }
 
     fn prove<T>(
@@ -132,13 +129,12 @@ impl Reader for MemoryReader {
     }
 
     fn snapshot(&self) -> Result<Option<(Head, Parts)>, Fault> {
-        let kept = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(kept.as_ref().and_then(|(head, body)| Some((*head, snapshot::decode(body)?))))
+        let stored = self.store.lock();
+        Ok(stored.snapshot.as_ref().and_then(|(head, body)| Some((*head, snapshot::decode(body)?))))
     }
 
     fn keep_snapshot(&self, head: &Head, parts: &Parts) -> Result<(), Fault> {
-        let kept = Some((*head, snapshot::encode(parts)));
-        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        self.store.lock().snapshot = Some((*head, snapshot::encode(parts)));
         Ok(())
     }
 }

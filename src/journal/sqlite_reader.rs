@@ -173,12 +173,18 @@ impl Reader for SqliteReader {
     }
 
     fn snapshot(&self) -> Result<Option<(Head, Parts)>, Fault> {
-        let head = self.head()?;
-        snapshots::newest(&self.path, &head)
+        self.with(|moment| {
+            let head = tip(moment)?.head;
+            let after = |seq: Seq, count| leaves(moment, seq.0, count);
+            snapshots::newest(&self.path, &head, &after)
+        })
     }
 
     fn keep_snapshot(&self, head: &Head, parts: &Parts) -> Result<(), Fault> {
-        snapshots::keep(&self.path, head, parts)
+        self.with(|moment| {
+            let after = |seq: Seq, count| leaves(moment, seq.0, count);
+            snapshots::keep(&self.path, head, parts, &after)
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use protem_core::parts::Parts;
 use protem_core::state::State;
-use protem_verify::ids::{Seq, TurnId};
+use protem_verify::ids::{Hash, Seq, TurnId};
 use rusqlite::Connection;
 
 use crate::journal::fault::Fault;
@@ -169,6 +169,45 @@ fn snapshots_come_back_and_bad_ones_are_passed_over() {
     assert_eq!(snapshot(&*reader), Some(kept[1].clone()));
     std::fs::write(file(6), "short").unwrap();
     assert!(reader.snapshot().unwrap().is_none());
+}
+
+/// A backup of the file is put back without the snapshots of what came after it.
+#[test]
+fn a_snapshot_of_a_life_that_was_given_up_is_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    four(&path(&folder));
+    let backup = std::fs::read(path(&folder)).unwrap();
+    let mut state = State::new();
+    let on = |number: u64| {
+        let (mut journal, reader) = SqliteJournal::open(&path(&folder)).unwrap();
+        for number in number..number + 2 {
+            let known = journal.head().unwrap();
+            journal.turn(&known, TurnId([2; 16]), &mut |_| vec![granted(number)]).unwrap();
+        }
+        reader
+    };
+    let reader = on(10);
+    for row in reader.read(Seq(0), 100).unwrap() {
+        state.apply(row.at(), row.what());
+    }
+    reader.keep_snapshot(&reader.head().unwrap(), &state.parts()).unwrap();
+    assert!(snapshot(&*reader).is_some());
+    assert!(
+        reader
+            .keep_snapshot(&Head { root: Hash([1; 32]), ..reader.head().unwrap() }, &state.parts())
+            .is_err()
+    );
+    drop(reader);
+    std::fs::write(path(&folder), backup).unwrap();
+    let reader = on(20);
+    assert_eq!(reader.head().unwrap().seq, Seq(6));
+    assert!(snapshot(&*reader).is_none());
+    let mut state = State::new();
+    for row in reader.read(Seq(0), 100).unwrap() {
+        state.apply(row.at(), row.what());
+    }
+    reader.keep_snapshot(&reader.head().unwrap(), &state.parts()).unwrap();
+    assert_eq!(snapshot(&*reader), Some((reader.head().unwrap(), state.parts())));
 }
 
 /// Not a test of behaviour: prints how many grants a second one writer makes durable.
