@@ -18,6 +18,7 @@ use crate::engine::sequencer::Answered;
 use crate::engine::stop::Stop;
 use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
+use crate::journal::records::GrantRecord;
 use crate::policy::ask::Ask;
 use crate::policy::login::{Caller, Login, Principal};
 
@@ -187,12 +188,19 @@ impl Broker {
     /// The record of a grant, and its credential while it is active.
     async fn answer(&self, answer: Answer) -> Result<Granted, Stop> {
         let Answer { id, by, active, newest, row } = answer;
+        // A grant that this turn made and left active is all in its own row: the store need not be asked.
+        let made = row.as_ref().filter(|_| active);
+        let made =
+            made.and_then(|row| GrantRecord::from_entries(id, std::slice::from_ref(row), &[]));
         let credential = match (active, newest, row) {
             (false, ..) | (true, None, None) => None,
             (true, _, Some(row)) => self.credential(row).await?,
             (true, Some(newest), None) => self.newest(newest.seq).await?,
         };
-        let record = self.read(move |reader| reader.grant(&id)).await?;
+        let record = match made {
+            Some(record) => Some(record),
+            None => self.read(move |reader| reader.grant(&id)).await?,
+        };
         let record = record.filter(|record| record.request.by == by);
         let grant = record.ok_or(Fault::Store(format!("grant `{id}` cannot be read")))?;
         Ok(Granted { grant, credential })
