@@ -9,11 +9,10 @@ use protem_proto::wire::v1::GrantState;
 use protem_proto::wire::v1::verdict::Effect;
 use protem_verify::codes::tool;
 use protem_verify::ids::RequestId;
-use tonic::Code;
 
 use crate::cli::args::Global;
 use crate::cli::args_work::{AskArgs, WaitArgs, What};
-use crate::cli::client::Client;
+use crate::cli::client::{Client, try_again};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Screen, Tint};
 use crate::cli::{find, show, task_id};
@@ -129,7 +128,7 @@ pub async fn ask(client: &Client, request: v1::RequestAccessRequest) -> Result<A
     for _ in 0..RETRIES {
         match client.access().request_access(request.clone()).await {
             Ok(answer) => return Ok(answered(answer.into_inner())),
-            Err(status) if status.code() == Code::Unavailable => {}
+            Err(status) if try_again(&status) => {}
             Err(status) => return Err(client.failure(&status)),
         }
         tokio::time::sleep(pause).await;
@@ -180,7 +179,7 @@ async fn follow(
         let watched = v1::WatchGrantRequest { grant_id: grant.id.clone() };
         let mut changes = match client.access().watch_grant(watched).await {
             Ok(changes) => changes.into_inner(),
-            Err(status) if status.code() == Code::Unavailable => {
+            Err(status) if try_again(&status) => {
                 screen.draw("  the broker does not answer; trying again");
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;

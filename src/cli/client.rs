@@ -207,6 +207,14 @@ pub fn explain(status: &Status, broker: &Uri) -> Failure {
     Failure { exit, what, why: why.join("; "), code: info.reason.clone(), help }
 }
 
+/// Whether the call may never have arrived, so that asking again is right: the broker said so, or the connection broke under
+/// it, which the transport calls cancelled.
+#[must_use]
+pub fn try_again(status: &Status) -> bool {
+    let broke = matches!(status.code(), Code::Cancelled | Code::Unknown);
+    status.code() == Code::Unavailable || (broke && status.details().is_empty())
+}
+
 /// A status that the broker did not make: the connection broke, or something else answers there.
 fn unexplained(status: &Status, broker: &Uri) -> Failure {
     match status.code() {

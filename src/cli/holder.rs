@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
-use crate::cli::client::Client;
+use crate::cli::client::{Client, try_again};
 use crate::cli::exit::Failure;
 use crate::cli::show;
 
@@ -198,7 +198,7 @@ async fn renew(client: Client, grant: String, mut due: Option<Time>, tell: mpsc:
                     return;
                 }
             }
-            Err(status) if status.code() == Code::Unavailable => {
+            Err(status) if try_again(&status) => {
                 tokio::time::sleep(jitter(PAUSE_MAX)).await;
             }
             Err(status) => {

@@ -40,7 +40,9 @@ impl Screen {
     pub fn new(output: Output) -> Self {
         let live = std::io::stderr().is_terminal();
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { json: output == Output::Json, live, colour: live && !plain }
+        // What is tinted may go to either stream: one of them in a file, and both stay plain.
+        let colour = live && std::io::stdout().is_terminal() && !plain;
+        Self { json: output == Output::Json, live, colour }
     }
 
     /// Text in a role.

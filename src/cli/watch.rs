@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::cli::args::{Global, WatchArgs};
-use crate::cli::client::Client;
+use crate::cli::client::{Client, try_again};
 use crate::cli::exit::{Exit, Failure, visible};
 use crate::cli::output::{Screen, Tint};
 use crate::cli::show;
@@ -29,7 +29,7 @@ pub async fn watch(global: &Global, args: &WatchArgs) -> Result<Exit, Failure> {
     loop {
         match once(&client, &screen, args, &mut cursor).await {
             Ok(()) => screen.say("  the stream ended; following again"),
-            Err(status) if status.code() == tonic::Code::Unavailable && cursor.is_some() => {
+            Err(status) if try_again(&status) && cursor.is_some() => {
                 screen.say("  the broker does not answer; trying again");
             }
             Err(status) => return Err(client.failure(&status)),

@@ -1,4 +1,5 @@
 //! The law, case by case.
+#![cfg(test)]
 
 use std::time::Duration;
 

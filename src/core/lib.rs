@@ -19,9 +19,6 @@ pub mod tick;
 pub mod tracked;
 pub mod verdict;
 
-#[cfg(test)]
 mod law_tests;
-#[cfg(test)]
 mod random_tests;
-#[cfg(test)]
 mod testbed;

@@ -1,4 +1,5 @@
 //! The law under random commands: what must hold after every one of them.
+#![cfg(test)]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,5 @@
 //! A small world to try the law in: a state, a clock to turn, and short words for commands.
+#![cfg(test)]
 
 use std::sync::Arc;
 use std::time::Duration;

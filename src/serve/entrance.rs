@@ -8,6 +8,7 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::HeaderMap;
+use http_body_util::BodyExt;
 use protem_verify::codes::wire;
 use protem_verify::time::Time;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -17,7 +18,9 @@ use tracing::{Instrument, Span, field};
 use crate::engine::broker::Broker;
 use crate::serve::caller::{Door, SignedIn};
 use crate::serve::incoming::Peer;
-use crate::serve::limits::{BUSY_RETRY, CALLS_MAX, ENDING_CALLS_MAX};
+use crate::serve::limits::{
+    BUSY_RETRY, CALLS_MAX, ENDING_CALLS_MAX, FAULT_RETRY, MESSAGE_MAX, PASS_OVER_WITHIN,
+};
 use crate::serve::methods::{self, Lane, Rule, Who};
 use crate::serve::rates::Rates;
 use crate::serve::status::{DOMAIN, Problem};
@@ -150,7 +153,10 @@ pub async fn enter(
 async fn called(entrance: Arc<Entrance>, rule: Rule, mut request: Request, next: Next) -> Response {
     let permit = match entrance.admit(&mut request, &rule) {
         Ok(permit) => permit,
-        Err(problem) => return answer(problem),
+        Err(problem) => {
+            pass_over(request.into_body()).await;
+            return answer(problem);
+        }
     };
     // A call that ends for lack of time has not undone anything: what it began is finished (design.md §2).
     let within = rule.within.min(asked(request.headers()).unwrap_or(Duration::MAX));
@@ -160,9 +166,25 @@ async fn called(entrance: Arc<Entrance>, rule: Rule, mut request: Request, next:
         Ok(response) => complete(response),
         Err(_) => {
             let why = format!("the call was not answered within {within:?}");
-            answer(Problem::new(Grpc::DeadlineExceeded, wire::TOO_SLOW, why))
+            answer(Problem::new(Grpc::DeadlineExceeded, wire::TOO_SLOW, why).retry(FAULT_RETRY))
         }
     }
+}
+
+/// Reads a refused call's small body away, unparsed. Answering before it has come would reset the stream, its late bytes
+/// would count as the connection's errors, and a flood of refusals would cost its well-behaved callers their connection.
+async fn pass_over(mut body: Body) {
+    let whole = async {
+        let mut seen = 0_usize;
+        while let Some(Ok(frame)) = body.frame().await {
+            seen = seen.saturating_add(frame.data_ref().map_or(0, bytes::Bytes::len));
+            if seen > MESSAGE_MAX {
+                break;
+            }
+        }
+    };
+    // A stream has no end to wait for.
+    let _ = tokio::time::timeout(PASS_OVER_WITHIN, whole).await;
 }
 
 /// The caller's own deadline, `grpc-timeout`; what cannot be read counts as none, and ours holds anyway.

@@ -88,3 +88,5 @@ pub const STREAM_BUFFER: usize = 16;
 pub const HEAD_ITEMS_MAX: usize = 10_000;
 /// The name that tells a gateway's replicas apart.
 pub const INSTANCE_MAX: usize = 64;
+/// How long a refused call's body is waited for: it comes with its headers, or the caller is not in a hurry.
+pub const PASS_OVER_WITHIN: Duration = Duration::from_millis(250);

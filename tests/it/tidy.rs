@@ -147,7 +147,10 @@ fn after<'a>(line: &'a str, prefix: &str) -> Vec<&'a str> {
 
 /// The lines that are neither comment nor test, with their numbers.
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let lines = text.lines().zip(1..).take_while(|(line, _)| line.trim() != "#[cfg(test)]");
+    let lines = text
+        .lines()
+        .zip(1..)
+        .take_while(|(line, _)| !matches!(line.trim(), "#[cfg(test)]" | "#![cfg(test)]"));
     lines.map(|(line, number)| (number, line)).filter(|(_, line)| !line.trim().starts_with("//"))
 }
 
