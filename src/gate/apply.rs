@@ -113,7 +113,7 @@ impl Follower {
         }
         // While something is missing nothing may be acknowledged: a receipt would lie.
         let whole = self.view.resume().is_some() && !self.view.known().blind;
-        Ok(if whole { Told::Applied(self.view.known().seq) } else { Told::Nothing })
+        Ok(if whole { Told::Applied(self.view.enforced()) } else { Told::Nothing })
     }
 
     fn opened(&mut self, opened: v1::Opened) -> Result<Told, Broken> {
