@@ -8,6 +8,7 @@ use protem_verify::names::{KeyId, PersonName, ResourceName, TaskId, TaskKind, Wo
 use protem_verify::time::{Lifetime, Time};
 
 use crate::event::{EndReason, PublicKey};
+use crate::limits::REMEMBER;
 use crate::request::{AccessRequest, ProofKey, Scopes, Workload};
 use crate::verdict::ApprovalRule;
 
@@ -230,4 +231,21 @@ pub struct CutOff {
     pub at: Time,
     /// When nothing that it covers can be alive.
     pub forget_after: Option<Time>,
+}
+
+impl TaskState {
+    /// Whether nobody remembers it: no live grant, no hold, and long enough since.
+    #[must_use]
+    pub fn forgotten(&self, now: Time) -> bool {
+        let over = self.ended.is_some() || self.hold.is_none();
+        over && self.live.is_empty() && self.last + REMEMBER <= now
+    }
+}
+
+impl KeyRecord {
+    /// Whether it signs no more, so that it can be forgotten when the last token it signed is dead.
+    #[must_use]
+    pub fn forgettable(&self) -> bool {
+        matches!(self.state, KeyState::Retired | KeyState::CutOff)
+    }
 }

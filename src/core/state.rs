@@ -9,7 +9,6 @@ use protem_verify::time::Time;
 
 use crate::event::{EndReason, KeyPurpose, Target};
 use crate::grant::{CutOff, Grant, Hold, KeyRecord, KeyState, Status, TaskState};
-use crate::limits::REMEMBER;
 use crate::request::{AccessRequest, Scopes};
 use crate::tracked::{Tracked, TrackedSet};
 
@@ -32,8 +31,6 @@ pub struct State {
     pub(crate) ended_early: Tracked<Seq, GrantId>,
     /// Grants that a cut-off ended and whose own row is still owed.
     pub(crate) unrecorded: TrackedSet<GrantId>,
-    /// How many of them each cut-off owes.
-    pub(crate) owed: Tracked<Seq, usize>,
     /// Live grants that the bundle in force has not confirmed.
     pub(crate) unsettled: TrackedSet<GrantId>,
     pub(crate) keys: Tracked<KeyId, KeyRecord>,
@@ -353,7 +350,9 @@ impl State {
     /// How many grants the cut-off at `seq` ended whose rows are still owed: right after it, all that it ended.
     #[must_use]
     pub fn owed_by(&self, seq: Seq) -> usize {
-        self.owed.get(&seq).copied().unwrap_or(0)
+        let owed = self.unrecorded.set().iter().filter_map(|id| self.grants.get(id));
+        let by = |grant: &&Grant| matches!(grant.status, Status::Ended { told_by: Some(told), .. } if told == seq);
+        owed.filter(by).count()
     }
 
     /// When a `Tick` is due; a moment in the past is due at once.
@@ -368,13 +367,11 @@ impl State {
         [grant, key].into_iter().flatten().min()
     }
 
-    /// Frees what nobody remembers, at most `limit` things. It changes no answer, so it needs no entry; call it between
-    /// turns. Whether all that is due was freed.
-    pub fn sweep(&mut self, now: Time, limit: usize) -> bool {
-        for _ in 0..limit {
-            let Some((due, what)) = self.forgettable.set().first().cloned() else { return true };
+    /// Frees what nobody remembers. It changes no answer, so it needs no entry; call it between turns.
+    pub fn sweep(&mut self, now: Time) {
+        while let Some((due, what)) = self.forgettable.set().first().cloned() {
             if now < due {
-                return true;
+                break;
             }
             self.forgettable.remove(&(due, what.clone()));
             match what {
@@ -385,7 +382,6 @@ impl State {
                 }
             }
         }
-        false
     }
 
     fn forget_grant(&mut self, id: &GrantId) {
@@ -450,7 +446,6 @@ impl State {
             cut_offs,
             ended_early,
             unrecorded,
-            owed,
             unsettled,
             keys,
             forgettable
@@ -465,19 +460,30 @@ enum Undo {
     Rollback,
 }
 
-impl TaskState {
-    /// Whether nobody remembers it: no live grant, no hold, and long enough since.
+impl Target {
+    /// The resource it concerns; absent: any.
     #[must_use]
-    pub fn forgotten(&self, now: Time) -> bool {
-        let over = self.ended.is_some() || self.hold.is_none();
-        over && self.live.is_empty() && self.last + REMEMBER <= now
+    pub fn resource(&self) -> Option<&ResourceName> {
+        match self {
+            Self::Resource(resource) | Self::Scope(resource, _) => Some(resource),
+            Self::Grant(_)
+            | Self::Task(..)
+            | Self::Identity(_)
+            | Self::Key(_)
+            | Self::Everything => None,
+        }
     }
-}
 
-impl KeyRecord {
-    /// Whether it signs no more, so that it can be forgotten when the last token it signed is dead.
+    /// The identity it names.
     #[must_use]
-    pub fn forgettable(&self) -> bool {
-        matches!(self.state, KeyState::Retired | KeyState::CutOff)
+    pub fn identity(&self) -> Option<&IdentityName> {
+        match self {
+            Self::Identity(identity) | Self::Task(identity, _) => Some(identity),
+            Self::Grant(_)
+            | Self::Resource(_)
+            | Self::Scope(..)
+            | Self::Key(_)
+            | Self::Everything => None,
+        }
     }
 }
