@@ -1,0 +1,46 @@
+//! Texts that are made from the code: stale ones fail, and `PROTEM_GEN=1` writes them anew.
+
+use std::fs;
+use std::path::Path;
+
+use protem::cli::reference::{errors_md, reference};
+use protem::config::sample;
+
+#[track_caller]
+fn check(path: &str, text: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if std::env::var_os("PROTEM_GEN").is_some() {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, text).unwrap();
+    }
+    let found = fs::read_to_string(&file).unwrap_or_default();
+    let stale = first_difference(&found, text);
+    assert!(stale.is_none(), "{path} is stale at line {stale:?}: run `just gen`");
+}
+
+fn first_difference(found: &str, made: &str) -> Option<usize> {
+    let lines = found.lines().count().max(made.lines().count());
+    (0..lines).find(|at| found.lines().nth(*at) != made.lines().nth(*at)).map(|at| at + 1)
+}
+
+#[test]
+fn generated_errors_are_current() {
+    check("docs/errors.md", &errors_md());
+}
+
+#[test]
+fn generated_command_line_is_current() {
+    check("docs/cli.md", &reference());
+}
+
+#[test]
+fn generated_sample_settings_are_current() {
+    check("examples/protem.toml", &sample());
+}
+
+#[test]
+fn generated_texts_that_differ_are_found() {
+    assert_eq!(first_difference("a\nb\n", "a\nc\n"), Some(2));
+    assert_eq!(first_difference("a\n", "a\nb\n"), Some(2));
+    assert_eq!(first_difference("a\n", "a\n"), None);
+}
