@@ -44,7 +44,10 @@ fn things_are_imported_from_where_they_live() {
 
 #[test]
 fn proofs_are_made_in_one_place() {
-    report(rust().iter().flat_map(makers));
+    let files = rust();
+    let tests = only_tests(&files);
+    let kept = files.iter().filter(|file| !tests.contains(&file.path));
+    report(kept.flat_map(makers));
 }
 
 #[test]
@@ -175,6 +178,19 @@ fn no_pub_use(file: &File) -> Vec<String> {
     found.map(|(number, _)| format!("{}:{number}: `pub use`", file.path)).collect()
 }
 
+/// The files of modules that exist in tests only.
+fn only_tests(files: &[File]) -> Vec<String> {
+    let mut tests = Vec::new();
+    for file in files {
+        let Some((folder, _)) = file.path.rsplit_once('/') else { continue };
+        let declared = file.text.split("#[cfg(test)]\nmod ").skip(1);
+        let named = declared.filter_map(|rest| rest.split_once(';').map(|(name, _)| name));
+        let named = named.filter(|name| !name.contains(char::is_whitespace));
+        tests.extend(named.map(|name| format!("{folder}/{name}.rs")));
+    }
+    tests
+}
+
 /// Values that are proofs, and the one room that makes each.
 fn makers(file: &File) -> Vec<String> {
     let proofs = [
@@ -283,7 +299,9 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 /// Each check finds the defect in a sample that has it, and nothing in one that has not.
 mod bites {
-    use super::{File, Rooms, dead_links, lints, machines, makers, no_pub_use, shape, unlisted};
+    use super::{
+        File, Rooms, dead_links, lints, machines, makers, no_pub_use, only_tests, shape, unlisted,
+    };
 
     const TABLE: &str = "| floor | room | what | may use |\n|---|---|---|---|\n\
         | 8 | `src/main.rs` | Starts. | cli |\n| 7 | `src/cli/` | Types. | all below |\n\
@@ -339,6 +357,12 @@ mod bites {
         check(&makers(&file("src/policy/a.rs", "Verdict::from_policy(r)")), 0);
         check(&makers(&file("src/engine/a.rs", "ApproverVerdict::from_policy(r)")), 1);
         check(&makers(&file("src/engine/a.rs", "#[cfg(test)]\nVerdict::from_policy(r)")), 0);
+    }
+
+    #[test]
+    fn files_of_tests_are_told_apart() {
+        let text = "pub mod a;\n#[cfg(test)]\nmod b;\n#[cfg(test)]\nmod tests {\n}\n";
+        assert_eq!(only_tests(&[file("src/core/lib.rs", text)]), ["src/core/b.rs"]);
     }
 
     #[test]
