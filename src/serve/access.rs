@@ -19,6 +19,7 @@ use crate::policy::bundle::Bundle;
 use crate::policy::login::{Caller, Claim, Login, Principal};
 use crate::serve::answers::{Answers, Gone, Sink};
 use crate::serve::caller::SignedIn;
+use crate::serve::entrance::Room;
 use crate::serve::hold;
 use crate::serve::parse;
 use crate::serve::show;
@@ -147,12 +148,17 @@ impl AccessService for Access {
         let signed_in = who::signed_in(&request)?;
         let caller = signed_in.caller()?;
         who::workload(caller)?;
+        let room = request.extensions().get::<Arc<Room>>().cloned();
         let wire = request.into_inner();
         let task = parse::task_id("task_id", &wire.task_id)?;
         let outcome = Words::parse("outcome", &wire.outcome).map_err(Problem::from)?;
         let wait = parse::wait(wire.wait.as_ref())?;
         let finished =
             self.broker.complete_task(caller, task, outcome).await.map_err(Problem::from)?;
+        // It is done; while it waits for gateways, perhaps for one that is away, others may end access.
+        if let Some(room) = room {
+            room.leave();
+        }
         let known = enforced(&self.broker, &finished.mark, wait).await;
         Ok(Response::new(v1::CompleteTaskResponse {
             ended: finished.ended.iter().map(show::grant).collect(),

@@ -39,21 +39,26 @@ pub async fn read(
     wire: v1::ReadJournalRequest,
 ) -> Result<Answers<v1::ReadJournalResponse>, Problem> {
     let caller = signed_in.caller()?;
-    let grant = if wire.grant.is_empty() {
+    let (grant, objects) = if wire.grant.is_empty() {
         who::may_view(broker, caller, &[Object::Broker])?;
-        None
+        (None, vec![Object::Broker])
     } else {
-        let id = selector::grant(broker, &wire.grant).await?;
-        Some(who::visible(broker, caller, id).await?.id)
+        let id = selector::grant(broker, caller, &wire.grant).await?;
+        let grant = who::visible(broker, caller, id).await?;
+        (Some(id), who::objects(&grant).to_vec())
     };
     let (sink, answers) = Sink::new();
     let left = if wire.limit == 0 { u64::MAX } else { wire.limit };
     let reading = Reading { broker: broker.clone(), grant, sink, follow: wire.follow };
-    let watch = watch.clone();
+    let (watch, asked) = (watch.clone(), broker.clone());
+    let may = move |signed_in: &SignedIn| {
+        let caller = signed_in.caller();
+        caller.is_ok_and(|caller| who::may_view(&asked, caller, &objects).is_ok())
+    };
     tokio::spawn(async move {
         tokio::select! {
             _ = reading.run(Seq(wire.after), left) => {}
-            problem = watch.over(signed_in) => { reading.sink.fail(problem).await; }
+            problem = watch.over_unless(signed_in, may) => { reading.sink.fail(problem).await; }
             () = reading.sink.closed() => {}
         }
     });

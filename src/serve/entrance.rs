@@ -1,6 +1,6 @@
 //! What every gRPC call passes before its service sees a byte of its body: who calls, room, rate, time, and one span.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -34,6 +34,17 @@ pub struct Entrance {
     ordinary: Arc<Semaphore>,
     ending: Arc<Semaphore>,
     dev: bool,
+}
+
+/// A call's room among those in flight; a service that has done its work and only waits for others leaves it early.
+#[derive(Debug)]
+pub struct Room(Mutex<Option<OwnedSemaphorePermit>>);
+
+impl Room {
+    /// Makes room for the next call.
+    pub fn leave(&self) {
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
 }
 
 /// How many calls may be in flight; tests choose fewer.
@@ -70,7 +81,7 @@ impl Entrance {
         self.rates.tidy();
     }
 
-    fn admit(&self, request: &mut Request, rule: &Rule) -> Result<OwnedSemaphorePermit, Problem> {
+    fn admit(&self, request: &mut Request, rule: &Rule) -> Result<Arc<Room>, Problem> {
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
         if let Some(signed_in) = self.sign_in(request.headers(), rule, peer.as_deref())? {
             Span::current().record("caller", field::display(name(&signed_in)));
@@ -80,10 +91,13 @@ impl Entrance {
             Lane::Ordinary => &self.ordinary,
             Lane::Ending => &self.ending,
         };
-        Arc::clone(lane).try_acquire_owned().map_err(|_| {
+        let permit = Arc::clone(lane).try_acquire_owned().map_err(|_| {
             let why = "as many calls are in flight as the broker takes at once";
             Problem::new(Grpc::ResourceExhausted, wire::BUSY, why).retry(BUSY_RETRY)
-        })
+        })?;
+        let room = Arc::new(Room(Mutex::new(Some(permit))));
+        request.extensions_mut().insert(Arc::clone(&room));
+        Ok(room)
     }
 
     fn sign_in(
@@ -99,24 +113,39 @@ impl Entrance {
         let (now, boot) = (Time::from(clock.unix()), clock.boot());
         let bundle = self.broker.bundle();
         let ip = peer.map(|peer| peer.address.ip());
-        if let Some(ip) = ip {
-            self.rates.may_try(ip, boot)?;
-        }
-        let signed_in = self.door.sign_in(headers, &bundle, now).inspect_err(|_| {
+        let failed = || {
             if let Some(ip) = ip {
                 self.rates.failed(ip, boot);
             }
-        })?;
-        if let Some(peer) = peer {
-            peer.sign_in();
-        }
-        if rule.who == Who::Known {
-            let caller = signed_in.caller()?;
-            if rule.lane == Lane::Ordinary {
-                self.rates.count(caller, &bundle)?;
+        };
+        // Who signed in before costs no signature check, so a neighbour's bad tokens keep nobody from ending access.
+        let signed_in = match self.door.known(headers, &bundle, now) {
+            Some(known) => known,
+            None => {
+                if let Some(ip) = ip {
+                    self.rates.may_try(ip, boot)?;
+                }
+                self.door.sign_in(headers, &bundle, now).inspect_err(|_| failed())?
             }
-            if let Some(right) = rule.right {
-                who::on_broker(&self.broker, caller, right)?;
+        };
+        match signed_in.caller() {
+            Ok(caller) => {
+                if let Some(peer) = peer {
+                    peer.sign_in();
+                }
+                if rule.who == Who::Known && rule.lane == Lane::Ordinary {
+                    self.rates.count(caller, &bundle)?;
+                }
+                if let Some(right) = rule.right {
+                    who::on_broker(&self.broker, caller, right)?;
+                }
+            }
+            // A token that anybody can get is no sign-in: its holder stays a stranger, under a stranger's limits.
+            Err(problem) => {
+                failed();
+                if rule.who == Who::Known {
+                    return Err(problem);
+                }
             }
         }
         Ok(Some(signed_in))
@@ -151,8 +180,8 @@ pub async fn enter(
 }
 
 async fn called(entrance: Arc<Entrance>, rule: Rule, mut request: Request, next: Next) -> Response {
-    let permit = match entrance.admit(&mut request, &rule) {
-        Ok(permit) => permit,
+    let room = match entrance.admit(&mut request, &rule) {
+        Ok(room) => room,
         Err(problem) => {
             pass_over(request.into_body()).await;
             return answer(problem);
@@ -161,7 +190,7 @@ async fn called(entrance: Arc<Entrance>, rule: Rule, mut request: Request, next:
     // A call that ends for lack of time has not undone anything: what it began is finished (design.md §2).
     let within = rule.within.min(asked(request.headers()).unwrap_or(Duration::MAX));
     let response = tokio::time::timeout(within, next.run(request)).await;
-    drop(permit);
+    room.leave();
     match response {
         Ok(response) => complete(response),
         Err(_) => {

@@ -55,7 +55,7 @@ impl GovernanceService for Governance {
     ) -> Result<Response<v1::GetGrantResponse>, Status> {
         let signed_in = who::signed_in(&request)?;
         let caller = signed_in.caller()?;
-        let id = selector::grant(&self.broker, &request.get_ref().grant_id).await?;
+        let id = selector::grant(&self.broker, caller, &request.get_ref().grant_id).await?;
         let grant = who::visible(&self.broker, caller, id).await?;
         Ok(Response::new(v1::GetGrantResponse { grant: Some(show::grant(&grant)) }))
     }
@@ -69,7 +69,7 @@ impl GovernanceService for Governance {
         let wire = request.into_inner();
         let note = parse::required_words("note", &wire.note)?;
         let wait = parse::wait(wire.wait.as_ref())?;
-        let targets = match selector::read(&self.broker, wire.selector).await? {
+        let targets = match selector::read(&self.broker, caller, wire.selector).await? {
             Selected::Leaked(grant) => {
                 let seq = self.leaked(caller, grant, note).await?;
                 return Ok(Response::new(only(v1::RevokeResponse { seq, ..Default::default() })));

@@ -109,6 +109,10 @@ async fn selected(
         }
         By::Owner(text) => {
             let owned = broker.bundle().owned_by(&text);
+            if owned.is_empty() {
+                // Without this, what filters by nobody would filter by nothing.
+                return Err(selector::owns_nothing(&text));
+            }
             if owned.len() > RESOURCES_MAX {
                 let why = "owns more than 1,000 identities; list by identity";
                 return Err(Malformed { field: "selector.owner", why }.into());
@@ -116,7 +120,8 @@ async fn selected(
             let objects = owned.iter().cloned().map(Object::Identity).collect();
             return Ok((filter, owned, objects));
         }
-        By::Everything(_) => vec![],
+        By::Everything(true) => vec![],
+        By::Everything(false) => return Err(parse::missing("selector")),
         By::KeyId(_) | By::Token(_) => {
             let why = "can be revoked by, not listed by";
             return Err(Malformed { field: "selector", why }.into());

@@ -28,3 +28,4 @@ pub mod status;
 pub mod strict_json;
 pub mod watch;
 pub mod who;
+pub mod whole;

@@ -22,6 +22,7 @@ use crate::engine::subscription::Subscription;
 use crate::policy::ask::{Action, Object};
 use crate::policy::login::{Caller, Person, Principal};
 use crate::serve::answers::{Answers, Gone, Sink};
+use crate::serve::caller::SignedIn;
 use crate::serve::limits::{HEAD_ITEMS_MAX, INSTANCE_MAX, RECONNECT_AFTER, RESOURCES_MAX};
 use crate::serve::parse;
 use crate::serve::show;
@@ -51,7 +52,10 @@ impl RevocationService for Revocations {
         let Some(v1::SubscribeRequest { message: Some(Said::Open(open)) }) = first else {
             return Err(parse::missing("open").into());
         };
+        let named = open.resources.clone();
         let subscribe = opened(&self.broker, signed_in.caller()?, open)?;
+        let (broker, follows) = (self.broker.clone(), subscribe.filter.resources.clone());
+        let may = move |signed_in: &SignedIn| still(&broker, signed_in, &named, &follows);
         let mut subscription = self.broker.subscribe(subscribe).map_err(unsubscribed)?;
         let peer = subscription.peer();
         let (sink, answers) = Sink::new();
@@ -62,7 +66,7 @@ impl RevocationService for Revocations {
                 end = listen(&peer, &mut said) => if let Err(problem) = end {
                     sink.fail(problem).await;
                 },
-                problem = watch.over(Arc::clone(&signed_in)) => {
+                problem = watch.over_unless(Arc::clone(&signed_in), may) => {
                     // A client that knows goes elsewhere at once; the status says why.
                     let _ = sink.send(go_away(problem.title())).await;
                     sink.fail(problem).await;
@@ -248,6 +252,20 @@ fn seen(
             if seen.is_empty() { Err(no) } else { Ok(Some(seen)) }
         }
     }
+}
+
+/// Whether policy gives a person the same part of the feed as when the stream began; for others who they are says it all.
+fn still(
+    broker: &Broker,
+    signed_in: &SignedIn,
+    named: &[String],
+    follows: &Option<BTreeSet<ResourceName>>,
+) -> bool {
+    let Ok(Caller { principal: Principal::Person(person), .. }) = signed_in.caller() else {
+        return signed_in.caller().is_ok();
+    };
+    let now = resources(named).and_then(|named| seen(broker, person, named));
+    now.is_ok_and(|now| now == *follows)
 }
 
 fn cursor(wire: v1::Cursor) -> Result<Cursor, Problem> {

@@ -14,7 +14,7 @@ use protem_verify::time::Time;
 
 use crate::engine::broker::Broker;
 use crate::policy::ask::{Action, Object};
-use crate::policy::login::Person;
+use crate::policy::login::{Caller, Person};
 use crate::serve::parse;
 use crate::serve::status::Problem;
 use crate::serve::who;
@@ -32,11 +32,15 @@ pub enum Selected {
 ///
 /// # Errors
 /// When it names nothing, or something misspelled or unknown to the bundle.
-pub async fn read(broker: &Broker, selector: Option<v1::Selector>) -> Result<Selected, Problem> {
+pub async fn read(
+    broker: &Broker,
+    caller: &Caller,
+    selector: Option<v1::Selector>,
+) -> Result<Selected, Problem> {
     let by = selector.and_then(|selector| selector.by).ok_or(parse::missing("selector"))?;
     let one = |target| Ok(Selected::Targets(vec![target]));
     match by {
-        By::Grant(text) => one(Target::Grant(grant(broker, &text).await?)),
+        By::Grant(text) => one(Target::Grant(grant(broker, caller, &text).await?)),
         By::Identity(text) => one(Target::Identity(identity("selector.identity", &text)?)),
         By::Task(text) => {
             let (name, task) = task(&text)?;
@@ -51,8 +55,7 @@ pub async fn read(broker: &Broker, selector: Option<v1::Selector>) -> Result<Sel
         By::Owner(text) => {
             let owned = broker.bundle().owned_by(&text);
             if owned.is_empty() {
-                let why = format!("names `{}`, who owns no identity", parse::plain(&text));
-                return Err(Problem::field(wire::UNKNOWN_NAME, "selector.owner", &why));
+                return Err(owns_nothing(&text));
             }
             Ok(Selected::Targets(owned.into_iter().map(Target::Identity).collect()))
         }
@@ -61,6 +64,13 @@ pub async fn read(broker: &Broker, selector: Option<v1::Selector>) -> Result<Sel
         By::Everything(true) => one(Target::Everything),
         By::Everything(false) => Err(parse::missing("selector")),
     }
+}
+
+/// An owner's name that is nobody's.
+#[must_use]
+pub fn owns_nothing(owner: &str) -> Problem {
+    let why = format!("names `{}`, who owns no identity", parse::plain(owner));
+    Problem::field(wire::UNKNOWN_NAME, "selector.owner", &why)
 }
 
 /// Whether a person may end all of these.
@@ -101,18 +111,20 @@ pub async fn may_revoke(
     Ok(())
 }
 
-/// A grant by its id, or by the shortest unique part of one, for people who read it off a screen.
+/// A grant by its id, or by the shortest unique part of one, for people who read it off a screen. Only those who may see
+/// every grant get a part looked up: to others the answer would tell what others hold, and the search reads all of them.
 ///
 /// # Errors
 /// When no grant, or more than one, has that part.
-pub async fn grant(broker: &Broker, text: &str) -> Result<GrantId, Problem> {
+pub async fn grant(broker: &Broker, caller: &Caller, text: &str) -> Result<GrantId, Problem> {
     if let Ok(id) = text.parse() {
         return Ok(id);
     }
     let whole = || parse::grant_id("grant_id", text);
     let part = text.trim_start_matches("gr_").to_owned();
     let plain = part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    if part.len() < PART_MIN || part.len() > 26 || !plain {
+    let looked_up = part.len() >= PART_MIN && part.len() <= 26 && plain;
+    if !looked_up || who::may_view(broker, caller, &[Object::Broker]).is_err() {
         return whole();
     }
     let found = who::read(broker, move |reader| reader.resolve(&part)).await?;

@@ -28,6 +28,7 @@ use crate::serve::limits::{
 use crate::serve::private;
 use crate::serve::routes;
 use crate::serve::watch::Watch;
+use crate::serve::whole::Whole;
 
 /// What the doors need to know beside the broker.
 #[derive(Debug, Default)]
@@ -119,7 +120,8 @@ async fn connection(
     let _ = stream.set_nodelay(true);
     let known = Arc::clone(&peer);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let mut request = request.map(Body::new);
+        let flagged = request.version() == http::Version::HTTP_2;
+        let mut request = request.map(|body| Body::new(Whole::new(body, flagged)));
         request.extensions_mut().insert(Arc::clone(&known));
         router.clone().oneshot(request)
     });

@@ -41,6 +41,15 @@ impl Watch {
 
     /// Done when a stream of this caller must end, with the reason.
     pub async fn over(&self, signed_in: Arc<SignedIn>) -> Problem {
+        self.over_unless(signed_in, |_| true).await
+    }
+
+    /// The same for a stream that policy permitted: a new bundle is asked again whether the caller still `may`.
+    pub async fn over_unless(
+        &self,
+        signed_in: Arc<SignedIn>,
+        may: impl Fn(&SignedIn) -> bool + Send,
+    ) -> Problem {
         let (mut bundle, mut draining) = (self.bundle.clone(), self.draining.clone());
         let now = Time::from(self.broker.clock().unix());
         let mut expired = std::pin::pin!(tokio::time::sleep(signed_in.expires.since(now)));
@@ -52,6 +61,9 @@ impl Watch {
                     bundle.mark_unchanged();
                     if !self.same(&signed_in) {
                         return changed("the bundle in force takes the caller for somebody else");
+                    }
+                    if !may(&signed_in) {
+                        return changed("the bundle in force permits the caller something else");
                     }
                 }
             }
