@@ -126,6 +126,11 @@ impl Signals {
         Ok(Self(heard))
     }
 
+    /// One that came already.
+    pub fn waiting(&mut self) -> Option<i32> {
+        self.0.try_recv().ok()
+    }
+
     /// The next one.
     pub async fn next(&mut self) -> i32 {
         match self.0.recv().await {

@@ -36,11 +36,14 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {
             let decided = decided(&client, &screen, &answer, &mut signals).await;
             decided.map_err(|why| match why {
                 Undecided::Failed(failure) => no_access(failure),
-                Undecided::Signal(signal) => withdrawn(signal),
+                Undecided::Stopped(failure) => failure,
             })?
         }
         GrantState::Active | GrantState::Ended | GrantState::Unspecified => answer,
     };
+    if let Some(signal) = signals.waiting() {
+        return Err(withdraw(&client, &answer.grant.id, signal).await);
+    }
     let Some(credential) = &answer.credential else {
         let what = format!("`{}` is {}", answer.grant.id, show::state(&answer.grant));
         return Err(no_access(Failure::of(Exit::Denied, tool::NOT_GRANTED, what)));
@@ -52,7 +55,10 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {
     let removed = file.remove();
     complete(&client, &screen, &task, &ran).await;
     drop(holder);
-    removed?;
+    if let Err(failure) = removed {
+        // Access has ended, so what is left is void; the command's own code is worth more.
+        screen.say(failure.to_string());
+    }
     ran.map(|ran| Exit::Command(ran.code()))
 }
 
@@ -80,7 +86,7 @@ async fn ask_fresh(client: &Client, args: &RunArgs) -> Result<Answer, Failure> {
 
 enum Undecided {
     Failed(Failure),
-    Signal(i32),
+    Stopped(Failure),
 }
 
 /// Waits until the request is decided; a signal takes the request back.
@@ -96,17 +102,18 @@ async fn decided(
         }
         signal = signals.next() => {
             screen.clear();
-            let note = "the command that asked was stopped".to_owned();
-            let back = v1::ReturnGrantRequest { grant_id: answer.grant.id.clone(), note };
-            // If this is lost too, the task's lease withdraws the request.
-            let _ = client.access().return_grant(back).await;
-            Err(Undecided::Signal(signal))
+            Err(Undecided::Stopped(withdraw(client, &answer.grant.id, signal).await))
         }
     }
 }
 
-fn withdrawn(signal: i32) -> Failure {
-    let what = "stopped while waiting; the request is withdrawn";
+/// Gives back what was asked for, as nobody will use it.
+async fn withdraw(client: &Client, grant: &str, signal: i32) -> Failure {
+    let note = "the command that asked was stopped".to_owned();
+    let back = v1::ReturnGrantRequest { grant_id: grant.to_owned(), note };
+    // If this is lost too, the task's lease ends it.
+    let _ = client.access().return_grant(back).await;
+    let what = "stopped before the command began; what was asked for is given back";
     Failure::of(Exit::Command(child::of_signal(signal)), tool::NOT_GRANTED, what)
 }
 
@@ -162,7 +169,10 @@ async fn execute(
                 kill_at = None;
             }
             news = holder.news.recv(), if !deaf => match news {
-                Some(News::Fresh(token)) => file.write(&token)?,
+                // The command goes on with what it has: left alone, nobody would stop it in time.
+                Some(News::Fresh(token)) => if let Err(failure) = file.write(&token) {
+                    screen.say(format!("  the fresh credential cannot be written: {}", failure.what));
+                },
                 Some(News::Lost(why)) => {
                     let lease = show::length(args.lease);
                     screen.say(format!("  {why}; trying again, access ends after {lease} without it"));
@@ -170,7 +180,8 @@ async fn execute(
                 Some(News::Back) => screen.say("  the broker is back"),
                 Some(News::Ended(grant)) => {
                     screen.say(screen.tint(Tint::Bad, &format!("  access {}", ended_early(&grant))));
-                    if args.on_end == OnEnd::Stop {
+                    // More than one may tell of the end; the grace counts from the first.
+                    if args.on_end == OnEnd::Stop && !ran.early {
                         ran.early = true;
                         child.stop();
                         kill_at = Some(tokio::time::Instant::now() + args.grace);

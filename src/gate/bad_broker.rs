@@ -240,16 +240,19 @@ mod tests {
     }
 
     fn start(address: SocketAddr, folder: &std::path::Path) -> Gate {
-        Gate::start(GateConfig {
-            broker: format!("http://{address}"),
+        Gate::start(config(format!("http://{address}"), folder)).unwrap()
+    }
+
+    fn config(broker: String, folder: &std::path::Path) -> GateConfig {
+        GateConfig {
+            broker,
             gateway: GatewayName::try_from("edge-eu-1").unwrap(),
             issuer: ISSUER.into(),
             resources: vec![resource()],
             state: folder.join("gate"),
             login: Arc::new(Password),
             clock: Arc::new(SystemClock),
-        })
-        .unwrap()
+        }
     }
 
     impl Bench {
@@ -411,6 +414,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_broker_that_says_nothing_is_left() {
+        let bench = Bench::start().await;
+        bench.broker.turn(|script| script.proving = false);
+        bench.until("reopened", |bench| bench.broker.turn(|script| script.opens.len()) == 2).await;
+    }
+
+    #[test]
+    fn a_token_never_travels_in_the_clear() {
+        let folder = tempfile::tempdir().unwrap();
+        for broker in ["http://10.0.0.1:7420", "http://broker.example", "http://127.0.0.1.example"]
+        {
+            let config = config(broker.into(), folder.path());
+            let refused = Gate::start(config).map(drop);
+            assert!(matches!(refused, Err(crate::gate::StartError::InTheClear(_))), "{broker}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_proof_that_comes_late_is_old() {
         let bench = Bench::start().await;
         bench.broker.turn(|script| script.delay = Duration::from_millis(2_500));
@@ -427,11 +448,12 @@ mod tests {
         let call = get(&token())
             .header("x-protem-identity", "root")
             .header("x_protem_grant", "forged")
-            .header("x-protem-admin", "yes");
+            .header("x-protem-admin", "yes")
+            .header("connection", "X-Protem-Identity, close");
         let (status, _, seen) = bench.call(call.body(Full::default()).unwrap()).await;
         assert_eq!(status, 200);
         assert!(seen.contains("x-protem-identity=payments/agent\n"), "{seen}");
-        for gone in ["root", "forged", "admin", "authorization"] {
+        for gone in ["root", "forged", "admin", "authorization", "connection"] {
             assert!(!seen.contains(gone), "{seen}");
         }
         let refund = Request::post("/v1/orders/1/refund")

@@ -105,20 +105,23 @@ impl Follow {
         let mut every = Duration::from_secs(1);
         let mut pings = tokio::time::interval(every);
         pings.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // Counts from the last message, whatever we say meanwhile: our own pings are no sign of life.
+        let mut silent = tokio::time::Instant::now() + silence(every);
         loop {
-            let silence = every.saturating_mul(SILENCE.0).saturating_add(SILENCE.1);
             let message = tokio::select! {
                 biased;
                 _ = pings.tick() => { self.ping(&requests); continue; }
-                message = tokio::time::timeout(silence, stream.message()) => message,
+                message = tokio::time::timeout_at(silent, stream.message()) => message,
             };
             let message = message.map_err(|_| Ended::Silent)??;
+            silent = tokio::time::Instant::now() + silence(every);
             let Some(message) = message else { return Ok(()) };
             message.message.iter().for_each(|message| self.tally.heard(message));
             match self.follower.message(message, self.moment())? {
                 Told::Nothing => {}
                 Told::Opened(often) => {
                     every = often;
+                    silent = tokio::time::Instant::now() + silence(every);
                     pings = tokio::time::interval(every);
                 }
                 Told::Applied(seq) => {
@@ -186,6 +189,10 @@ impl Follow {
 #[must_use]
 pub fn moment(clock: &dyn Clock) -> Moment {
     Moment { boot: clock.boot(), unix: clock.unix() }
+}
+
+fn silence(every: Duration) -> Duration {
+    every.saturating_mul(SILENCE.0).saturating_add(SILENCE.1)
 }
 
 fn jitter(tries: u32) -> Duration {

@@ -60,12 +60,20 @@ pub enum StartError {
     /// The broker's address is none.
     #[error("`{0}` is not an address of a broker, such as `http://127.0.0.1:7420`")]
     Broker(String),
+    /// A caller token would travel in the clear.
+    #[error("`{0}` is beyond loopback and has no TLS; a caller token is never sent there")]
+    InTheClear(String),
     /// No issuer: then any would do.
     #[error("the gateway has no issuer to trust")]
     NoIssuer,
     /// The folder cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
 /// How long a connect may take; the view does not get younger meanwhile.
@@ -83,7 +91,11 @@ impl Gate {
             return Err(StartError::NoIssuer);
         }
         let broker = Endpoint::from_shared(config.broker.clone());
-        let broker = broker.map_err(|_| StartError::Broker(config.broker))?;
+        let broker = broker.map_err(|_| StartError::Broker(config.broker.clone()))?;
+        let https = broker.uri().scheme_str() == Some("https");
+        if !https && !broker.uri().host().is_some_and(is_loopback) {
+            return Err(StartError::InTheClear(config.broker));
+        }
         let (store, newest) = Store::open(&config.state)?;
         let view = View::new(&config.issuer, newest);
         let verifier = Verifier::new(view.reader());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, CONNECTION};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use protem_clock::clock::Clock;
@@ -115,6 +115,13 @@ fn introduce(headers: &mut HeaderMap, allowed: &Allowed) {
     let forged: Vec<HeaderName> = headers.keys().filter(ours).cloned().collect();
     for name in forged {
         headers.remove(name);
+    }
+    // A hop that honours `Connection` would take what it names away again.
+    let named = |value: &HeaderValue| {
+        value.as_bytes().to_ascii_lowercase().windows(6).any(|part| part == b"protem")
+    };
+    if headers.get_all(CONNECTION).iter().any(named) {
+        headers.remove(CONNECTION);
     }
     headers.remove(AUTHORIZATION);
     let claims = &allowed.claims;
