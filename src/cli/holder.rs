@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
-use crate::cli::client::{Client, try_again};
+use crate::cli::client::Client;
 use crate::cli::exit::Failure;
 use crate::cli::show;
 
@@ -99,10 +99,7 @@ impl Hold {
         let mut lost = false;
         loop {
             let Err(status) = self.stream(&mut lost, &mut pause).await;
-            if matches!(
-                status.code(),
-                Code::NotFound | Code::FailedPrecondition | Code::PermissionDenied
-            ) {
+            if is_no(status.code()) {
                 // The task is over, or somebody else's: the grant says which way.
                 self.look_at_grant().await;
                 return;
@@ -198,7 +195,8 @@ async fn renew(client: Client, grant: String, mut due: Option<Time>, tell: mpsc:
                     return;
                 }
             }
-            Err(status) if try_again(&status) => {
+            // Anything but a clear no may pass: a rate, a broker that is busy, a token that is being replaced.
+            Err(status) if !is_no(status.code()) => {
                 tokio::time::sleep(jitter(PAUSE_MAX)).await;
             }
             Err(status) => {
@@ -216,6 +214,11 @@ async fn renew(client: Client, grant: String, mut due: Option<Time>, tell: mpsc:
 /// When to renew next; none when the grant's own end is so near that there is nothing left to renew.
 fn next(due: Option<Time>, before: Time) -> Option<Time> {
     due.filter(|due| *due > before)
+}
+
+/// Whether asking again cannot help.
+fn is_no(code: Code) -> bool {
+    matches!(code, Code::NotFound | Code::FailedPrecondition | Code::PermissionDenied)
 }
 
 fn refused(client: &Client, status: &Status) -> Failure {
