@@ -48,7 +48,7 @@ pub fn nearest(bundle: &Bundle, hearing: &Hearing<'_>, no: &No, mode: Mode) -> S
     for kind in kinds(bundle, hearing).iter().take(KINDS_MAX) {
         let task = Task { kind: kind.clone(), ..request.task.clone() };
         if passes(&AccessRequest { task, ..request.clone() }, findings) {
-            return format!("a task of kind `{kind}` may");
+            return format!("a task of kind `{kind}` may: say `--kind {kind}`");
         }
     }
     let owner = &hearing.resource.owner;
