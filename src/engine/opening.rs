@@ -131,10 +131,11 @@ fn load(files: &Files, dev: bool) -> Result<Bundle, StartError> {
 fn missing_keys(state: &State, ring: &KeyRing) -> Result<Vec<Command>, StartError> {
     let mut commands = Vec::new();
     let here = |purpose| state.signing(purpose).is_some_and(|id| ring.find(id).is_some());
-    let none = |purpose| state.signing(purpose).is_none();
+    // After its key was cut off a restart is no shortcut: gateways must know the next one first.
+    let first = |purpose| state.keys().all(|record| record.key.purpose != purpose);
     for purpose in [KeyPurpose::Credential, KeyPurpose::Checkpoint] {
         // A checkpoint key may change at once: gateways learn it on the stream that it signs for.
-        if none(purpose) || (purpose == KeyPurpose::Checkpoint && !here(purpose)) {
+        if first(purpose) || (purpose == KeyPurpose::Checkpoint && !here(purpose)) {
             let key = ring.generate(purpose)?;
             commands.push(Command::PublishKey(public(&key)));
             commands.push(Command::ActivateKey { key: key.id().clone() });
