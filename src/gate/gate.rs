@@ -156,3 +156,18 @@ impl Gate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_travels_in_the_clear_on_loopback_only() {
+        for near in ["127.0.0.1", "127.9.9.9", "[::1]", "localhost"] {
+            assert!(is_loopback(near), "{near}");
+        }
+        for far in ["10.0.0.1", "broker.example", "127.0.0.1.example", "localhost.example", ""] {
+            assert!(!is_loopback(far), "{far}");
+        }
+    }
+}
