@@ -68,7 +68,7 @@ impl Bench {
             state.apply(row.at(), row.what());
         }
         let dice = Box::new(Counting(seed));
-        let shared: Arc<dyn Clock> = Arc::clone(&clock) as Arc<dyn Clock>;
+        let shared: Arc<dyn Clock> = clock.clone();
         let sequencer = Sequencer::new(journal, state, head, shared, dice);
         Self { sequencer, reader, clock, told: Told::default(), mishaps }
     }

@@ -70,7 +70,7 @@ mod tests {
     #[track_caller]
     fn check(step_ms: i64, last_ahead_ms: u64, expect: bool) {
         let clock = Arc::new(ManualClock::new(START));
-        let mut keeper = Timekeeper::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let mut keeper = Timekeeper::new(clock.clone());
         assert!(keeper.now(Time::ZERO).is_ok());
         clock.advance(Duration::from_secs(60));
         let honest = START + Duration::from_secs(60);

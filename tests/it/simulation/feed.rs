@@ -211,7 +211,7 @@ impl Tail for Feeds {
                     | Event::CutOff { target: Target::Key(_), .. }
             )
         };
-        let keys = rows.iter().filter(|row| changes_keys(row.what())).map(Committed::seq).last();
+        let keys = rows.iter().rev().find(|row| changes_keys(row.what())).map(Committed::seq);
         if let Some(seq) = keys {
             self.keys = KeySets::of(state, seq);
         }
