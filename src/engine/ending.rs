@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use protem_core::command::Command;
-use protem_core::event::{Event, Target};
+use protem_core::event::{EndReason, Event, Target};
 use protem_core::refusal::Refusal;
 use protem_verify::ids::{GrantId, HoldId, Seq};
 use protem_verify::names::{IdentityName, ResourceName, TaskId, Words};
@@ -17,7 +17,8 @@ use crate::engine::receipts::{Covers, Mark};
 use crate::engine::sequencer::Answered;
 use crate::engine::stop::Stop;
 use crate::journal::committed::Committed;
-use crate::journal::records::GrantRecord;
+use crate::journal::reader::{GrantFilter, Stage};
+use crate::journal::records::{GrantRecord, Shown};
 use crate::policy::login::{Caller, Principal};
 
 /// What a turn ended.
@@ -105,9 +106,22 @@ impl Broker {
         let Principal::Workload { by, .. } = &caller.principal else {
             return Err(Refusal::UnknownTask(task).into());
         };
+        let of_task = GrantFilter {
+            identity: Some(by.identity.clone()),
+            task: Some(task.clone()),
+            states: vec![Stage::Ended],
+            limit: REPEATED_MAX,
+            ..GrantFilter::default()
+        };
         let command = Command::CompleteTask { by: by.clone(), task, hold, outcome };
         let ends = self.submit(Lane::Ending, caller.actor(), command, ends).await?;
-        self.finished(ends.grants, ends.mark).await
+        if !ends.grants.is_empty() {
+            return self.finished(ends.grants, ends.mark).await;
+        }
+        // Nothing was left to end: perhaps a call whose answer was lost has ended it.
+        let mut ended = self.read(move |reader| reader.grants(&of_task)).await?;
+        ended.retain(by_completion);
+        Ok(Finished { ended, mark: ends.mark })
     }
 
     async fn finished(&self, grants: Vec<GrantId>, mark: Mark) -> Result<Finished, Stop> {
@@ -120,6 +134,16 @@ impl Broker {
         Ok(Finished { ended, mark })
     }
 }
+
+fn by_completion(grant: &GrantRecord) -> bool {
+    match &grant.status {
+        Shown::Ended { reason, .. } => *reason == EndReason::Completed,
+        Shown::Pending { .. } | Shown::Active { .. } => false,
+    }
+}
+
+/// Grants of one task that a repeated completion still names: far more than tasks have, and an answer of bounded size.
+const REPEATED_MAX: u32 = 1_000;
 
 fn ends(answered: &Answered<'_>) -> Ends {
     let grants = answered.rows.iter().filter_map(|row| ended_grant(row.what())).collect();
