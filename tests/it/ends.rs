@@ -139,7 +139,7 @@ async fn attack_mass_revoke_is_complete() {
 
 /// Row 69: whenever a caller leaves, nothing is half done and nobody gets another's answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn attack_cancel_at_every_await() {
+async fn attack_cancel_at_any_moment_over_the_wire() {
     let broker = TestBroker::start().await;
     let agent = broker.identity("shop/checkout");
     for step in 0..40 {
