@@ -1,5 +1,6 @@
 //! Proving what happened: exports of one grant, and the whole journal, each checked without trusting the broker.
 
+use std::io::Write;
 use std::path::Path;
 
 use data_encoding::{BASE64, HEXLOWER};
@@ -20,6 +21,7 @@ use crate::cli::exit::{Exit, Failure, visible};
 use crate::cli::find;
 use crate::cli::output::{Screen, Tint};
 use crate::journal::verify::verify_store;
+use crate::serve::audit::json;
 
 /// What an export holds: all that is needed to check it, and nothing that has to be believed.
 #[derive(Debug, Serialize, Deserialize)]
@@ -93,7 +95,12 @@ pub async fn export(global: &Global, part: &str, to: Option<&Path>) -> Result<Ex
     check_export(&export)?;
     let text = serde_json::to_string_pretty(&export).unwrap_or_default();
     match to {
-        None => screen.print(text),
+        None => {
+            // Evidence that a full disk cut short is none.
+            let mut out = std::io::stdout().lock();
+            let written = writeln!(out, "{text}").and_then(|()| out.flush());
+            written.map_err(|why| Failure::file(Path::new("/dev/stdout"), &why))?;
+        }
         Some(path) => {
             std::fs::write(path, text + "\n").map_err(|why| Failure::file(path, &why))?;
             screen.say(format!("  {} entries in {}", export.entries.len(), path.display()));
@@ -128,11 +135,10 @@ fn exported(entry: v1::JournalEntry, proof: v1::GetProofResponse) -> Result<Expo
     let checkpoint = proof.checkpoint.unwrap_or_default();
     let at = checkpoint.at.unwrap_or_default();
     let millis = u64::try_from(at.seconds).unwrap_or(0).saturating_mul(1_000);
-    let said = serde_json::from_str(&entry.json).unwrap_or(serde_json::Value::Null);
     Ok(Exported {
         seq: entry.seq,
         kind: entry.kind,
-        said,
+        said: said(&entry.body),
         body: BASE64.encode(&entry.body),
         inclusion: proof.inclusion.iter().map(|hash| BASE64.encode(hash)).collect(),
         checkpoint: Marked {
@@ -144,6 +150,24 @@ fn exported(entry: v1::JournalEntry, proof: v1::GetProofResponse) -> Result<Expo
             signature: HEXLOWER.encode(&checkpoint.signature),
         },
     })
+}
+
+/// What an entry's body says, for people.
+fn said(body: &[u8]) -> serde_json::Value {
+    let text = json(body).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+/// Whether a text is anywhere in it.
+fn names(said: &serde_json::Value, wanted: &str) -> bool {
+    match said {
+        serde_json::Value::String(text) => text == wanted,
+        serde_json::Value::Array(items) => items.iter().any(|item| names(item, wanted)),
+        serde_json::Value::Object(members) => members.values().any(|item| names(item, wanted)),
+        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {
+            false
+        }
+    }
 }
 
 /// `protem audit verify [FILE]`.
@@ -210,6 +234,9 @@ fn check_export(export: &Export) -> Result<Proven, Failure> {
     for entry in &export.entries {
         root = check_entry(entry, &keys)?;
     }
+    if !export.entries.iter().any(|entry| names(&entry.said, &export.grant)) {
+        return Err(unproven(format!("no entry is of grant `{}`", visible(&export.grant))));
+    }
     Ok(Proven {
         entries: u64::try_from(export.entries.len()).unwrap_or(u64::MAX),
         of: format!("grant {}", visible(&export.grant)),
@@ -229,6 +256,10 @@ fn check_entry(entry: &Exported, keys: &Keys) -> Result<Hash, Failure> {
     let inner = journal::Entry::decode(body.as_slice()).map_err(|_| bad("the body is no entry"))?;
     if inner.seq != entry.seq || inner.kind != entry.kind {
         return Err(bad("the body says another seq or kind"));
+    }
+    // People read this and not the body.
+    if entry.said != said(&body) {
+        return Err(bad("what is shown is not what the body says"));
     }
     let path: Option<Vec<Hash>> = entry.inclusion.iter().map(|hash| hash_of_base64(hash)).collect();
     let path = path.ok_or_else(|| bad("the proof cannot be read"))?;
@@ -313,7 +344,9 @@ mod tests {
         let key = SigningKey::from_bytes(&[9; 32]);
         let body = |seq| {
             let kind = "grant.activated".to_owned();
-            journal::Entry { seq, kind, ..journal::Entry::default() }.encode_to_vec()
+            let ended = journal::GrantEnded { grant: "gr_x".into(), ..Default::default() };
+            let event = Some(journal::entry::Event::GrantEnded(ended));
+            journal::Entry { seq, kind, event, ..journal::Entry::default() }.encode_to_vec()
         };
         let leaves = [1, 2, 3].map(|seq| merkle::leaf(&body(seq)));
         let mut tree = Frontier::default();
@@ -329,7 +362,7 @@ mod tests {
         let entry = Exported {
             seq: 2,
             kind: "grant.activated".into(),
-            said: serde_json::Value::Null,
+            said: said(&body(2)),
             body: BASE64.encode(&body(2)),
             inclusion: [leaves[0], leaves[2]].iter().map(|hash| BASE64.encode(&hash.0)).collect(),
             checkpoint: Marked {
@@ -364,6 +397,9 @@ mod tests {
         check(|export| export.entries.clear(), false);
         check(|export| export.format = "other".into(), false);
         check(|export| export.checkpoint_jwks = "{\"keys\":[]}".into(), false);
+        check(|export| export.grant = "gr_y".into(), false);
+        check(|export| export.entries[0].said["kind"] = "grant.denied".into(), false);
+        check(|export| export.entries[0].said = serde_json::Value::Null, false);
         check(|export| export.entries[0].seq = 1, false);
         check(|export| export.entries[0].kind = "grant.ended".into(), false);
         check(|export| export.entries[0].checkpoint.seq = 2, false);

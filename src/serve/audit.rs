@@ -141,8 +141,9 @@ fn damaged(seq: Seq) -> Fault {
     Fault::Damaged { seq, why: "the entry is not there".to_owned() }
 }
 
-/// An entry in protobuf's canonical JSON, names as in the proto file.
-fn json(body: &[u8]) -> Option<String> {
+/// An entry in protobuf's canonical JSON, names as in the proto file; none when it is no entry.
+#[must_use]
+pub fn json(body: &[u8]) -> Option<String> {
     static ENTRY: OnceLock<Option<MessageDescriptor>> = OnceLock::new();
     let found = ENTRY.get_or_init(|| {
         let pool = DescriptorPool::decode(DESCRIPTORS).ok()?;

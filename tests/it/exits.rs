@@ -8,7 +8,7 @@ use protem_clock::random;
 use crate::broker::{TestBroker, fresh_task, policies};
 
 /// The program, with nothing of the environment that it reads.
-fn protem(home: &Path, line: &[&str]) -> Output {
+fn program(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_protem"));
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("PROTEM") || name.starts_with("XDG_"))
@@ -16,7 +16,12 @@ fn protem(home: &Path, line: &[&str]) -> Output {
             command.env_remove(name);
         }
     }
-    command.current_dir(home).env("HOME", home).stdin(Stdio::null()).args(line).output().unwrap()
+    command.current_dir(home).env("HOME", home).stdin(Stdio::null());
+    command
+}
+
+fn protem(home: &Path, line: &[&str]) -> Output {
+    program(home).args(line).output().unwrap()
 }
 
 /// Fails unless the program ended in order: with a code of its table and without a panic.
@@ -77,6 +82,11 @@ async fn evidence(home: &Path) -> (PathBuf, PathBuf) {
             "token",
         ];
         let wire = ["audit", "verify", "--broker", &broker_url, "--token-file", "token"];
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut lost = program(&from);
+        lost.args(["audit", "export", &grant, "--broker", &broker_url, "--token-file", "token"]);
+        let lost = lost.stdout(full).output().unwrap();
+        assert_eq!(code(&lost, "export to a full disk"), 1);
         (protem(&from, &line), protem(&from, &wire))
     });
     let (exported, wire) = exported.await.unwrap();
@@ -107,14 +117,14 @@ async fn attack_cli_exit_code() {
 }
 
 /// What `audit verify` says of a file: the count, the journal and the root, if it is proven.
-fn proven(home: &Path, file: &Path) -> Option<(serde_json::Value, serde_json::Value)> {
+fn proven(home: &Path, file: &Path) -> Option<[serde_json::Value; 3]> {
     let output = protem(home, &["audit", "verify", "-o", "json", file.to_str().unwrap()]);
     if code(&output, &file.display().to_string()) != 0 {
         return None;
     }
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(said["verified"], true);
-    Some((said["entries"].clone(), said["root"].clone()))
+    Some(["entries", "of", "root"].map(|name| said[name].clone()))
 }
 
 fn verify_is_not_fooled(home: &Path, good: &Path, count: usize) {
