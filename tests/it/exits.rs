@@ -180,6 +180,9 @@ fn nonsense_is_no_proof(home: &Path) {
     assert_eq!(ended.status().unwrap().code(), Some(1));
 }
 
+/// What is done to a file.
+type Spoil = fn(Vec<u8>) -> Vec<u8>;
+
 fn bundles_are_checked(home: &Path) {
     let good = home.join("good");
     bundle(&good, "", |text| text);
@@ -187,7 +190,7 @@ fn bundles_are_checked(home: &Path) {
         let output = protem(home, &["policy", verb, "good"]);
         assert_eq!(code(&output, verb), 0, "{}", String::from_utf8_lossy(&output.stdout));
     }
-    let spoil: [(&str, fn(Vec<u8>) -> Vec<u8>); 6] = [
+    let spoil: [(&str, Spoil); 6] = [
         ("catalog.toml", |_| Vec::new()),
         ("catalog.toml", |text| text[..text.len() / 2].to_vec()),
         ("identities.toml", |_| b"\xff\xfe\x00".to_vec()),
@@ -214,7 +217,7 @@ fn bundles_are_checked(home: &Path) {
 }
 
 /// The repository's bundle in a folder, with one file changed.
-fn bundle(folder: &Path, spoilt: &str, change: fn(Vec<u8>) -> Vec<u8>) {
+fn bundle(folder: &Path, spoilt: &str, change: Spoil) {
     for (name, text) in policies().iter() {
         let path = folder.join(&**name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
