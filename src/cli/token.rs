@@ -56,13 +56,13 @@ impl Login {
         act_as: Option<&str>,
         file: Option<PathBuf>,
     ) -> Result<Self, Failure> {
-        let source = match (file, act_as) {
-            (Some(file), None) => Source::File(file),
+        let from_environment = (
+            file.is_some() && std::env::var_os(TOKEN_FILE_VAR).map(PathBuf::from) == file,
+            act_as.is_some() && std::env::var(AS_VAR).ok().as_deref() == act_as,
+        );
+        let source = match one_way(file, act_as, from_environment)? {
+            (Some(file), _) => Source::File(file),
             (None, None) => Source::Nothing,
-            (Some(_), Some(_)) => {
-                let what = "`--as` and `--token-file` are two ways to say who you are";
-                return Err(Failure::of(Exit::Usage, tool::USAGE, what).helps("give one of them"));
-            }
             (None, Some(name)) => {
                 let key = dev_key::read(&dev_key::state(), broker.port_u16().unwrap_or(80))?;
                 return Ok(Self::dev(key, name));
@@ -106,6 +106,28 @@ impl Login {
         !matches!(&*self.0, Source::Nothing)
     }
 }
+
+/// Of two ways to say who the caller is, an explicit flag wins over the environment; of two in the environment, the file.
+fn one_way(
+    file: Option<PathBuf>,
+    act_as: Option<&str>,
+    from_environment: (bool, bool),
+) -> Result<(Option<PathBuf>, Option<&str>), Failure> {
+    if file.is_none() || act_as.is_none() {
+        return Ok((file, act_as));
+    }
+    match from_environment {
+        (true, false) => Ok((None, act_as)),
+        (_, true) => Ok((file, None)),
+        (false, false) => {
+            let what = "`--as` and `--token-file` are two ways to say who you are";
+            Err(Failure::of(Exit::Usage, tool::USAGE, what).helps("give one of them"))
+        }
+    }
+}
+
+const TOKEN_FILE_VAR: &str = "PROTEM_TOKEN_FILE";
+const AS_VAR: &str = "PROTEM_AS";
 
 fn read_token(path: &std::path::Path) -> Result<Zeroizing<String>, Failure> {
     let bad = |why: &dyn fmt::Display| {
@@ -154,6 +176,19 @@ fn is_loopback(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_explicit_flag_wins_over_the_environment() {
+        let check = |environment, file: bool, act_as: bool| {
+            let found = one_way(Some("f".into()), Some("a"), environment).unwrap();
+            assert_eq!((found.0.is_some(), found.1.is_some()), (file, act_as));
+        };
+        check((true, false), false, true);
+        check((false, true), true, false);
+        check((true, true), true, false);
+        assert!(one_way(Some("f".into()), Some("a"), (false, false)).is_err());
+        assert_eq!(one_way(None, Some("a"), (false, false)).unwrap().1, Some("a"));
+    }
 
     #[track_caller]
     fn check(url: &str, expect: Result<(), &str>) {

@@ -10,8 +10,8 @@ use crate::ending::ended;
 use crate::event::{Activated, Asked, CredentialIssued, EndReason, Event, KeyPurpose, Requested};
 use crate::grant::{Grant, KeyState, Status};
 use crate::limits::{
-    DECIDE_WITHIN_MAX, KEY_AGE_MAX, KEY_AHEAD_MAX, LIFETIME_MAX, LIFETIME_MIN, LIVE_MAX,
-    PENDING_MAX, VERDICT_AGE_MAX,
+    DECIDE_WITHIN_MAX, GRANT_KEYS_MAX, KEY_AGE_MAX, KEY_AHEAD_MAX, LIFETIME_MAX, LIFETIME_MIN,
+    LIVE_MAX, PENDING_MAX, VERDICT_AGE_MAX,
 };
 use crate::refusal::Refusal;
 use crate::request::{AccessRequest, Workload, field, proof_field};
@@ -107,6 +107,12 @@ fn repeated(
     let standing = state
         .standing(request)
         .filter(|id| state.grant(id).is_some_and(|grant| grant.live_at(now)));
+    let full = standing
+        .and_then(|id| state.grant(&id))
+        .filter(|grant| request.key.is_some() && grant.keys.len() >= GRANT_KEYS_MAX);
+    if let Some(grant) = full {
+        return Err(Refusal::TooManyKeys(grant.id));
+    }
     Ok(standing.map(|grant| {
         let repeat = |key| Event::RequestRepeated {
             identity: identity.clone(),

@@ -84,6 +84,18 @@ fn a_repeated_request_answers_the_same_grant() {
 }
 
 #[test]
+fn a_grant_answers_so_many_keys_and_no_more() {
+    let mut world = World::new();
+    let grant = world.granted(request("team/a", "t"));
+    for salt in 0..64 {
+        world.ok(world.ask(keyed("team/a", "t", START, salt), Effect::Issue));
+    }
+    let more = world.ask(keyed("team/a", "t", START, 64), Effect::Issue);
+    world.refused(more, &Refusal::TooManyKeys(grant));
+    assert_eq!(world.ok(world.ask(keyed("team/a", "t", START, 5), Effect::Issue)), vec![]);
+}
+
+#[test]
 fn a_key_names_one_request_for_good() {
     let mut world = World::new();
     let first = keyed("team/a", "t", START, 1);

@@ -37,3 +37,6 @@ pub const STALENESS: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(2)..=Duration::from_secs(60);
 /// Tasks that one identity may hold open: a fleet's worth, so that holds without grants cannot fill the memory.
 pub const TASKS_MAX: u32 = 10_000;
+/// Idempotency keys that one grant answers: retries use one, a few runs of one ask a few; more is a client that makes a new
+/// key for each try.
+pub const GRANT_KEYS_MAX: usize = 64;

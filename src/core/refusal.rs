@@ -22,6 +22,9 @@ pub enum Refusal {
     /// The same key with other content.
     #[error("request_id `{0}` was used for another request")]
     KeyReused(RequestId),
+    /// One ask under ever new keys.
+    #[error("grant `{0}` answers as many request ids as it may")]
+    TooManyKeys(GrantId),
     /// Unknown and old.
     #[error("request_id `{0}` is more than 10 minutes old")]
     KeyTooOld(RequestId),
@@ -125,6 +128,7 @@ impl Refusal {
             Self::UnknownTask(_) => law::UNKNOWN_TASK,
             Self::UnknownGrant(_) => law::UNKNOWN_GRANT,
             Self::KeyReused(_) => law::KEY_REUSED,
+            Self::TooManyKeys(_) => law::TOO_MANY_KEYS,
             Self::KeyTooOld(_) => law::KEY_TOO_OLD,
             Self::KeyAhead(_) => law::KEY_AHEAD,
             Self::TooManyActive { .. } => law::TOO_MANY_ACTIVE,

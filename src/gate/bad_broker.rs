@@ -466,6 +466,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn attack_long_upload_survives_revocation() {
+        let bench = Bench::start().await;
+        // An inner service that never answers, as while it reads an endless upload.
+        let reading = service_fn(|request: Request<Full<bytes::Bytes>>| async move {
+            assert!(!request.headers().contains_key("upgrade"), "nothing to cut after an upgrade");
+            std::future::pending::<()>().await;
+            Ok::<_, std::convert::Infallible>(Response::new(Full::new(bytes::Bytes::new())))
+        });
+        let call = get(&token()).header("upgrade", "websocket").header("connection", "Upgrade");
+        let call = call.body(Full::default()).unwrap();
+        let answer = tokio::spawn(bench.gate.layer(resource()).layer(reading).oneshot(call));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        bench.broker.revoke(Some(Target::Grant(vec![5; 16]))).await;
+        assert_eq!(answer.await.unwrap().unwrap().status(), StatusCode::UNAUTHORIZED);
+    }
+
+    #[tokio::test]
     async fn attack_long_stream_survives_revocation() {
         let bench = Bench::start().await;
         let endless = service_fn(|_: Request<()>| async {

@@ -39,7 +39,7 @@ pub struct Watch {
 pub struct CutOff;
 
 /// How often a stream's credential is checked: twice a second, so that the bound is kept with a margin.
-const EVERY: Duration = Duration::from_millis(500);
+pub(crate) const EVERY: Duration = Duration::from_millis(500);
 
 impl<B> Guarded<B> {
     /// Of a refusal.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONNECTION};
+use http::header::{AUTHORIZATION, CONNECTION, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use protem_clock::clock::Clock;
@@ -14,7 +14,7 @@ use protem_verify::names::ResourceName;
 use protem_verify::verifier::{Allowed, Call, Reason, Verdict, Verifier};
 use tower::{Layer, Service};
 
-use crate::body::{BoxError, Guarded, Watch};
+use crate::body::{BoxError, EVERY, Guarded, Watch};
 use crate::follow::moment;
 use crate::refusal::answer;
 
@@ -81,7 +81,13 @@ where
         introduce(request.headers_mut(), &allowed);
         let response = self.inner.call(request);
         Box::pin(async move {
-            let response = response.await?;
+            let response = tokio::select! {
+                response = response => response?,
+                // An upload that goes on for long is cut like a download is.
+                reason = guard.voided(&allowed) => {
+                    return Ok(answer(&reason, &guard.resource).map(Guarded::refusal));
+                }
+            };
             let watch = Watch::new(guard.verifier.clone(), Arc::clone(&guard.clock), allowed);
             Ok(response.map(|body| Guarded::watched(body, watch)))
         })
@@ -96,6 +102,18 @@ impl Guard {
         match self.verifier.check(token, &call, moment(&*self.clock)) {
             Verdict::Allow(allowed) => Ok(allowed),
             Verdict::Deny(reason) => Err(reason),
+        }
+    }
+}
+
+impl Guard {
+    /// Waits until a credential that counted counts no more; says why.
+    async fn voided(&self, allowed: &Allowed) -> Reason {
+        loop {
+            tokio::time::sleep(EVERY).await;
+            if let Err(reason) = self.verifier.still(allowed, moment(&*self.clock)) {
+                return reason;
+            }
         }
     }
 }
@@ -116,9 +134,15 @@ fn introduce(headers: &mut HeaderMap, allowed: &Allowed) {
     for name in forged {
         headers.remove(name);
     }
+    // An upgraded connection has no body to cut: the inner service is not asked for one.
+    headers.remove(UPGRADE);
     // A hop that honours `Connection` would take what it names away again.
     let named = |value: &HeaderValue| {
-        value.as_bytes().to_ascii_lowercase().windows(6).any(|part| part == b"protem")
+        value
+            .as_bytes()
+            .to_ascii_lowercase()
+            .windows(6)
+            .any(|part| part == b"protem" || part == b"upgrad")
     };
     if headers.get_all(CONNECTION).iter().any(named) {
         headers.remove(CONNECTION);

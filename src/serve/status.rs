@@ -208,7 +208,8 @@ fn grpc_of(refusal: &Refusal) -> Grpc {
         Refusal::TooManyActive { .. }
         | Refusal::TooManyPending { .. }
         | Refusal::TooManyLive
-        | Refusal::TooManyTasks(_) => Grpc::ResourceExhausted,
+        | Refusal::TooManyTasks(_)
+        | Refusal::TooManyKeys(_) => Grpc::ResourceExhausted,
         Refusal::Quarantined(_) | Refusal::MayNotDecide { .. } => Grpc::PermissionDenied,
         Refusal::TaskEnded(_)
         | Refusal::GrantEnded(_)

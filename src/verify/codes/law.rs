@@ -69,4 +69,7 @@ crate::codes! {
         "an identity may hold a limited number of tasks without grants", "complete tasks that are done";
     STILL_PENDING = "PT-0132", "the request still waits",
         "a request that waits for approvers has no credential yet", "wait for it with `protem wait GRANT`";
+    TOO_MANY_KEYS = "PT-0133", "one grant was asked for under too many keys",
+        "a grant answers 64 idempotency keys; a client that makes a new one for each try fills the memory",
+        "repeat a request with the `request_id` that it had, or with none";
 }
