@@ -1,512 +1,326 @@
 //! A broker that errs and lies, speaking the real protocol over loopback, and a gateway that must not be fooled.
+#![cfg(test)]
 
-#[cfg(test)]
-mod tests {
-    use std::future::Future;
-    use std::net::SocketAddr;
-    use std::pin::Pin;
-    use std::sync::{Arc, Mutex};
-    use std::time::Duration;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-    use ed25519_dalek::{Signer, SigningKey};
-    use http::{Request, Response, StatusCode};
-    use http_body_util::{BodyExt, Full, StreamBody};
-    use protem_clock::clock::{Clock, SystemClock};
-    use protem_proto::wire::v1;
-    use protem_proto::wire::v1::revocation::Target;
-    use protem_proto::wire::v1::revocation_service_server::{
-        RevocationService, RevocationServiceServer,
-    };
-    use protem_proto::wire::v1::subscribe_request::Message as Asked;
-    use protem_proto::wire::v1::subscribe_response::Message;
-    use protem_verify::checkpoint::Checkpoint;
-    use protem_verify::claims::Claims;
-    use protem_verify::ids::{Epoch, GrantId, Hash, JournalId, Seq};
-    use protem_verify::jws::{ACCESS_TOKEN, encode};
-    use protem_verify::keys::{jwks, thumbprint};
-    use protem_verify::known::State;
-    use protem_verify::names::{GatewayName, IdentityName, ResourceName, ScopeName, TaskId};
-    use protem_verify::time::{Staleness, Time};
-    use tokio::sync::mpsc;
-    use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-    use tonic::{Status, Streaming};
-    use tower::{Layer, ServiceExt, service_fn};
+use ed25519_dalek::{Signer, SigningKey};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody};
+use protem_clock::clock::{Clock, SystemClock};
+use protem_proto::wire::v1;
+use protem_proto::wire::v1::revocation::Target;
+use protem_proto::wire::v1::revocation_service_server::{
+    RevocationService, RevocationServiceServer,
+};
+use protem_proto::wire::v1::subscribe_request::Message as Asked;
+use protem_proto::wire::v1::subscribe_response::Message;
+use protem_verify::checkpoint::Checkpoint;
+use protem_verify::claims::Claims;
+use protem_verify::ids::{Epoch, GrantId, Hash, JournalId, Seq};
+use protem_verify::jws::{ACCESS_TOKEN, encode};
+use protem_verify::keys::{jwks, thumbprint};
+use protem_verify::known::State;
+use protem_verify::names::{GatewayName, IdentityName, ResourceName, ScopeName, TaskId};
+use protem_verify::time::{Staleness, Time};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Status, Streaming};
+use tower::{Layer, ServiceExt, service_fn};
 
-    use crate::apply::checkpoint_message;
-    use crate::gate::{Gate, GateConfig};
-    use crate::login::{CallerToken, Login, LoginFailed};
+use crate::apply::checkpoint_message;
+use crate::gate::{Gate, GateConfig};
+use crate::login::{CallerToken, Login, LoginFailed};
 
-    const ISSUER: &str = "http://broker.test";
-    const CATALOG: &str = r#"{"resources":{"orders-api":{"audience":"https://orders.example","scopes":{
-        "orders:read":{"risk":"low","operations":["GET /v1/orders"]},
-        "orders:refund":{"risk":"high","operations":["POST /v1/orders/{id}/refund"]}}}}}"#;
+const ISSUER: &str = "http://broker.test";
+const CATALOG: &str = r#"{"resources":{"orders-api":{"audience":"https://orders.example","scopes":{
+    "orders:read":{"risk":"low","operations":["GET /v1/orders"]},
+    "orders:refund":{"risk":"high","operations":["POST /v1/orders/{id}/refund"]}}}}}"#;
 
-    /// What the broker tells; a test turns it while streams are open.
-    struct Script {
-        head: u64,
-        last_sent: u64,
-        root: u8,
-        epoch: u64,
-        proving: bool,
-        delay: Duration,
-        streams: Vec<mpsc::Sender<Result<v1::SubscribeResponse, Status>>>,
-        opens: Vec<v1::Open>,
-        acked: u64,
+/// What the broker tells; a test turns it while streams are open.
+struct Script {
+    head: u64,
+    last_sent: u64,
+    root: u8,
+    epoch: u64,
+    proving: bool,
+    delay: Duration,
+    streams: Vec<mpsc::Sender<Result<v1::SubscribeResponse, Status>>>,
+    opens: Vec<v1::Open>,
+    acked: u64,
+}
+
+#[derive(Clone)]
+struct Broker(Arc<Mutex<Script>>);
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+fn message(message: Message) -> Result<v1::SubscribeResponse, Status> {
+    Ok(v1::SubscribeResponse { message: Some(message) })
+}
+
+impl Broker {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(Script {
+            head: 100,
+            last_sent: 0,
+            root: 1,
+            epoch: 5,
+            proving: true,
+            delay: Duration::ZERO,
+            streams: Vec::new(),
+            opens: Vec::new(),
+            acked: 0,
+        })))
     }
 
-    #[derive(Clone)]
-    struct Broker(Arc<Mutex<Script>>);
-
-    fn key(seed: u8) -> SigningKey {
-        SigningKey::from_bytes(&[seed; 32])
+    fn turn<T>(&self, with: impl FnOnce(&mut Script) -> T) -> T {
+        with(&mut self.0.lock().unwrap())
     }
 
-    fn message(message: Message) -> Result<v1::SubscribeResponse, Status> {
-        Ok(v1::SubscribeResponse { message: Some(message) })
+    fn opening(&self) -> Vec<Message> {
+        let set = |seed| jwks(&[key(seed).verifying_key().to_bytes()]);
+        self.turn(|script| {
+            let (head, last_sent) = (script.head, script.last_sent);
+            vec![
+                Message::Opened(v1::Opened {
+                    journal: vec![7; 16],
+                    epoch: script.epoch,
+                    issuer: ISSUER.into(),
+                    head,
+                    ping_every: prost_types::Duration::try_from(Duration::from_millis(250)).ok(),
+                    max_staleness: prost_types::Duration::try_from(Duration::from_secs(5)).ok(),
+                    last_sent,
+                }),
+                Message::Keys(v1::Keys { jwks: set(1), seq: 2, checkpoint_jwks: set(2) }),
+                Message::Catalog(v1::Catalog {
+                    json: CATALOG.into(),
+                    seq: 3,
+                    ..Default::default()
+                }),
+                Message::SnapshotBegin(v1::SnapshotBegin { at_seq: head, entries: 0 }),
+                Message::SnapshotEnd(v1::SnapshotEnd {
+                    at_seq: head,
+                    entries: 0,
+                    cursor: cursor(head),
+                    last_sent,
+                }),
+            ]
+        })
     }
 
-    impl Broker {
-        fn new() -> Self {
-            Self(Arc::new(Mutex::new(Script {
-                head: 100,
-                last_sent: 0,
-                root: 1,
-                epoch: 5,
-                proving: true,
-                delay: Duration::ZERO,
-                streams: Vec::new(),
-                opens: Vec::new(),
-                acked: 0,
-            })))
-        }
-
-        fn turn<T>(&self, with: impl FnOnce(&mut Script) -> T) -> T {
-            with(&mut self.0.lock().unwrap())
-        }
-
-        fn opening(&self) -> Vec<Message> {
-            let set = |seed| jwks(&[key(seed).verifying_key().to_bytes()]);
-            self.turn(|script| {
-                let (head, last_sent) = (script.head, script.last_sent);
-                vec![
-                    Message::Opened(v1::Opened {
-                        journal: vec![7; 16],
-                        epoch: script.epoch,
-                        issuer: ISSUER.into(),
-                        head,
-                        ping_every: prost_types::Duration::try_from(Duration::from_millis(250))
-                            .ok(),
-                        max_staleness: prost_types::Duration::try_from(Duration::from_secs(5)).ok(),
-                        last_sent,
-                    }),
-                    Message::Keys(v1::Keys { jwks: set(1), seq: 2, checkpoint_jwks: set(2) }),
-                    Message::Catalog(v1::Catalog {
-                        json: CATALOG.into(),
-                        seq: 3,
-                        ..Default::default()
-                    }),
-                    Message::SnapshotBegin(v1::SnapshotBegin { at_seq: head, entries: 0 }),
-                    Message::SnapshotEnd(v1::SnapshotEnd {
-                        at_seq: head,
-                        entries: 0,
-                        cursor: cursor(head),
-                        last_sent,
-                    }),
-                ]
-            })
-        }
-
-        fn checkpoint(&self, nonce: Vec<u8>) -> Message {
-            let at = Time::from(SystemClock.unix()).end_of_second();
-            self.turn(|script| {
-                let signed = Checkpoint {
-                    journal: JournalId([7; 16]),
-                    epoch: Epoch(script.epoch),
-                    seq: Seq(script.head),
-                    at,
-                    root: Hash([script.root; 32]),
-                }
-                .sign(&key(2));
-                Message::Checkpoint(v1::Checkpoint {
-                    last_sent: script.last_sent,
-                    nonce,
-                    keys_seq: 2,
-                    catalog_seq: 3,
-                    cursor: cursor(script.head),
-                    ..checkpoint_message(&signed)
-                })
-            })
-        }
-
-        /// Sends one item to every stream.
-        async fn revoke(&self, target: Option<Target>) {
-            let (item, streams) = self.turn(|script| {
-                let prev_seq = script.last_sent;
-                script.head += 1;
-                script.last_sent = script.head;
-                let item =
-                    v1::Revocation { seq: script.head, prev_seq, target, ..Default::default() };
-                (item, script.streams.clone())
-            });
-            for stream in streams {
-                let batch =
-                    v1::RevocationBatch { items: vec![item.clone()], cursor: cursor(item.seq) };
-                let _ = stream.send(message(Message::Batch(batch))).await;
+    fn checkpoint(&self, nonce: Vec<u8>) -> Message {
+        let at = Time::from(SystemClock.unix()).end_of_second();
+        self.turn(|script| {
+            let signed = Checkpoint {
+                journal: JournalId([7; 16]),
+                epoch: Epoch(script.epoch),
+                seq: Seq(script.head),
+                at,
+                root: Hash([script.root; 32]),
             }
-        }
+            .sign(&key(2));
+            Message::Checkpoint(v1::Checkpoint {
+                last_sent: script.last_sent,
+                nonce,
+                keys_seq: 2,
+                catalog_seq: 3,
+                cursor: cursor(script.head),
+                ..checkpoint_message(&signed)
+            })
+        })
+    }
 
-        async fn serve(&self) -> SocketAddr {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let address = listener.local_addr().unwrap();
-            let server = tonic::transport::Server::builder()
-                .add_service(RevocationServiceServer::new(self.clone()))
-                .serve_with_incoming(TcpListenerStream::new(listener));
-            tokio::spawn(server);
-            address
+    /// Sends one item to every stream.
+    async fn revoke(&self, target: Option<Target>) {
+        let (item, streams) = self.turn(|script| {
+            let prev_seq = script.last_sent;
+            script.head += 1;
+            script.last_sent = script.head;
+            let item = v1::Revocation { seq: script.head, prev_seq, target, ..Default::default() };
+            (item, script.streams.clone())
+        });
+        for stream in streams {
+            let batch = v1::RevocationBatch { items: vec![item.clone()], cursor: cursor(item.seq) };
+            let _ = stream.send(message(Message::Batch(batch))).await;
         }
     }
 
-    fn cursor(seq: u64) -> Option<v1::Cursor> {
-        Some(v1::Cursor { journal: vec![7; 16], epoch: 5, seq, filter: vec![] })
+    async fn serve(&self) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tonic::transport::Server::builder()
+            .add_service(RevocationServiceServer::new(self.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(server);
+        address
     }
+}
 
-    #[tonic::async_trait]
-    impl RevocationService for Broker {
-        type SubscribeStream = ReceiverStream<Result<v1::SubscribeResponse, Status>>;
+fn cursor(seq: u64) -> Option<v1::Cursor> {
+    Some(v1::Cursor { journal: vec![7; 16], epoch: 5, seq, filter: vec![] })
+}
 
-        async fn subscribe(
-            &self,
-            request: tonic::Request<Streaming<v1::SubscribeRequest>>,
-        ) -> Result<tonic::Response<Self::SubscribeStream>, Status> {
-            assert_eq!(request.metadata().get("authorization").unwrap(), "Bearer let-me-in");
-            let mut requests = request.into_inner();
-            let (stream, answers) = mpsc::channel(64);
-            let broker = self.clone();
-            tokio::spawn(async move {
-                while let Ok(Some(request)) = requests.message().await {
-                    match request.message.unwrap() {
-                        Asked::Open(open) => {
-                            let resumed = open.after.is_some();
-                            broker.turn(|script| script.opens.push(open));
-                            for part in broker.opening() {
-                                let snapshot = matches!(
-                                    part,
-                                    Message::SnapshotBegin(_) | Message::SnapshotEnd(_)
-                                );
-                                if !(resumed && snapshot) {
-                                    let _ = stream.send(message(part)).await;
-                                }
+#[tonic::async_trait]
+impl RevocationService for Broker {
+    type SubscribeStream = ReceiverStream<Result<v1::SubscribeResponse, Status>>;
+
+    async fn subscribe(
+        &self,
+        request: tonic::Request<Streaming<v1::SubscribeRequest>>,
+    ) -> Result<tonic::Response<Self::SubscribeStream>, Status> {
+        assert_eq!(request.metadata().get("authorization").unwrap(), "Bearer let-me-in");
+        let mut requests = request.into_inner();
+        let (stream, answers) = mpsc::channel(64);
+        let broker = self.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(request)) = requests.message().await {
+                match request.message.unwrap() {
+                    Asked::Open(open) => {
+                        let resumed = open.after.is_some();
+                        broker.turn(|script| script.opens.push(open));
+                        for part in broker.opening() {
+                            let snapshot =
+                                matches!(part, Message::SnapshotBegin(_) | Message::SnapshotEnd(_));
+                            if !(resumed && snapshot) {
+                                let _ = stream.send(message(part)).await;
                             }
-                            broker.turn(|script| script.streams.push(stream.clone()));
                         }
-                        Asked::Ack(ack) => broker.turn(|script| script.acked = ack.seq),
-                        Asked::Ping(ping) => {
-                            let (proving, delay) =
-                                broker.turn(|script| (script.proving, script.delay));
-                            tokio::time::sleep(delay).await;
-                            if proving {
-                                let _ = stream.send(message(broker.checkpoint(ping.nonce))).await;
-                            }
+                        broker.turn(|script| script.streams.push(stream.clone()));
+                    }
+                    Asked::Ack(ack) => broker.turn(|script| script.acked = ack.seq),
+                    Asked::Ping(ping) => {
+                        let (proving, delay) = broker.turn(|script| (script.proving, script.delay));
+                        tokio::time::sleep(delay).await;
+                        if proving {
+                            let _ = stream.send(message(broker.checkpoint(ping.nonce))).await;
                         }
                     }
                 }
-            });
-            Ok(tonic::Response::new(ReceiverStream::new(answers)))
-        }
-
-        async fn head(
-            &self,
-            _: tonic::Request<v1::HeadRequest>,
-        ) -> Result<tonic::Response<v1::HeadResponse>, Status> {
-            Err(Status::unimplemented("not here"))
-        }
-    }
-
-    struct Password;
-
-    impl Login for Password {
-        fn token(
-            &self,
-        ) -> Pin<Box<dyn Future<Output = Result<CallerToken, LoginFailed>> + Send + '_>> {
-            Box::pin(std::future::ready(Ok(CallerToken::new("let-me-in".into()))))
-        }
-    }
-
-    struct Bench {
-        broker: Broker,
-        gate: Gate,
-        folder: tempfile::TempDir,
-        address: SocketAddr,
-    }
-
-    fn start(address: SocketAddr, folder: &std::path::Path) -> Gate {
-        Gate::start(GateConfig {
-            broker: format!("http://{address}"),
-            gateway: GatewayName::try_from("edge-eu-1").unwrap(),
-            issuer: ISSUER.into(),
-            resources: vec![resource()],
-            state: folder.join("gate"),
-            login: Arc::new(Password),
-            clock: Arc::new(SystemClock),
-        })
-        .unwrap()
-    }
-
-    impl Bench {
-        async fn start() -> Self {
-            let broker = Broker::new();
-            let address = broker.serve().await;
-            let folder = tempfile::tempdir().unwrap();
-            let gate = start(address, folder.path());
-            let bench = Self { broker, gate, folder, address };
-            bench.until("fresh", |bench| bench.gate.state() == State::Fresh).await;
-            bench
-        }
-
-        async fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
-            for _ in 0..1_500 {
-                if done(self) {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            panic!("not {what} after 15 s; {:?}", self.gate.state());
-        }
-
-        async fn call(
-            &self,
-            request: Request<Full<bytes::Bytes>>,
-        ) -> (StatusCode, http::HeaderMap, String) {
-            let inner = service_fn(|request: Request<Full<bytes::Bytes>>| async move {
-                let seen: Vec<String> = request
-                    .headers()
-                    .iter()
-                    .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
-                    .collect();
-                Ok::<_, std::convert::Infallible>(Response::new(Full::new(bytes::Bytes::from(
-                    seen.join("\n"),
-                ))))
-            });
-            let answer = self.gate.layer(resource()).layer(inner).oneshot(request).await.unwrap();
-            let (head, body) = answer.into_parts();
-            let body = body.collect().await.unwrap().to_bytes();
-            (head.status, head.headers, String::from_utf8(body.to_vec()).unwrap())
-        }
-
-        async fn status(&self) -> u16 {
-            self.call(get(&token()).body(Full::default()).unwrap()).await.0.as_u16()
-        }
-    }
-
-    fn resource() -> ResourceName {
-        ResourceName::try_from("orders-api").unwrap()
-    }
-
-    fn get(token: &str) -> http::request::Builder {
-        Request::get("/v1/orders").header("authorization", format!("Bearer {token}"))
-    }
-
-    fn token() -> String {
-        let now = Time::from(SystemClock.unix()).as_secs();
-        let claims = Claims {
-            issuer: ISSUER.into(),
-            subject: protem_verify::names::Subject::try_from("x|y").unwrap(),
-            identity: IdentityName::try_from("payments/agent").unwrap(),
-            grant: GrantId([5; 16]),
-            number: 0,
-            issued: Time::from_secs(now),
-            not_before: Time::from_secs(now),
-            expires: Time::from_secs(now + 300),
-            scopes: vec![ScopeName::try_from("orders:read").unwrap()],
-            audience: "https://orders.example".into(),
-            proof: None,
-            seq: Seq(50),
-            until: Time::from_secs(now + 300),
-            task: TaskId::try_from("t-1").unwrap(),
-            epoch: Epoch(5),
-            fresh: Staleness(Duration::from_secs(2)),
-            status: None,
-            template: Vec::new(),
-        };
-        let kid = thumbprint(&key(1).verifying_key().to_bytes());
-        encode(ACCESS_TOKEN, &kid, &claims.encode(), |bytes| key(1).sign(bytes).to_bytes())
-    }
-
-    #[tokio::test]
-    async fn a_revocation_is_enforced_and_acknowledged() {
-        let bench = Bench::start().await;
-        assert_eq!(bench.status().await, 200);
-        bench.broker.revoke(Some(Target::Grant(vec![5; 16]))).await;
-        bench.until("acknowledged", |bench| bench.broker.turn(|script| script.acked) == 101).await;
-        assert_eq!(bench.status().await, 401);
-    }
-
-    #[tokio::test]
-    async fn an_item_that_never_came_is_noticed_and_a_snapshot_asked_for() {
-        let bench = Bench::start().await;
-        bench.broker.turn(|script| script.streams.clear());
-        bench.broker.revoke(Some(Target::Grant(vec![6; 16]))).await;
-        bench.until("reopened", |bench| bench.broker.turn(|script| script.opens.len()) == 2).await;
-        bench.until("fresh", |bench| bench.gate.state() == State::Fresh).await;
-        let second = bench.broker.turn(|script| script.opens[1].clone());
-        assert!(second.after.is_none(), "what is held no longer connects");
-        assert!(second.last.is_some(), "the newest checkpoint is shown");
-        assert_eq!(second.instance, bench.broker.turn(|script| script.opens[0].instance.clone()));
-    }
-
-    #[tokio::test]
-    async fn a_lost_stream_goes_on_from_its_cursor() {
-        let bench = Bench::start().await;
-        bench.broker.revoke(Some(Target::Grant(vec![5; 16]))).await;
-        bench.until("acknowledged", |bench| bench.broker.turn(|script| script.acked) == 101).await;
-        let streams = bench.broker.turn(|script| std::mem::take(&mut script.streams));
-        for stream in streams {
-            let _ = stream.send(Err(Status::unavailable("restarting"))).await;
-        }
-        bench.until("reopened", |bench| bench.broker.turn(|script| script.opens.len()) == 2).await;
-        let second = bench.broker.turn(|script| script.opens[1].clone());
-        assert_eq!(second.after, cursor(101));
-        assert_eq!(bench.status().await, 401, "what was revoked stays so meanwhile");
-        bench.until("fresh", |bench| bench.gate.state() == State::Fresh).await;
-        assert_eq!(bench.status().await, 401);
-    }
-
-    #[tokio::test]
-    async fn an_unknown_target_is_everything() {
-        let bench = Bench::start().await;
-        bench.broker.revoke(None).await;
-        bench.until("acknowledged", |bench| bench.broker.turn(|script| script.acked) == 101).await;
-        assert_eq!(bench.status().await, 401);
-    }
-
-    #[tokio::test]
-    async fn a_broker_that_goes_back_is_not_believed_even_after_a_restart() {
-        let lower: fn(&mut Script) = |script| script.head = 99;
-        let other: fn(&mut Script) = |script| script.root = 2;
-        for back in [lower, other] {
-            let mut bench = Bench::start().await;
-            bench.until("kept", |bench| bench.folder.path().join("gate/checkpoint").exists()).await;
-            bench.broker.turn(back);
-            bench.until("stale", |bench| bench.gate.state() == State::Stale).await;
-            assert_eq!(bench.status().await, 503);
-            bench.gate = start(bench.address, bench.folder.path());
-            bench.until("stale", |bench| bench.gate.state() == State::Stale).await;
-            assert_eq!(bench.status().await, 503);
-            bench.broker.turn(|script| script.epoch = 6);
-            bench.until("fresh", |bench| bench.gate.state() == State::Fresh).await;
-            assert_eq!(bench.status().await, 401, "all older access is void");
-        }
-    }
-
-    #[tokio::test]
-    async fn without_a_proof_the_gateway_closes_within_the_bound() {
-        let bench = Bench::start().await;
-        bench.broker.turn(|script| script.proving = false);
-        let begun = SystemClock.boot();
-        while bench.status().await == 200 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        assert_eq!(bench.status().await, 503);
-        assert!(SystemClock.boot() - begun < Duration::from_millis(2_300));
-    }
-
-    #[tokio::test]
-    async fn a_broker_that_says_nothing_is_left() {
-        let bench = Bench::start().await;
-        bench.broker.turn(|script| script.proving = false);
-        bench.until("reopened", |bench| bench.broker.turn(|script| script.opens.len()) == 2).await;
-    }
-
-    #[tokio::test]
-    async fn a_proof_that_comes_late_is_old() {
-        let bench = Bench::start().await;
-        bench.broker.turn(|script| script.delay = Duration::from_millis(2_500));
-        tokio::time::sleep(Duration::from_millis(2_400)).await;
-        for _ in 0..20 {
-            assert_eq!(bench.status().await, 503);
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    #[tokio::test]
-    async fn the_layer_says_who_calls_and_what_is_missing() {
-        let bench = Bench::start().await;
-        let call = get(&token())
-            .header("x-protem-identity", "root")
-            .header("x_protem_grant", "forged")
-            .header("x-protem-admin", "yes")
-            .header("connection", "X-Protem-Identity, close");
-        let (status, _, seen) = bench.call(call.body(Full::default()).unwrap()).await;
-        assert_eq!(status, 200);
-        assert!(seen.contains("x-protem-identity=payments/agent\n"), "{seen}");
-        for gone in ["root", "forged", "admin", "authorization", "connection"] {
-            assert!(!seen.contains(gone), "{seen}");
-        }
-        let refund = Request::post("/v1/orders/1/refund")
-            .header("authorization", format!("bearer {}", token()));
-        let (status, headers, body) = bench.call(refund.body(Full::default()).unwrap()).await;
-        assert_eq!(status, 403);
-        let challenge = headers["www-authenticate"].to_str().unwrap();
-        assert!(challenge.contains(r#"error="insufficient_scope""#), "{challenge}");
-        assert!(challenge.contains(r#"scope="orders:refund""#), "{challenge}");
-        assert!(body.contains("protem request --on orders-api --scope orders:refund"), "{body}");
-        for call in [
-            Request::get("/v1/orders"),
-            get(&token()).header("authorization", format!("Bearer {}", token())),
-            Request::get("/v1/orders").header("authorization", format!("Basic {}", token())),
-        ] {
-            let (status, headers, _) = bench.call(call.body(Full::default()).unwrap()).await;
-            assert_eq!(
-                (status.as_u16(), headers["www-authenticate"].to_str().unwrap()),
-                (401, "Bearer")
-            );
-        }
-        let joined = get(&format!("{t},Bearer {t}", t = token()));
-        assert_eq!(bench.call(joined.body(Full::default()).unwrap()).await.0, 401);
-    }
-
-    #[tokio::test]
-    async fn attack_long_upload_survives_revocation() {
-        let bench = Bench::start().await;
-        // An inner service that never answers, as while it reads an endless upload.
-        let reading = service_fn(|request: Request<Full<bytes::Bytes>>| async move {
-            assert!(!request.headers().contains_key("upgrade"), "nothing to cut after an upgrade");
-            std::future::pending::<()>().await;
-            Ok::<_, std::convert::Infallible>(Response::new(Full::new(bytes::Bytes::new())))
         });
-        let call = get(&token()).header("upgrade", "websocket").header("connection", "Upgrade");
-        let call = call.body(Full::default()).unwrap();
-        let answer = tokio::spawn(bench.gate.layer(resource()).layer(reading).oneshot(call));
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        bench.broker.revoke(Some(Target::Grant(vec![5; 16]))).await;
-        assert_eq!(answer.await.unwrap().unwrap().status(), StatusCode::UNAUTHORIZED);
+        Ok(tonic::Response::new(ReceiverStream::new(answers)))
     }
 
-    #[tokio::test]
-    async fn attack_long_stream_survives_revocation() {
-        let bench = Bench::start().await;
-        let endless = service_fn(|_: Request<()>| async {
-            let (frames, stream) = mpsc::channel::<Result<_, std::convert::Infallible>>(1);
-            tokio::spawn(async move {
-                while frames
-                    .send(Ok(http_body::Frame::data(bytes::Bytes::from("tick"))))
-                    .await
-                    .is_ok()
-                {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-            });
-            Ok::<_, std::convert::Infallible>(Response::new(StreamBody::new(ReceiverStream::new(
-                stream,
-            ))))
-        });
-        let call = get(&token()).body(()).unwrap();
-        let mut body =
-            bench.gate.layer(resource()).layer(endless).oneshot(call).await.unwrap().into_body();
-        assert!(body.frame().await.unwrap().is_ok());
-        bench.broker.revoke(Some(Target::Grant(vec![5; 16]))).await;
-        let begun = SystemClock.boot();
-        while body.frame().await.unwrap().is_ok() {}
-        assert!(SystemClock.boot() - begun < Duration::from_millis(1_500));
+    async fn head(
+        &self,
+        _: tonic::Request<v1::HeadRequest>,
+    ) -> Result<tonic::Response<v1::HeadResponse>, Status> {
+        Err(Status::unimplemented("not here"))
     }
 }
+
+struct Password;
+
+impl Login for Password {
+    fn token(&self) -> Pin<Box<dyn Future<Output = Result<CallerToken, LoginFailed>> + Send + '_>> {
+        Box::pin(std::future::ready(Ok(CallerToken::new("let-me-in".into()))))
+    }
+}
+
+struct Bench {
+    broker: Broker,
+    gate: Gate,
+    folder: tempfile::TempDir,
+    address: SocketAddr,
+}
+
+fn start(address: SocketAddr, folder: &std::path::Path) -> Gate {
+    Gate::start(GateConfig {
+        broker: format!("http://{address}"),
+        gateway: GatewayName::try_from("edge-eu-1").unwrap(),
+        issuer: ISSUER.into(),
+        resources: vec![resource()],
+        state: folder.join("gate"),
+        login: Arc::new(Password),
+        clock: Arc::new(SystemClock),
+    })
+    .unwrap()
+}
+
+impl Bench {
+    async fn start() -> Self {
+        let broker = Broker::new();
+        let address = broker.serve().await;
+        let folder = tempfile::tempdir().unwrap();
+        let gate = start(address, folder.path());
+        let bench = Self { broker, gate, folder, address };
+        bench.until("fresh", |bench| bench.gate.state() == State::Fresh).await;
+        bench
+    }
+
+    async fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
+        for _ in 0..1_500 {
+            if done(self) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not {what} after 15 s; {:?}", self.gate.state());
+    }
+
+    async fn call(
+        &self,
+        request: Request<Full<bytes::Bytes>>,
+    ) -> (StatusCode, http::HeaderMap, String) {
+        let inner = service_fn(|request: Request<Full<bytes::Bytes>>| async move {
+            let seen: Vec<String> = request
+                .headers()
+                .iter()
+                .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
+                .collect();
+            Ok::<_, std::convert::Infallible>(Response::new(Full::new(bytes::Bytes::from(
+                seen.join("\n"),
+            ))))
+        });
+        let answer = self.gate.layer(resource()).layer(inner).oneshot(request).await.unwrap();
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (head.status, head.headers, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn status(&self) -> u16 {
+        self.call(get(&token()).body(Full::default()).unwrap()).await.0.as_u16()
+    }
+}
+
+fn resource() -> ResourceName {
+    ResourceName::try_from("orders-api").unwrap()
+}
+
+fn get(token: &str) -> http::request::Builder {
+    Request::get("/v1/orders").header("authorization", format!("Bearer {token}"))
+}
+
+fn token() -> String {
+    let now = Time::from(SystemClock.unix()).as_secs();
+    let claims = Claims {
+        issuer: ISSUER.into(),
+        subject: protem_verify::names::Subject::try_from("x|y").unwrap(),
+        identity: IdentityName::try_from("payments/agent").unwrap(),
+        grant: GrantId([5; 16]),
+        number: 0,
+        issued: Time::from_secs(now),
+        not_before: Time::from_secs(now),
+        expires: Time::from_secs(now + 300),
+        scopes: vec![ScopeName::try_from("orders:read").unwrap()],
+        audience: "https://orders.example".into(),
+        proof: None,
+        seq: Seq(50),
+        until: Time::from_secs(now + 300),
+        task: TaskId::try_from("t-1").unwrap(),
+        epoch: Epoch(5),
+        fresh: Staleness(Duration::from_secs(2)),
+        status: None,
+        template: Vec::new(),
+    };
+    let kid = thumbprint(&key(1).verifying_key().to_bytes());
+    encode(ACCESS_TOKEN, &kid, &claims.encode(), |bytes| key(1).sign(bytes).to_bytes())
+}
+
+mod tests;

@@ -1,0 +1,179 @@
+//! What the gateway must not be fooled by.
+#![cfg(test)]
+
+use super::*;
+
+#[tokio::test]
+async fn a_revocation_is_enforced_and_acknowledged() {
+    let bench = Bench::start().await;
+    assert_eq!(bench.status().await, 200);
+    bench.broker.revoke(Some(Target::Grant(vec![5; 16]))).await;
+    bench.until("acknowledged", |bench| bench.broker.turn(|script| script.acked) == 101).await;
+    assert_eq!(bench.status().await, 401);
+}
+
+#[tokio::test]
+async fn an_item_that_never_came_is_noticed_and_a_snapshot_asked_for() {
+    let bench = Bench::start().await;
+    bench.broker.turn(|script| script.streams.clear());
+    bench.broker.revoke(Some(Target::Grant(vec![6; 16]))).await;
+    bench.until("reopened", |bench| bench.broker.turn(|script| script.opens.len()) == 2).await;
+    bench.until("fresh", |bench| bench.gate.state() == State::Fresh).await;
+    let second = bench.broker.turn(|script| script.opens[1].clone());
+    assert!(second.after.is_none(), "what is held no longer connects");
+    assert!(second.last.is_some(), "the newest checkpoint is shown");
+    assert_eq!(second.instance, bench.broker.turn(|script| script.opens[0].instance.clone()));
+}
+
+#[tokio::test]
+async fn a_lost_stream_goes_on_from_its_cursor() {
+    let bench = Bench::start().await;
+    bench.broker.revoke(Some(Target::Grant(vec![5; 16]))).await;
+    bench.until("acknowledged", |bench| bench.broker.turn(|script| script.acked) == 101).await;
+    let streams = bench.broker.turn(|script| std::mem::take(&mut script.streams));
+    for stream in streams {
+        let _ = stream.send(Err(Status::unavailable("restarting"))).await;
+    }
+    bench.until("reopened", |bench| bench.broker.turn(|script| script.opens.len()) == 2).await;
+    let second = bench.broker.turn(|script| script.opens[1].clone());
+    assert_eq!(second.after, cursor(101));
+    assert_eq!(bench.status().await, 401, "what was revoked stays so meanwhile");
+    bench.until("fresh", |bench| bench.gate.state() == State::Fresh).await;
+    assert_eq!(bench.status().await, 401);
+}
+
+#[tokio::test]
+async fn an_unknown_target_is_everything() {
+    let bench = Bench::start().await;
+    bench.broker.revoke(None).await;
+    bench.until("acknowledged", |bench| bench.broker.turn(|script| script.acked) == 101).await;
+    assert_eq!(bench.status().await, 401);
+}
+
+#[tokio::test]
+async fn a_broker_that_goes_back_is_not_believed_even_after_a_restart() {
+    let lower: fn(&mut Script) = |script| script.head = 99;
+    let other: fn(&mut Script) = |script| script.root = 2;
+    for back in [lower, other] {
+        let mut bench = Bench::start().await;
+        bench.until("kept", |bench| bench.folder.path().join("gate/checkpoint").exists()).await;
+        bench.broker.turn(back);
+        bench.until("stale", |bench| bench.gate.state() == State::Stale).await;
+        assert_eq!(bench.status().await, 503);
+        bench.gate = start(bench.address, bench.folder.path());
+        bench.until("stale", |bench| bench.gate.state() == State::Stale).await;
+        assert_eq!(bench.status().await, 503);
+        bench.broker.turn(|script| script.epoch = 6);
+        bench.until("fresh", |bench| bench.gate.state() == State::Fresh).await;
+        assert_eq!(bench.status().await, 401, "all older access is void");
+    }
+}
+
+#[tokio::test]
+async fn without_a_proof_the_gateway_closes_within_the_bound() {
+    let bench = Bench::start().await;
+    bench.broker.turn(|script| script.proving = false);
+    let begun = SystemClock.boot();
+    while bench.status().await == 200 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(bench.status().await, 503);
+    assert!(SystemClock.boot() - begun < Duration::from_millis(2_300));
+}
+
+#[tokio::test]
+async fn a_broker_that_says_nothing_is_left() {
+    let bench = Bench::start().await;
+    bench.broker.turn(|script| script.proving = false);
+    bench.until("reopened", |bench| bench.broker.turn(|script| script.opens.len()) == 2).await;
+}
+
+#[tokio::test]
+async fn a_proof_that_comes_late_is_old() {
+    let bench = Bench::start().await;
+    bench.broker.turn(|script| script.delay = Duration::from_millis(2_500));
+    tokio::time::sleep(Duration::from_millis(2_400)).await;
+    for _ in 0..20 {
+        assert_eq!(bench.status().await, 503);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_layer_says_who_calls_and_what_is_missing() {
+    let bench = Bench::start().await;
+    let call = get(&token())
+        .header("x-protem-identity", "root")
+        .header("x_protem_grant", "forged")
+        .header("x-protem-admin", "yes")
+        .header("connection", "X-Protem-Identity, close");
+    let (status, _, seen) = bench.call(call.body(Full::default()).unwrap()).await;
+    assert_eq!(status, 200);
+    assert!(seen.contains("x-protem-identity=payments/agent\n"), "{seen}");
+    for gone in ["root", "forged", "admin", "authorization", "connection"] {
+        assert!(!seen.contains(gone), "{seen}");
+    }
+    let refund =
+        Request::post("/v1/orders/1/refund").header("authorization", format!("bearer {}", token()));
+    let (status, headers, body) = bench.call(refund.body(Full::default()).unwrap()).await;
+    assert_eq!(status, 403);
+    let challenge = headers["www-authenticate"].to_str().unwrap();
+    assert!(challenge.contains(r#"error="insufficient_scope""#), "{challenge}");
+    assert!(challenge.contains(r#"scope="orders:refund""#), "{challenge}");
+    assert!(body.contains("protem request --on orders-api --scope orders:refund"), "{body}");
+    for call in [
+        Request::get("/v1/orders"),
+        get(&token()).header("authorization", format!("Bearer {}", token())),
+        Request::get("/v1/orders").header("authorization", format!("Basic {}", token())),
+    ] {
+        let (status, headers, _) = bench.call(call.body(Full::default()).unwrap()).await;
+        assert_eq!(
+            (status.as_u16(), headers["www-authenticate"].to_str().unwrap()),
+            (401, "Bearer")
+        );
+    }
+    let joined = get(&format!("{t},Bearer {t}", t = token()));
+    assert_eq!(bench.call(joined.body(Full::default()).unwrap()).await.0, 401);
+}
+
+#[tokio::test]
+async fn attack_long_upload_survives_revocation() {
+    let bench = Bench::start().await;
+    // An inner service that never answers, as while it reads an endless upload.
+    let reading = service_fn(|request: Request<Full<bytes::Bytes>>| async move {
+        assert!(!request.headers().contains_key("upgrade"), "nothing to cut after an upgrade");
+        std::future::pending::<()>().await;
+        Ok::<_, std::convert::Infallible>(Response::new(Full::new(bytes::Bytes::new())))
+    });
+    let call = get(&token()).header("upgrade", "websocket").header("connection", "Upgrade");
+    let call = call.body(Full::default()).unwrap();
+    let answer = tokio::spawn(bench.gate.layer(resource()).layer(reading).oneshot(call));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    bench.broker.revoke(Some(Target::Grant(vec![5; 16]))).await;
+    assert_eq!(answer.await.unwrap().unwrap().status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn attack_long_stream_survives_revocation() {
+    let bench = Bench::start().await;
+    let endless = service_fn(|_: Request<()>| async {
+        let (frames, stream) = mpsc::channel::<Result<_, std::convert::Infallible>>(1);
+        tokio::spawn(async move {
+            while frames.send(Ok(http_body::Frame::data(bytes::Bytes::from("tick")))).await.is_ok()
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        Ok::<_, std::convert::Infallible>(Response::new(StreamBody::new(ReceiverStream::new(
+            stream,
+        ))))
+    });
+    let call = get(&token()).body(()).unwrap();
+    let mut body =
+        bench.gate.layer(resource()).layer(endless).oneshot(call).await.unwrap().into_body();
+    assert!(body.frame().await.unwrap().is_ok());
+    bench.broker.revoke(Some(Target::Grant(vec![5; 16]))).await;
+    let begun = SystemClock.boot();
+    while body.frame().await.unwrap().is_ok() {}
+    assert!(SystemClock.boot() - begun < Duration::from_millis(1_500));
+}
