@@ -77,7 +77,7 @@ impl Reading {
         loop {
             let grant = self.grant;
             let found = who::read(&self.broker, move |reader| chunk(reader, after, grant)).await;
-            let (entries, end) = match found {
+            let Chunk { entries, end, over } = match found {
                 Ok(found) => found,
                 Err(problem) => return Err(self.sink.fail(problem).await),
             };
@@ -88,11 +88,11 @@ impl Reading {
                 left = left.saturating_sub(1);
                 self.sink.send(v1::ReadJournalResponse { entry: Some(entry) }).await?;
             }
-            if end > after {
+            if end > after && !over {
                 after = end;
                 continue;
             }
-            if !self.follow || left == 0 {
+            if !self.follow || left == 0 || over {
                 return Ok(());
             }
             while self.broker.head().seq <= after {
@@ -103,24 +103,34 @@ impl Reading {
 }
 
 /// Some entries, and how far that looked.
-fn chunk(
-    reader: &dyn Reader,
-    after: Seq,
-    grant: Option<GrantId>,
-) -> Result<(Vec<v1::JournalEntry>, Seq), Fault> {
+struct Chunk {
+    entries: Vec<v1::JournalEntry>,
+    end: Seq,
+    /// Nothing more will come: the one grant that was asked for has ended.
+    over: bool,
+}
+
+fn chunk(reader: &dyn Reader, after: Seq, grant: Option<GrantId>) -> Result<Chunk, Fault> {
     let Some(grant) = grant else {
         let rows = reader.read(after, JOURNAL_CHUNK)?;
         let end = rows.last().map_or(after, Committed::seq);
         let entries: Result<_, Fault> = rows.iter().map(|row| entry(reader, row)).collect();
-        return Ok((entries?, end));
+        return Ok(Chunk { entries: entries?, end, over: false });
     };
     let head = reader.head()?.seq;
-    let mut entries = Vec::new();
-    for seq in reader.grant_entries(&grant)?.into_iter().filter(|seq| *seq > after) {
+    let (mut entries, mut over) = (Vec::new(), false);
+    let seqs = reader.grant_entries(&grant)?;
+    let last = seqs.last().copied();
+    // The last one tells those who have read it before, too.
+    for seq in seqs.into_iter().filter(|seq| *seq > after || Some(*seq) == last) {
         let row = reader.entry(seq)?.ok_or_else(|| damaged(seq))?;
-        entries.push(entry(reader, &row)?);
+        // Not what a cut-off says of it: the entry that ends it may still have to come.
+        over |= matches!(row.what(), Event::GrantEnded(_));
+        if seq > after {
+            entries.push(entry(reader, &row)?);
+        }
     }
-    Ok((entries, head.max(after)))
+    Ok(Chunk { entries, end: head.max(after), over })
 }
 
 fn entry(reader: &dyn Reader, row: &Committed<Event>) -> Result<v1::JournalEntry, Fault> {

@@ -16,13 +16,16 @@ use tonic::{Code as Grpc, Status};
 use tracing::{Instrument, Span, field};
 
 use crate::engine::broker::Broker;
+use crate::policy::login::{Caller, Principal};
 use crate::serve::caller::{Door, SignedIn};
 use crate::serve::incoming::Peer;
 use crate::serve::limits::{
-    BUSY_RETRY, CALLS_MAX, ENDING_CALLS_MAX, FAULT_RETRY, MESSAGE_MAX, PASS_OVER_WITHIN,
+    BUSY_RETRY, CALLS_MAX, ENDING_CALLS_MAX, ENDING_CALLS_OF_ONE_MAX, ENDING_CALLS_RESERVED,
+    FAULT_RETRY, MESSAGE_MAX, PASS_OVER_WITHIN, STREAMS_OF_ONE_MAX,
 };
 use crate::serve::methods::{self, Lane, Rule, Who};
 use crate::serve::rates::Rates;
+use crate::serve::seats::{Seat, Seated, Seats};
 use crate::serve::status::{DOMAIN, Problem};
 use crate::serve::who;
 
@@ -33,12 +36,25 @@ pub struct Entrance {
     rates: Rates,
     ordinary: Arc<Semaphore>,
     ending: Arc<Semaphore>,
+    /// Those of the ending lane that only people get.
+    reserved: Arc<Semaphore>,
+    /// Calls of the ending lane, per caller.
+    ends: Arc<Seats>,
+    /// Open streams, per caller.
+    streams: Arc<Seats>,
     dev: bool,
 }
 
 /// A call's room among those in flight; a service that has done its work and only waits for others leaves it early.
 #[derive(Debug)]
-pub struct Room(Mutex<Option<OwnedSemaphorePermit>>);
+pub struct Room(Mutex<Option<Place>>);
+
+/// One of the places of all, and in the ending lane one of the caller's own.
+#[derive(Debug)]
+struct Place {
+    _of_all: OwnedSemaphorePermit,
+    _own: Option<Seat>,
+}
 
 impl Room {
     /// Makes room for the next call.
@@ -54,11 +70,20 @@ pub struct CallLimits {
     pub ordinary: usize,
     /// Those that end access.
     pub ending: usize,
+    /// Those that end access, for people alone.
+    pub reserved: usize,
+    /// Those that end access, of one caller.
+    pub ending_of_one: usize,
 }
 
 impl Default for CallLimits {
     fn default() -> Self {
-        Self { ordinary: CALLS_MAX, ending: ENDING_CALLS_MAX }
+        Self {
+            ordinary: CALLS_MAX,
+            ending: ENDING_CALLS_MAX,
+            reserved: ENDING_CALLS_RESERVED,
+            ending_of_one: ENDING_CALLS_OF_ONE_MAX,
+        }
     }
 }
 
@@ -72,6 +97,9 @@ impl Entrance {
             rates: Rates::default(),
             ordinary: Arc::new(Semaphore::new(limits.ordinary)),
             ending: Arc::new(Semaphore::new(limits.ending)),
+            reserved: Arc::new(Semaphore::new(limits.reserved)),
+            ends: Seats::new(limits.ending_of_one),
+            streams: Seats::new(STREAMS_OF_ONE_MAX),
             dev,
         }
     }
@@ -81,23 +109,57 @@ impl Entrance {
         self.rates.tidy();
     }
 
-    fn admit(&self, request: &mut Request, rule: &Rule) -> Result<Arc<Room>, Problem> {
+    fn admit(&self, request: &mut Request, rule: &Rule) -> Result<Admitted, Problem> {
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
-        if let Some(signed_in) = self.sign_in(request.headers(), rule, peer.as_deref())? {
+        let signed_in = self.sign_in(request.headers(), rule, peer.as_deref())?;
+        let caller = signed_in.as_deref().and_then(|signed_in| signed_in.who.as_ref().ok());
+        let place = self.place(rule.lane, caller)?;
+        let stream = if rule.follows { self.stream(caller)? } else { None };
+        if let Some(signed_in) = signed_in {
             Span::current().record("caller", field::display(name(&signed_in)));
             request.extensions_mut().insert(signed_in);
         }
-        let lane = match rule.lane {
-            Lane::Ordinary => &self.ordinary,
-            Lane::Ending => &self.ending,
-        };
-        let permit = Arc::clone(lane).try_acquire_owned().map_err(|_| {
-            let why = "as many calls are in flight as the broker takes at once";
-            Problem::new(Grpc::ResourceExhausted, wire::BUSY, why).retry(BUSY_RETRY)
-        })?;
-        let room = Arc::new(Room(Mutex::new(Some(permit))));
+        let room = Arc::new(Room(Mutex::new(Some(place))));
         request.extensions_mut().insert(Arc::clone(&room));
-        Ok(room)
+        Ok(Admitted { room, stream })
+    }
+
+    /// A place among the calls in flight. One caller cannot take all that end access, and workloads together cannot take
+    /// those that people need to stop them.
+    fn place(&self, lane: Lane, caller: Option<&Caller>) -> Result<Place, Problem> {
+        let busy =
+            |why: &str| Problem::new(Grpc::ResourceExhausted, wire::BUSY, why).retry(BUSY_RETRY);
+        let own = match (lane, caller) {
+            (Lane::Ordinary, _) | (Lane::Ending, None) => None,
+            (Lane::Ending, Some(caller)) => {
+                let seat = self.ends.take(caller.actor());
+                Some(seat.ok_or_else(|| {
+                    let (who, max) = (caller.actor(), self.ends.max());
+                    busy(&format!("`{}` has {max} calls in flight that end access", who.0))
+                })?)
+            }
+        };
+        let of_all = match lane {
+            Lane::Ordinary => Arc::clone(&self.ordinary).try_acquire_owned(),
+            Lane::Ending => Arc::clone(&self.ending).try_acquire_owned().or_else(|full| {
+                let kept = caller.filter(|caller| is_person(caller)).map(|_| &self.reserved);
+                kept.map_or(Err(full), |kept| Arc::clone(kept).try_acquire_owned())
+            }),
+        };
+        let full = |_| busy("as many calls are in flight as the broker takes at once");
+        Ok(Place { _of_all: of_all.map_err(full)?, _own: own })
+    }
+
+    /// A place among the caller's open streams. Gateways only follow the feed, which counts its subscribers itself.
+    fn stream(&self, caller: Option<&Caller>) -> Result<Option<Seat>, Problem> {
+        let Some(caller) = caller.filter(|caller| !is_gateway(caller)) else { return Ok(None) };
+        let seat = self.streams.take(caller.actor());
+        let seat = seat.ok_or_else(|| {
+            let why = format!("`{}` has {} streams open", caller.actor().0, self.streams.max());
+            let problem = Problem::new(Grpc::ResourceExhausted, wire::TOO_MANY_STREAMS, why);
+            problem.retry(FAULT_RETRY)
+        });
+        seat.map(Some)
     }
 
     fn sign_in(
@@ -152,6 +214,26 @@ impl Entrance {
     }
 }
 
+/// What a call occupies.
+struct Admitted {
+    room: Arc<Room>,
+    stream: Option<Seat>,
+}
+
+fn is_person(caller: &Caller) -> bool {
+    match &caller.principal {
+        Principal::Person(_) => true,
+        Principal::Workload { .. } | Principal::Gateway { .. } => false,
+    }
+}
+
+fn is_gateway(caller: &Caller) -> bool {
+    match &caller.principal {
+        Principal::Gateway { .. } => true,
+        Principal::Workload { .. } | Principal::Person(_) => false,
+    }
+}
+
 /// The middleware around all gRPC services.
 pub async fn enter(
     State(entrance): State<Arc<Entrance>>,
@@ -180,8 +262,8 @@ pub async fn enter(
 }
 
 async fn called(entrance: Arc<Entrance>, rule: Rule, mut request: Request, next: Next) -> Response {
-    let room = match entrance.admit(&mut request, &rule) {
-        Ok(room) => room,
+    let Admitted { room, stream } = match entrance.admit(&mut request, &rule) {
+        Ok(admitted) => admitted,
         Err(problem) => {
             pass_over(request.into_body()).await;
             return answer(problem);
@@ -192,11 +274,19 @@ async fn called(entrance: Arc<Entrance>, rule: Rule, mut request: Request, next:
     let response = tokio::time::timeout(within, next.run(request)).await;
     room.leave();
     match response {
-        Ok(response) => complete(response),
+        Ok(response) => seated(complete(response), stream),
         Err(_) => {
             let why = format!("the call was not answered within {within:?}");
             answer(Problem::new(Grpc::DeadlineExceeded, wire::TOO_SLOW, why).retry(FAULT_RETRY))
         }
+    }
+}
+
+/// A stream's place is taken until its last answer is read, or its reader has gone.
+fn seated(response: Response, stream: Option<Seat>) -> Response {
+    match stream {
+        Some(seat) => response.map(|body| Body::new(Seated::new(body, seat))),
+        None => response,
     }
 }
 

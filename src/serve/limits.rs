@@ -46,6 +46,10 @@ pub const WAIT_MAX: Duration = Duration::from_secs(75);
 pub const CALLS_MAX: usize = 8_192;
 /// Calls in flight that end access: they have a lane of their own, so no flood of the others delays them.
 pub const ENDING_CALLS_MAX: usize = 4_096;
+/// The same for people alone, when workloads have taken all others: an operator's `Revoke` is what a flood calls for.
+pub const ENDING_CALLS_RESERVED: usize = 512;
+/// The same of one caller: a fleet's worth that ends at once, and a sixteenth of all places.
+pub const ENDING_CALLS_OF_ONE_MAX: usize = 256;
 /// When to come back after the broker was busy.
 pub const BUSY_RETRY: Duration = Duration::from_millis(250);
 /// When to come back after a fault: it takes a moment until a store answers again.
@@ -82,6 +86,9 @@ pub const RESOURCES_MAX: usize = 1_000;
 pub const WOULD_END_MAX: usize = 100;
 /// When clients of a draining broker come back: spread by the gateway's own jitter.
 pub const RECONNECT_AFTER: Duration = Duration::from_millis(200);
+/// Streams of answers that one identity or person may have open, and as many subscriptions of the feed; held tasks are
+/// counted by the law.
+pub const STREAMS_OF_ONE_MAX: usize = 64;
 /// Answers that may wait for a slow reader of one of our own streams.
 pub const STREAM_BUFFER: usize = 16;
 /// Items in one answer to a poller; who is further behind subscribes.

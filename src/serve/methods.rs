@@ -18,6 +18,8 @@ pub struct Rule {
     pub within: Duration,
     /// What the caller must be permitted on the broker before a byte of the body is read: for methods with large bodies.
     pub right: Option<Action>,
+    /// Its answers come for as long as the caller likes, so that their number is counted per caller.
+    pub follows: bool,
 }
 
 /// Who may call a method, before the service asks policy.
@@ -36,7 +38,7 @@ pub enum Who {
 pub enum Lane {
     /// Counted against the caller's rate, and against the calls in flight.
     Ordinary,
-    /// Ends access: never counted against a rate, and in flight beside the others.
+    /// Ends access: never counted against a rate, and in flight beside the others, where some places are for people only.
     Ending,
 }
 
@@ -49,27 +51,31 @@ pub fn rule(path: &str, dev: bool) -> Option<Rule> {
 }
 
 const fn known(path: &'static str) -> Rule {
-    Rule { path, who: Who::Known, lane: Lane::Ordinary, within: ANSWER_WITHIN, right: None }
+    open(path, Who::Known)
+}
+
+const fn following(path: &'static str) -> Rule {
+    Rule { follows: true, ..known(path) }
 }
 
 const fn ending(path: &'static str, within: Duration) -> Rule {
-    Rule { path, who: Who::Known, lane: Lane::Ending, within, right: None }
+    Rule { lane: Lane::Ending, within, ..known(path) }
 }
 
 const fn open(path: &'static str, who: Who) -> Rule {
-    Rule { path, who, lane: Lane::Ordinary, within: ANSWER_WITHIN, right: None }
+    let (lane, within) = (Lane::Ordinary, ANSWER_WITHIN);
+    Rule { path, who, lane, within, right: None, follows: false }
 }
 
 const fn bundle(path: &'static str, right: Action) -> Rule {
-    let right = Some(right);
-    Rule { path, who: Who::Known, lane: Lane::Ordinary, within: BUNDLE_WITHIN, right }
+    Rule { within: BUNDLE_WITHIN, right: Some(right), ..known(path) }
 }
 
 /// All of them; a test compares them with the contract.
 pub const RULES: &[Rule] = &[
     known("/protem.v1.AccessService/RequestAccess"),
     known("/protem.v1.AccessService/ExplainAccess"),
-    known("/protem.v1.AccessService/WatchGrant"),
+    following("/protem.v1.AccessService/WatchGrant"),
     known("/protem.v1.AccessService/RenewCredential"),
     known("/protem.v1.AccessService/HoldTask"),
     // It may wait for enforcement on top of its own time.
@@ -77,7 +83,7 @@ pub const RULES: &[Rule] = &[
     ending("/protem.v1.AccessService/ReturnGrant", ANSWER_WITHIN),
     open("/protem.v1.AccessService/WhoAmI", Who::SignedIn),
     known("/protem.v1.ApprovalService/ListPending"),
-    known("/protem.v1.ApprovalService/WatchPending"),
+    following("/protem.v1.ApprovalService/WatchPending"),
     known("/protem.v1.ApprovalService/Decide"),
     known("/protem.v1.ApprovalService/ListReviews"),
     known("/protem.v1.ApprovalService/CloseReview"),
@@ -90,14 +96,14 @@ pub const RULES: &[Rule] = &[
     known("/protem.v1.GovernanceService/ListKeys"),
     known("/protem.v1.GovernanceService/RotateKey"),
     known("/protem.v1.GovernanceService/ListSecrets"),
-    known("/protem.v1.GovernanceService/ReadJournal"),
+    following("/protem.v1.GovernanceService/ReadJournal"),
     known("/protem.v1.GovernanceService/GetProof"),
     known("/protem.v1.GovernanceService/GetReport"),
-    known("/protem.v1.GovernanceService/Backup"),
+    following("/protem.v1.GovernanceService/Backup"),
     bundle("/protem.v1.BundleService/ApplyBundle", Action::Administer),
     bundle("/protem.v1.BundleService/GetBundle", Action::View),
     bundle("/protem.v1.BundleService/DiffBundle", Action::Administer),
-    known("/protem.v1.RevocationService/Subscribe"),
+    following("/protem.v1.RevocationService/Subscribe"),
     known("/protem.v1.RevocationService/Head"),
     known("/protem.v1.UsageService/ReportUsage"),
     open("/grpc.health.v1.Health/Check", Who::Anyone),

@@ -21,6 +21,7 @@ pub mod private;
 pub mod rates;
 pub mod revocations;
 pub mod routes;
+pub mod seats;
 pub mod selector;
 pub mod server;
 pub mod show;

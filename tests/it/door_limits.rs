@@ -51,7 +51,7 @@ async fn connections_are_counted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_in_flight_are_counted_and_ends_have_a_lane_of_their_own() {
-    let calls = CallLimits { ordinary: 0, ending: 4 };
+    let calls = CallLimits { ordinary: 0, ending: 4, ..CallLimits::default() };
     let broker = TestBroker::with(Wish { calls, ..Wish::default() }).await;
     let mut agent = broker.identity("payments/agent");
     let status = agent.ask(&fresh_task()).await.unwrap_err();
@@ -60,6 +60,66 @@ async fn calls_in_flight_are_counted_and_ends_have_a_lane_of_their_own() {
     assert_eq!(agent.complete("never-opened").await.unwrap_err().code(), Code::NotFound);
     let everything = v1::selector::By::Everything(true);
     broker.operator().revoke(everything).await.unwrap();
+    broker.stop().await;
+}
+
+/// Workloads cannot take the places that people need to stop them, nor one of them those of the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn people_end_access_when_workloads_fill_the_lane() {
+    let calls = CallLimits { ending: 0, reserved: 1, ..CallLimits::default() };
+    let broker = TestBroker::with(Wish { calls, ..Wish::default() }).await;
+    let status = broker.identity("payments/agent").complete("any").await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "PT-0207"));
+    assert!(status.get_error_details().retry_info().is_some());
+    for _ in 0..3 {
+        broker.operator().revoke(v1::selector::By::Everything(true)).await.unwrap();
+    }
+    broker.stop().await;
+    let calls = CallLimits { ending_of_one: 0, ..CallLimits::default() };
+    let broker = TestBroker::with(Wish { calls, ..Wish::default() }).await;
+    let status = broker.identity("payments/agent").complete("any").await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "PT-0207"));
+    assert!(status.message().contains("identity:payments/agent"), "{status:?}");
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_one_caller_are_counted_and_a_grants_journal_ends_with_it() {
+    let broker = TestBroker::start().await;
+    let mut agent = broker.identity("payments/agent");
+    let task = fresh_task();
+    let grant = agent.ask(&task).await.unwrap().grant.unwrap();
+    let read = || v1::ReadJournalRequest {
+        grant: grant.id.clone(),
+        follow: true,
+        ..v1::ReadJournalRequest::default()
+    };
+    let mut held = Vec::new();
+    for _ in 0..64 {
+        // Each its own connection: that one has fewer streams than this is not what is counted here.
+        let mut one = broker.identity("payments/agent");
+        held.push(one.governance.read_journal(read()).await.unwrap().into_inner());
+    }
+    let status = agent.governance.read_journal(read()).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "PT-0209"));
+    assert!(status.get_error_details().retry_info().is_some());
+    let mut operator = broker.operator();
+    let mut other = operator.governance.read_journal(read()).await.unwrap().into_inner();
+    // Its streams leave room for what ends access.
+    agent.complete(&task).await.unwrap();
+    let end = async {
+        let mut last = String::new();
+        while let Some(message) = other.message().await.unwrap() {
+            last = message.entry.unwrap().kind;
+        }
+        for stream in &mut held {
+            while stream.message().await.unwrap().is_some() {}
+        }
+        last
+    };
+    let last = tokio::time::timeout(Duration::from_secs(30), end).await.expect("they end");
+    assert_eq!(last, "grant.ended");
+    agent.governance.read_journal(read()).await.unwrap();
     broker.stop().await;
 }
 
