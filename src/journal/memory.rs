@@ -108,14 +108,6 @@ impl MemoryStore {
 }
 
 impl Stored {
-    /// The head as it was when this entry was the last: others may have appended since.
-    fn head_at(&self, last: &Committed<Event>) -> Head {
-        let size = usize::try_from(last.seq().0).unwrap_or(usize::MAX);
-        let mut tree = merkle::Frontier::default();
-        self.entries.iter().take(size).for_each(|entry| tree.push(entry.leaf));
-        Head { seq: last.seq(), at: last.at(), root: tree.root(), ..self.tip.head }
-    }
-
     pub(in crate::journal) fn entry(&self, seq: Seq) -> Result<Option<Committed<Event>>, Fault> {
         let Some(body) = self.body(seq)? else { return Ok(None) };
         codec::decode(seq, &body).map(Some)
@@ -222,9 +214,8 @@ impl Journal for MemoryJournal {
             }
         }
         rows.reverse();
-        let Some(last) = rows.last() else { return Ok(None) };
-        let head = stored.head_at(last);
-        Ok(Some(Turn::Done { head, rows }))
+        let head = stored.tip.head;
+        Ok((!rows.is_empty()).then_some(Turn::Done { head, rows }))
     }
 
     fn head(&mut self) -> Result<Head, Fault> {

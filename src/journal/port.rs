@@ -54,7 +54,6 @@ pub trait Journal: Send {
     ) -> Result<Turn, Fault>;
 
     /// After an unknown commit: reconnects, takes the lock, so that the old transaction has ended, and looks for the turn.
-    /// The head it answers is the one at the turn's last entry: what others appended since is not yet known to the caller.
     ///
     /// # Errors
     /// When the store still cannot be asked.
