@@ -313,7 +313,7 @@ fn cut_offs(connection: &Connection, from: Seq) -> Result<Vec<Seq>, Fault> {
 }
 
 /// The rows that may match; what a cut-off has ended since is sorted out afterwards.
-fn query(filter: &GrantFilter) -> (String, Vec<Value>) {
+pub(in crate::journal) fn query(filter: &GrantFilter) -> (String, Vec<Value>) {
     let mut sql = format!("SELECT {GRANT_COLUMNS} FROM grants WHERE 1");
     let mut values: Vec<Value> = Vec::new();
     let mut with = |part: &str, value: Value| {

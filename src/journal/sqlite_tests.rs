@@ -10,8 +10,9 @@ use rusqlite::Connection;
 
 use crate::journal::fault::Fault;
 use crate::journal::port::{Head, Journal, Turn};
-use crate::journal::reader::Reader;
+use crate::journal::reader::{GrantFilter, Reader, Stage};
 use crate::journal::sqlite::SqliteJournal;
+use crate::journal::sqlite_reader::query;
 use crate::journal::testbed::{ended, granted, id, opened, requested};
 use crate::journal::verify::{rebuild, verify_store};
 
@@ -210,32 +211,14 @@ fn a_snapshot_of_a_life_that_was_given_up_is_passed_over() {
     assert_eq!(snapshot(&*reader), Some((reader.head().unwrap(), state.parts())));
 }
 
-/// Not a test of behaviour: prints how many grants a second one writer makes durable.
 #[test]
-#[ignore = "measures; run in release"]
-fn issues_per_second() {
-    let base = std::env::var_os("PROTEM_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-    for batch in [1_u64, 16, 64, 256, 1_024] {
-        let folder = tempfile::tempdir_in(&base).unwrap();
-        let (mut journal, _) = SqliteJournal::open(&path(&folder)).unwrap();
-        let mut head = journal.head().unwrap();
-        let rounds = (20_000 / batch).min(3_000);
-        let mut number = 0;
-        let clock = protem_clock::clock::SystemClock;
-        let start = protem_clock::clock::Clock::boot(&clock);
-        for _ in 0..rounds {
-            let turn = journal.turn(&head, TurnId([3; 16]), &mut |_| {
-                let drafts = (number..number + batch).map(granted).collect();
-                number += batch;
-                drafts
-            });
-            match turn.unwrap() {
-                Turn::Done { head: now, .. } => head = now,
-                Turn::Behind => panic!("behind"),
-            }
-        }
-        let spent = protem_clock::clock::Clock::boot(&clock) - start;
-        let rate = f64::from(u32::try_from(number).unwrap()) / spent.as_secs_f64();
-        println!("batch {batch}: {rate:.0} grants a second");
-    }
+fn live_grants_are_found_without_reading_ended_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    four(&path(&folder));
+    let filter = GrantFilter { states: vec![Stage::Active], ..GrantFilter::default() };
+    let plan = format!("EXPLAIN QUERY PLAN {}", query(&filter).0);
+    let connection = Connection::open(path(&folder)).unwrap();
+    let plan: String = connection.query_row(&plan, [], |row| row.get(3)).unwrap();
+    assert!(plan.contains("grants_live"), "{plan}");
 }
+

@@ -33,6 +33,8 @@ CREATE TABLE grants (
     ended     INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX grants_by_identity ON grants (identity, id);
+-- The few that have not ended, among the many that have.
+CREATE INDEX grants_live ON grants (id) WHERE ended = 0;
 -- Which entries speak of a grant, besides the ones that its row names.
 CREATE TABLE concerns (
     grant_id BLOB    NOT NULL,
