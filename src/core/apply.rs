@@ -229,7 +229,8 @@ impl State {
     fn enter(&mut self, at: Time, mut grant: Grant, request: Option<&AccessRequest>) {
         self.names.intern(&mut grant);
         let (identity, id) = (grant.by.identity.clone(), grant.id);
-        for key in &grant.keys {
+        // Of one that waited they are known, by what was asked: a narrowing must not make a retry another request.
+        for key in grant.keys.iter().filter(|_| request.is_some()) {
             self.uses.insert((identity.clone(), *key), Use { grant: id, content: grant.content });
         }
         let task = self.tasks.get(&(identity.clone(), grant.task.clone())).cloned();
@@ -278,7 +279,12 @@ impl State {
                     *recorded = true;
                 }
             });
-            self.unrecorded.remove(&ended.grant);
+            if self.unrecorded.set().contains(&ended.grant) {
+                self.unrecorded.remove(&ended.grant);
+                if let Status::Ended { told_by: Some(told), .. } = grant.status {
+                    self.owe(told, -1);
+                }
+            }
             self.forgettable.insert((at + REMEMBER, Forgettable::Grant(ended.grant)));
             return;
         }
@@ -302,8 +308,19 @@ impl State {
         for id in self.covered(target) {
             let Some(grant) = self.grants.get(&id).cloned() else { continue };
             self.unrecorded.insert(id);
+            self.owe(seq, 1);
             let status = Status::Ended { reason, at, seq, told_by: Some(seq), recorded: false };
             self.leave(at, grant, status);
+        }
+    }
+
+    /// Counts rows that the cut-off at `seq` owes, so that asking how many is no walk over all of them.
+    pub(crate) fn owe(&mut self, seq: Seq, more: isize) {
+        let now = self.owed.get(&seq).copied().unwrap_or(0).saturating_add_signed(more);
+        if now == 0 {
+            self.owed.remove(&seq);
+        } else {
+            self.owed.insert(seq, now);
         }
     }
 

@@ -16,7 +16,7 @@ use crate::testbed::{
     BUNDLE, START, World, edit, hold, key, keyed, name, person, request, revoke, scopes, task,
     words, workload,
 };
-use crate::verdict::Effect;
+use crate::verdict::{Effect, Ruling};
 
 #[track_caller]
 fn ended(world: &World, grant: GrantId, expect: EndReason) {
@@ -299,10 +299,10 @@ fn what_is_over_is_forgotten_after_a_while() {
     let mut world = World::new();
     world.granted(keyed("team/a", "t", START, 1));
     world.ok(complete("t"));
-    world.state.sweep(world.now);
+    world.state.sweep(world.now, usize::MAX);
     assert_eq!(world.state.parts().grants.len(), 1);
     world.wait(901);
-    world.state.sweep(world.now);
+    world.state.sweep(world.now, usize::MAX);
     let parts = world.state.parts();
     assert_eq!(
         (parts.grants.len(), parts.tasks.len(), parts.uses.len(), parts.tallies.len()),
@@ -405,6 +405,25 @@ fn a_decision_counts_only_for_what_was_seen() {
 }
 
 #[test]
+fn a_narrowed_request_is_still_the_one_that_was_asked() {
+    let mut world = World::new();
+    let asked = keyed("team/a", "t", START, 1);
+    let grant = world.pending(asked.clone(), 1);
+    let shorter = Some(Lifetime(Duration::from_secs(60)));
+    let narrowed = AccessRequest { lifetime: shorter, ..asked.clone() };
+    let mut brief = world.decide(grant, "alice", Choice::Approve);
+    let ruled = edit(&world.verdict(&narrowed, Effect::NeedsApproval), |ruling| {
+        ruling.terms.lifetime = Lifetime(Duration::from_secs(60));
+    });
+    if let Command::Decide { lifetime, verdict, .. } = &mut brief {
+        (*lifetime, *verdict) = (shorter, ruled);
+    }
+    world.ok(brief);
+    assert!(world.grant(grant).active_at(world.now));
+    assert_eq!(world.ok(world.ask(asked, Effect::Issue)), vec![], "its key answers the grant");
+}
+
+#[test]
 fn an_emergency_blocks_the_next_until_it_was_looked_at() {
     let mut world = World::new();
     let urgent = |task| AccessRequest { emergency: true, ..request("team/a", task) };
@@ -444,8 +463,18 @@ fn a_new_bundle_confirms_or_ends_every_grant() {
         let content = world.grant(id).content;
         (id, edit(&world.verdict(&request("x", "x"), effect), |ruling| ruling.content = content))
     });
-    let settle = Command::Settle { digest, grants: grants.collect() };
-    let events = world.ok(settle);
+    let grants: Vec<_> = grants.collect();
+    // What policy saw of one has changed: the others do not wait for it.
+    let again = |id, change: fn(&mut Ruling)| {
+        let verdict = world.verdict(&request("x", "x"), Effect::Issue);
+        let content = world.grant(id).content;
+        (id, edit(&edit(&verdict, |ruling| ruling.content = content), change))
+    };
+    let stale = again(goes, |ruling| ruling.active = Some(99));
+    let part = Command::Settle { digest, grants: vec![stale, again(stays, |_| {})] };
+    let confirmed = Event::GrantsConfirmed { digest, grants: vec![stays] };
+    assert_eq!(world.ok(part), [confirmed]);
+    let events = world.ok(Command::Settle { digest, grants });
     assert!(matches!(events.last(), Some(Event::BundleSettled { .. })), "{events:?}");
     assert!(world.state.settled() && world.state.unsettled(1).is_empty());
     assert!(world.grant(stays).active_at(world.now) && world.grant(waits).pending_at(world.now));

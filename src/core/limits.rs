@@ -28,6 +28,8 @@ pub const DECIDE_WITHIN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 pub const SCOPES_MAX: usize = 32;
 /// What a tick, a janitor's or a settling step may end in one turn, so that no turn is long.
 pub const STEP_MAX: usize = 1_000;
+/// What a sweep frees at once: after a mass revocation a million things are due in the same moment.
+pub const SWEEP_MAX: usize = 10_000;
 /// Live grants in one journal: about a gigabyte of state.
 pub const LIVE_MAX: usize = 2_000_000;
 /// Requests that wait for approvers, over all identities.

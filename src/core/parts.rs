@@ -107,6 +107,9 @@ impl State {
                 let early = grant.ended_early();
                 if !recorded {
                     self.unrecorded.insert(id);
+                    if let Some(told) = told_by {
+                        self.owe(told, 1);
+                    }
                 } else if told_by.is_none() && early {
                     self.ended_early.insert(seq, id);
                 }

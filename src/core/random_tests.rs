@@ -75,6 +75,13 @@ fn consistent(state: &State) {
             state.pending(&name(who))
         );
     }
+    let owed = |seq| {
+        let owes = |status: &Status| matches!(status, Status::Ended { told_by: Some(told), recorded: false, .. } if *told == seq);
+        parts.grants.iter().filter(|grant| owes(&grant.status)).count()
+    };
+    for (seq, _) in &parts.cut_offs {
+        assert_eq!(state.owed_by(*seq), owed(*seq));
+    }
     let again = State::from_parts(parts.clone());
     assert_eq!(again.parts(), parts, "a snapshot is not the state");
     assert_eq!(again.next_deadline(), state.next_deadline());

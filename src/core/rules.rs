@@ -72,11 +72,14 @@ pub(crate) fn settle(
     for (id, verdict) in grants.into_iter().take(STEP_MAX) {
         let grant = state.grant(&id).filter(|_| state.unsettled.set().contains(&id));
         let Some(grant) = grant else { continue };
-        looked_at = looked_at.saturating_add(1);
-        match settle_one(state, grant, verdict, now)? {
-            Settled::Stays => confirmed.push(id),
-            Settled::Changes(changes) => events.extend(changes),
+        match settle_one(state, grant, verdict, now) {
+            Ok(Settled::Stays) => confirmed.push(id),
+            Ok(Settled::Changes(changes)) => events.extend(changes),
+            // What policy saw of this one has changed: it is looked at again, and the others do not wait for it.
+            Err(Refusal::VerdictStale) => continue,
+            Err(refusal) => return Err(refusal),
         }
+        looked_at = looked_at.saturating_add(1);
     }
     if !confirmed.is_empty() {
         events.push(Event::GrantsConfirmed { digest: bundle, grants: confirmed });

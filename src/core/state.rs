@@ -31,6 +31,8 @@ pub struct State {
     pub(crate) ended_early: Tracked<Seq, GrantId>,
     /// Grants that a cut-off ended and whose own row is still owed.
     pub(crate) unrecorded: TrackedSet<GrantId>,
+    /// How many of them each cut-off owes.
+    pub(crate) owed: Tracked<Seq, usize>,
     /// Live grants that the bundle in force has not confirmed.
     pub(crate) unsettled: TrackedSet<GrantId>,
     pub(crate) keys: Tracked<KeyId, KeyRecord>,
@@ -350,9 +352,7 @@ impl State {
     /// How many grants the cut-off at `seq` ended whose rows are still owed: right after it, all that it ended.
     #[must_use]
     pub fn owed_by(&self, seq: Seq) -> usize {
-        let owed = self.unrecorded.set().iter().filter_map(|id| self.grants.get(id));
-        let by = |grant: &&Grant| matches!(grant.status, Status::Ended { told_by: Some(told), .. } if told == seq);
-        owed.filter(by).count()
+        self.owed.get(&seq).copied().unwrap_or(0)
     }
 
     /// When a `Tick` is due; a moment in the past is due at once.
@@ -367,11 +367,13 @@ impl State {
         [grant, key].into_iter().flatten().min()
     }
 
-    /// Frees what nobody remembers. It changes no answer, so it needs no entry; call it between turns.
-    pub fn sweep(&mut self, now: Time) {
-        while let Some((due, what)) = self.forgettable.set().first().cloned() {
+    /// Frees what nobody remembers, at most `limit` things. It changes no answer, so it needs no entry; call it between
+    /// turns. Whether all that is due was freed.
+    pub fn sweep(&mut self, now: Time, limit: usize) -> bool {
+        for _ in 0..limit {
+            let Some((due, what)) = self.forgettable.set().first().cloned() else { return true };
             if now < due {
-                break;
+                return true;
             }
             self.forgettable.remove(&(due, what.clone()));
             match what {
@@ -382,6 +384,7 @@ impl State {
                 }
             }
         }
+        false
     }
 
     fn forget_grant(&mut self, id: &GrantId) {
@@ -446,6 +449,7 @@ impl State {
             cut_offs,
             ended_early,
             unrecorded,
+            owed,
             unsettled,
             keys,
             forgettable

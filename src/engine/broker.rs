@@ -173,6 +173,15 @@ impl Broker {
         &self,
         look: impl FnOnce(&State) -> T + Send + 'static,
     ) -> Result<T, Stop> {
+        self.ask_in(Lane::Ordinary, look).await
+    }
+
+    /// The same on a lane of choice.
+    pub(in crate::engine) async fn ask_in<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        look: impl FnOnce(&State) -> T + Send + 'static,
+    ) -> Result<T, Stop> {
         let (tell, told) = oneshot::channel();
         let job = Job {
             actor: crate::engine::thread::system(),
@@ -181,7 +190,7 @@ impl Broker {
                 drop(tell.send(answered.map(|answered| look(answered.state))));
             }),
         };
-        self.0.lanes.push(Lane::Ordinary, job);
+        self.0.lanes.push(lane, job);
         told.await.unwrap_or(Err(Stop::Faulted(Fault::Stopping)))
     }
 

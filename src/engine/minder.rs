@@ -150,7 +150,7 @@ fn snapshot(reader: &dyn Reader, replica: Option<State>) -> Result<(State, Seq),
             state.apply(row.at(), row.what());
         }
     }
-    state.sweep(head.at);
+    state.sweep(head.at, usize::MAX);
     reader.keep_snapshot(&head, &state.parts())?;
     Ok((state, head.seq))
 }

@@ -8,6 +8,7 @@ use protem_clock::clock::Clock;
 use protem_core::command::Command;
 use protem_core::dice::Dice;
 use protem_core::event::{Actor, Event};
+use protem_core::limits::SWEEP_MAX;
 use protem_core::state::State;
 use protem_verify::ids::{Seq, TurnId};
 use protem_verify::time::Time;
@@ -199,7 +200,7 @@ impl<J: Journal> Sequencer<J> {
             run.look();
         }
         if beats
-            && run.rows.is_empty()
+            && run.drafts.is_empty()
             && let Err(fault) = self.beat()
         {
             return refuse_run(run, &fault);
@@ -301,7 +302,10 @@ impl<J: Journal> Sequencer<J> {
         }
         self.state.commit();
         self.known = head;
-        self.failed = false;
+        // Only a commit of our own shows that the store can: a turn without entries makes none.
+        if drafts > 0 {
+            self.failed = false;
+        }
         let mut all = others;
         all.extend(rows);
         all.extend(later);
@@ -399,8 +403,10 @@ impl<J: Journal> Sequencer<J> {
     fn sweep(&mut self, now: Time) {
         let boot = self.clock.boot();
         if boot.saturating_sub(self.swept) >= SWEEP_EVERY {
-            self.swept = boot;
-            self.state.sweep(now);
+            // What is left of a heap is freed after the next turns.
+            if self.state.sweep(now, SWEEP_MAX) {
+                self.swept = boot;
+            }
         }
     }
 }

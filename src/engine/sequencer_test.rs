@@ -163,6 +163,16 @@ fn a_turn_that_failed_leaves_no_trace() {
 }
 
 #[test]
+fn only_a_commit_shows_that_the_store_can() {
+    let mut bench = Bench::opened();
+    assert_eq!(bench.run(vec![hold("a"), complete("a")]), [Ok(1), Ok(1)]);
+    bench.will(&[(Call::Turn, Mishap::Before)]);
+    assert!(bench.run(vec![hold("b")]).iter().all(faulted));
+    assert_eq!(bench.run(vec![complete("a")]), [Ok(0)], "a repeated call makes no entry");
+    assert!(bench.sequencer.failed(), "and so no commit");
+}
+
+#[test]
 fn an_unknown_commit_that_happened_is_answered() {
     let mut bench = Bench::opened();
     bench.will(&[(Call::Turn, Mishap::UnknownDone)]);

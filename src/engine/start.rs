@@ -28,6 +28,7 @@ use crate::engine::tail::BrokerTail;
 use crate::engine::tasks::Leases;
 use crate::engine::threads::Threads;
 use crate::engine::{dice::SystemDice, thread};
+use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
 use crate::journal::port::{Head, Journal};
 use crate::journal::reader::Reader;
@@ -36,7 +37,7 @@ use crate::journal::reader::Reader;
 const NEWS_MAX: usize = 1_024;
 /// Entries read at once.
 const READ_MAX: u32 = 1_000;
-/// A bundle at or before this entry is a journal's first: there is none before it.
+/// A bundle at or before this entry may be a journal's first.
 const FIRST_BUNDLE: Seq = Seq(16);
 
 /// What a store holds at a start.
@@ -206,7 +207,12 @@ fn load(reader: &dyn Reader) -> Result<Loaded, Fault> {
 fn former_bundle(reader: &dyn Reader, state: &State) -> Result<bool, Fault> {
     let seq = state.bundle_seq();
     if seq <= FIRST_BUNDLE {
-        return Ok(false);
+        let before = reader.read(Seq(0), FIRST_BUNDLE.0.try_into().unwrap_or(u32::MAX))?;
+        let is = |row: &Committed<Event>| matches!(row.what(), Event::BundleActivated { .. });
+        let former = before.iter().any(|row| row.seq() < seq && is(row));
+        if !former {
+            return Ok(false);
+        }
     }
     let since = reader.entry(seq)?.map_or(Time::MAX, |row| row.at());
     Ok(state.last_at().since(since) <= LIFETIME_MAX)

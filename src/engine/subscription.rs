@@ -17,6 +17,7 @@ use tokio::sync::{Notify, watch};
 use crate::engine::broker::Broker;
 use crate::engine::feed::{Cell, SNAPSHOT_SHARED, Seat, Snapshot};
 use crate::engine::filter::{Cursor, duration, encode};
+use crate::engine::lane::Lane;
 use crate::engine::proof;
 use crate::engine::receipts::InstanceId;
 use crate::engine::ring::{BATCH_MAX, Found, Slot, What, keys_message, relink};
@@ -269,20 +270,22 @@ impl Subscription {
                 return Ok(Arc::clone(snapshot));
             }
         }
-        let (filter, time) = (self.open.filter.clone(), self.broker.now());
-        let (items, seq) = self
+        let time = self.broker.now();
+        // A gateway without a view lets nothing through: no flood of requests may keep it waiting.
+        let (standing, seq) = self
             .broker
-            .ask(move |state| {
-                let standing = state.revocations(time);
-                let items: Vec<_> =
-                    standing.iter().filter_map(|one| filter.standing(one)).collect();
-                (items, state.seq())
-            })
+            .ask_in(Lane::Ending, move |state| (state.revocations(time), state.seq()))
             .await?;
         let head = self.reached(seq).await?;
         let last = self.cell.ring.read().unwrap_or_else(PoisonError::into_inner).before(seq);
-        let filter = &self.open.filter;
-        let snapshot = Arc::new(Snapshot::of(filter, &items, &head, seq, last, now));
+        let filter = self.open.filter.clone();
+        // A long list takes its time, which the runtime's threads have not.
+        let build = move || {
+            let items: Vec<_> = standing.iter().filter_map(|one| filter.standing(one)).collect();
+            Snapshot::of(&filter, &items, &head, seq, last, now)
+        };
+        let built = tokio::task::spawn_blocking(build).await;
+        let snapshot = Arc::new(built.map_err(|_| Stop::from(Fault::Stopping))?);
         *shared = Some(Arc::clone(&snapshot));
         Ok(snapshot)
     }

@@ -129,6 +129,8 @@ struct Lease {
     hold: HoldId,
     lease: Duration,
     touched: Duration,
+    /// It ran out: no beat revives it.
+    lost: bool,
 }
 
 impl Leases {
@@ -136,7 +138,7 @@ impl Leases {
     pub fn hold(&self, key: (IdentityName, TaskId), hold: HoldId, lease: Duration, now: Duration) {
         let mut known = self.lock();
         // Nobody is woken: the shortest lease is as long as the longest sleep.
-        known.held.insert(key, Lease { hold, lease, touched: now });
+        known.held.insert(key, Lease { hold, lease, touched: now, lost: false });
     }
 
     /// Ends the loop of [`Self::run`].
@@ -192,6 +194,7 @@ impl Leases {
             let Some(lease) = known.held.get_mut(&key).filter(|lease| lease.hold == hold) else {
                 return;
             };
+            lease.lost = true;
             lease.touched = now.saturating_add(AGAIN).saturating_sub(lease.lease);
         }
         let (identity, task) = key.clone();
@@ -220,7 +223,7 @@ impl Leases {
         let mut known = self.lock();
         if let Some(lease) = known.held.get_mut(key).filter(|lease| lease.hold == hold) {
             // INVARIANT(a_lost_lease_stays_lost): a beat that comes after the lease ran out revives nothing.
-            if lease.touched.saturating_add(lease.lease) > now {
+            if !lease.lost && lease.touched.saturating_add(lease.lease) > now {
                 lease.touched = lease.touched.max(now);
             }
         }

@@ -25,6 +25,7 @@ pub fn run<J: Journal>(
     tail: &mut dyn Tail,
     health: &Health,
 ) {
+    let _ending = Ending { lanes, health };
     let mut idle_tick = false;
     loop {
         let wait = match sequencer.until_tick() {
@@ -49,6 +50,22 @@ pub fn run<J: Journal>(
         span.in_scope(|| sequencer.turn(batch, tail));
         health.set(sequencer.failed());
         idle_tick = ticks && sequencer.head().seq == before;
+    }
+}
+
+/// However the loop ends, also by a panic: no proof without it, and nobody waits for an answer that cannot come.
+struct Ending<'a> {
+    lanes: &'a Lanes,
+    health: &'a Health,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.health.set(true);
+        self.lanes.close();
+        while let Drained::Batch(left) = self.lanes.drain(Duration::ZERO) {
+            drop(left); // whoever waits finds its answer gone
+        }
     }
 }
 

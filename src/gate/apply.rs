@@ -113,9 +113,7 @@ impl Follower {
         }
         // While something is missing nothing may be acknowledged: a receipt would lie.
         let whole = self.view.resume().is_some() && !self.view.known().blind;
-        // Keys and catalog carry places of entries whose items come after them: only a cursor says that all was sent.
-        let applied = self.cursor.as_ref().filter(|_| whole).map(|cursor| Seq(cursor.seq));
-        Ok(applied.map_or(Told::Nothing, Told::Applied))
+        Ok(if whole { Told::Applied(self.view.enforced()) } else { Told::Nothing })
     }
 
     fn opened(&mut self, opened: v1::Opened) -> Result<Told, Broken> {

@@ -22,6 +22,8 @@ pub struct View {
     checkpoint_keys: Keys,
     journal: Option<JournalId>,
     last_item: Seq,
+    /// Everything up to here is enforced. Keys and catalog say nothing of what is revoked below them.
+    enforced: Seq,
     keys_seq: Seq,
     catalog_seq: Seq,
     needs_snapshot: bool,
@@ -92,6 +94,7 @@ impl View {
             checkpoint_keys: Keys::default(),
             journal: None,
             last_item: Seq(0),
+            enforced: Seq(0),
             keys_seq: Seq(0),
             catalog_seq: Seq(0),
             needs_snapshot: true,
@@ -109,6 +112,12 @@ impl View {
     #[must_use]
     pub fn known(&self) -> &Known {
         &self.known
+    }
+
+    /// Everything up to here is enforced: what may be acknowledged.
+    #[must_use]
+    pub fn enforced(&self) -> Seq {
+        self.enforced
     }
 
     /// The newest signed checkpoint, to be shown to the broker at the next connect.
@@ -146,7 +155,8 @@ impl View {
             self.journal = Some(opened.journal);
             self.minutes = Minutes::default();
             self.needs_snapshot = true;
-            (self.last_item, self.keys_seq, self.catalog_seq) = (Seq(0), Seq(0), Seq(0));
+            (self.last_item, self.enforced) = (Seq(0), Seq(0));
+            (self.keys_seq, self.catalog_seq) = (Seq(0), Seq(0));
         }
         self.known.max_staleness = opened.max_staleness;
         self.publish();
@@ -198,6 +208,7 @@ impl View {
         self.known.fences = built.fences;
         self.minutes = built.minutes;
         self.known.seq = at;
+        self.enforced = at;
         self.last_item = last_sent;
         self.needs_snapshot = false;
         self.publish();
@@ -234,6 +245,7 @@ impl View {
             return Err(Broken::Gap);
         }
         self.last_item = item.seq;
+        self.enforced = self.enforced.max(item.seq);
         self.known.seq = self.known.seq.max(item.seq);
         Ok(())
     }
@@ -271,6 +283,7 @@ impl View {
             self.needs_snapshot = true;
             return Err(Broken::Gap);
         }
+        self.enforced = self.enforced.max(new.seq);
         self.known.seq = self.known.seq.max(new.seq);
         if std::mem::take(&mut self.known.blind) {
             // What was not understood came before this checkpoint, so it covers nothing younger.
