@@ -316,6 +316,34 @@ pub enum Target {
     Everything,
 }
 
+impl Target {
+    /// The resource it concerns; absent: any.
+    #[must_use]
+    pub fn resource(&self) -> Option<&ResourceName> {
+        match self {
+            Self::Resource(resource) | Self::Scope(resource, _) => Some(resource),
+            Self::Grant(_)
+            | Self::Task(..)
+            | Self::Identity(_)
+            | Self::Key(_)
+            | Self::Everything => None,
+        }
+    }
+
+    /// The identity it names.
+    #[must_use]
+    pub fn identity(&self) -> Option<&IdentityName> {
+        match self {
+            Self::Identity(identity) | Self::Task(identity, _) => Some(identity),
+            Self::Grant(_)
+            | Self::Resource(_)
+            | Self::Scope(..)
+            | Self::Key(_)
+            | Self::Everything => None,
+        }
+    }
+}
+
 /// Why access is over; the wire's `EndReason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EndReason {

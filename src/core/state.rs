@@ -463,31 +463,3 @@ enum Undo {
     Commit,
     Rollback,
 }
-
-impl Target {
-    /// The resource it concerns; absent: any.
-    #[must_use]
-    pub fn resource(&self) -> Option<&ResourceName> {
-        match self {
-            Self::Resource(resource) | Self::Scope(resource, _) => Some(resource),
-            Self::Grant(_)
-            | Self::Task(..)
-            | Self::Identity(_)
-            | Self::Key(_)
-            | Self::Everything => None,
-        }
-    }
-
-    /// The identity it names.
-    #[must_use]
-    pub fn identity(&self) -> Option<&IdentityName> {
-        match self {
-            Self::Identity(identity) | Self::Task(identity, _) => Some(identity),
-            Self::Grant(_)
-            | Self::Resource(_)
-            | Self::Scope(..)
-            | Self::Key(_)
-            | Self::Everything => None,
-        }
-    }
-}
