@@ -4,11 +4,13 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
+use protem_verify::codes::tool;
 
 use crate::cli::args::{AuthArgs, Command, ConfigCommand, Global, Protem, tree};
 use crate::cli::args_operate::{AuditCommand, BenchArgs};
 use crate::cli::client::screen;
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::lost;
 use crate::cli::{
     ask, audit, bench, bench_raw, bundle, demo, demo_job, dev, gateway, give_back, init, reference,
     run, see, serve, stop, watch,
@@ -38,6 +40,13 @@ pub fn enter() -> ExitCode {
             code: String::new(),
             help: String::new(),
         }),
+    };
+    let ended = match (ended, lost()) {
+        (Ok(Exit::Done), Some(why)) => {
+            let what = format!("the output could not be written: {why}");
+            Err(Failure::of(Exit::Failed, tool::LOCAL_FILE, what))
+        }
+        (ended, _) => ended,
     };
     let exit = ended.unwrap_or_else(|failure| {
         // A closed stderr leaves the exit code to tell.

@@ -1,7 +1,7 @@
 //! How things are shown: data on stdout, talk on stderr, colour only on a terminal.
 
 use std::io::{IsTerminal, Write};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
@@ -32,6 +32,15 @@ pub enum Tint {
     Dim,
     /// A heading.
     Bold,
+}
+
+/// Why data could not be written, when it could not.
+static LOST: OnceLock<String> = OnceLock::new();
+
+/// Why some of the data that was printed is lost; `None` when all of it was written.
+#[must_use]
+pub fn lost() -> Option<&'static str> {
+    LOST.get().map(String::as_str)
 }
 
 impl Screen {
@@ -81,9 +90,14 @@ impl Screen {
 
     /// Prints data, on stdout.
     pub fn print(&self, text: impl AsRef<str>) {
-        // A reader that has gone (`| head`) has read enough.
-        let _ = writeln!(std::io::stdout(), "{}", text.as_ref());
-        let _ = std::io::stdout().flush();
+        let mut out = std::io::stdout();
+        let written = writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush());
+        if let Err(why) = written
+            && why.kind() != std::io::ErrorKind::BrokenPipe
+        {
+            // A reader that has gone (`| head`) has read enough; a full disk has lost what was asked for.
+            LOST.get_or_init(|| why.to_string());
+        }
     }
 
     /// Prints a message as canonical JSON, in one line for streams or in many for one answer.

@@ -176,8 +176,13 @@ fn nonsense_is_no_proof(home: &Path) {
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_protem"));
     let line = ["audit", "verify", "object"];
-    let ended = command.args(line).current_dir(home).stdout(full.try_clone().unwrap()).stderr(full);
+    let out = full.try_clone().unwrap();
+    let ended = command.args(line).current_dir(home).stdout(out).stderr(full.try_clone().unwrap());
     assert_eq!(ended.status().unwrap().code(), Some(1));
+    // Data that could not be written was not delivered, whatever the command found.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_protem"));
+    let ended = command.args(["explain-error", "PT-0101"]).current_dir(home).stdout(full);
+    assert_eq!(ended.output().unwrap().status.code(), Some(1));
 }
 
 /// What is done to a file.
