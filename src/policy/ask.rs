@@ -77,6 +77,8 @@ impl fmt::Display for Object {
 pub struct Permit {
     /// The answer.
     pub yes: bool,
+    /// Of a no: a policy forbids it, or failed, so that a yes on something wider must not stand in for it.
+    pub forbidden: bool,
     /// The determining policies.
     pub policies: Vec<PolicyId>,
     /// Of a no: why, for people; else empty.

@@ -127,7 +127,10 @@ impl Bundle {
     #[must_use]
     pub fn may(&self, person: &Person, action: Action, object: &Object, now: Time) -> Permit {
         let store = &self.book.store;
-        let no = |why_not: String| Permit { yes: false, policies: Vec::new(), why_not };
+        let no = |why_not: String, forbidden| {
+            let policies = Vec::new();
+            Permit { yes: false, forbidden, policies, why_not }
+        };
         let (act, fits) = match action {
             Action::Revoke => (Act::Revoke, true),
             Action::View => (Act::View, true),
@@ -135,7 +138,7 @@ impl Bundle {
             Action::Administer => (Act::Administer, matches!(object, Object::Broker)),
         };
         if !fits {
-            return no(format!("`{}` is not about {object}", action.as_str()));
+            return no(format!("`{}` is not about {object}", action.as_str()), false);
         }
         let uid = match object {
             Object::Identity(name) => store.uid(Kind::Identity, name.as_str()),
@@ -146,15 +149,16 @@ impl Bundle {
         let slice = self.book.person(act, &entity, &groups, uid, &[]);
         let context = match context::operate(now) {
             Ok(context) => context,
-            Err(why) => return no(why),
+            Err(why) => return no(why, true),
         };
         let judged = self.book.judge(&slice, context, std::slice::from_ref(&entity));
         let policies = self.book.ids(&judged.policies);
         if judged.yes {
-            return Permit { yes: true, policies, why_not: String::new() };
+            return Permit { yes: true, forbidden: false, policies, why_not: String::new() };
         }
         let why_not = why_not(&judged, &format!("{} {object}", action.as_str()));
-        Permit { yes: false, policies, why_not }
+        let forbidden = judged.forbidden || !judged.errors.is_empty();
+        Permit { yes: false, forbidden, policies, why_not }
     }
 
     /// The identities that `owner` (`group:payments-leads`, `person:alice`) answers for.

@@ -64,8 +64,10 @@ pub async fn grants(
     };
     let full = u32::try_from(found.len()).is_ok_and(|count| count >= limit);
     let next = found.last().filter(|_| full).map(|last| last.id.text());
+    // The selection was permitted as a whole; policy may still forbid a grant of it.
+    let may = |grant: &&GrantRecord| who::may_view(broker, caller, &who::objects(grant)).is_ok();
     Ok(v1::ListGrantsResponse {
-        grants: found.iter().map(show::grant).collect(),
+        grants: found.iter().filter(may).map(show::grant).collect(),
         next_page_token: next.unwrap_or_default(),
     })
 }

@@ -90,8 +90,8 @@ pub async fn may_revoke(
                 let unknown = || Problem::from(Refusal::UnknownGrant(id));
                 let objects = who::objects(&found.ok_or_else(unknown)?).to_vec();
                 // Who may neither end nor see it learns nothing, not even that it is there.
-                let hidden = who::permit(broker, person, Action::View, &objects).is_err()
-                    && who::permit(broker, person, Action::View, &[Object::Broker]).is_err()
+                let wider = [objects.as_slice(), &[Object::Broker]].concat();
+                let hidden = who::permit(broker, person, Action::View, &wider).is_err()
                     && who::permit(broker, person, Action::Revoke, &objects).is_err();
                 if hidden {
                     return Err(unknown());

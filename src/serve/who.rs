@@ -57,7 +57,8 @@ pub fn wrong_kind(whom: &str) -> Problem {
     Problem::new(Grpc::PermissionDenied, caller::WRONG_KIND, why)
 }
 
-/// Asks policy whether a person may do something to one of these objects: any one yes is enough.
+/// Asks policy whether a person may do something to one of these objects: any one yes is enough, unless policy forbids it
+/// for an identity or resource among them. What is forbidden of one thing no yes on another gives back.
 ///
 /// # Errors
 /// PERMISSION_DENIED, with policy's reason for the first of them.
@@ -68,19 +69,30 @@ pub fn permit(
     objects: &[Object],
 ) -> Result<(), Problem> {
     let (bundle, now) = (broker.bundle(), broker.now());
-    let mut why_not = None;
+    let (mut yes, mut why_not) = (false, None);
     for object in objects {
         let permit = bundle.may(person, action, object, now);
-        if permit.yes {
-            return Ok(());
-        }
-        why_not.get_or_insert_with(|| {
+        let why = || {
             let (name, verb) = (&person.name, action.as_str());
             format!("`{name}` may not {verb} {object}: {}", permit.why_not)
-        });
+        };
+        if permit.forbidden && *object != Object::Broker {
+            return Err(not_permitted(why()));
+        }
+        yes |= permit.yes;
+        if !permit.yes {
+            why_not.get_or_insert_with(why);
+        }
+    }
+    if yes {
+        return Ok(());
     }
     let why = why_not.unwrap_or_else(|| format!("`{}` may not do that", person.name));
-    Err(Problem::new(Grpc::PermissionDenied, caller::NOT_PERMITTED, why))
+    Err(not_permitted(why))
+}
+
+fn not_permitted(why: String) -> Problem {
+    Problem::new(Grpc::PermissionDenied, caller::NOT_PERMITTED, why)
 }
 
 /// Whether a caller may see what an identity does: its own, or by `view` on it or on the broker.

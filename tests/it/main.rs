@@ -29,6 +29,7 @@ mod ends;
 mod exits;
 mod flood;
 mod follower;
+mod forbidden;
 mod foreign;
 mod generated;
 mod history;

@@ -1,0 +1,69 @@
+//! What policy forbids of one thing no wider permission gives back: neither to look at it nor to end it.
+
+use protem::policy::bundle::Files;
+use protem_proto::wire::v1;
+use protem_proto::wire::v1::selector::By;
+use tonic::Code;
+
+use crate::broker::{Clients, TestBroker, Wish, fresh_task, policies, reason};
+
+/// The bundle of the repository, with one thing that auditors may neither look at nor end, whatever else they may.
+fn forbidding(what: &str) -> Files {
+    let forbid = format!(
+        "\n@id(\"not-that\") forbid (principal in Group::\"auditors\", action in [Action::\"view\", Action::\"revoke\"], resource == {what});\n"
+    );
+    let edit = |name: &str, text: &[u8]| -> std::sync::Arc<[u8]> {
+        if name == "people.cedar" { [text, forbid.as_bytes()].concat().into() } else { text.into() }
+    };
+    policies().iter().map(|(name, text)| (name.clone(), edit(name, text))).collect()
+}
+
+async fn seen(clients: &mut Clients, selector: Option<By>) -> Result<usize, tonic::Status> {
+    let selector = selector.map(|by| v1::Selector { by: Some(by) });
+    let list = v1::ListGrantsRequest { selector, ..v1::ListGrantsRequest::default() };
+    clients.governance.list_grants(list).await.map(|answer| answer.into_inner().grants.len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_that_is_forbidden_stays_so_with_view_on_the_broker() {
+    let bundle = Some(forbidding("Resource::\"orders-api\""));
+    let broker = TestBroker::with(Wish { bundle, ..Wish::default() }).await;
+    let granted = broker.identity("payments/agent").ask(&fresh_task()).await.unwrap();
+    let grant = granted.grant.unwrap().id;
+    let get = || v1::GetGrantRequest { grant_id: grant.clone() };
+    let mut auditor = broker.person("ada", &["auditors"]);
+    let status = auditor.governance.get_grant(get()).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound, "{status:?}");
+    assert_eq!(seen(&mut auditor, None).await.unwrap(), 0);
+    let of = By::Resource("orders-api".into());
+    let status = seen(&mut auditor, Some(of.clone())).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::PermissionDenied, "PT-0612"));
+    assert!(status.message().contains("forbids"), "{status:?}");
+    let read = v1::ReadJournalRequest { grant: grant.clone(), ..Default::default() };
+    assert_eq!(auditor.governance.read_journal(read).await.unwrap_err().code(), Code::NotFound);
+    // Nor does one group's yes undo what is forbidden to another group of the same person.
+    let mut both = broker.person("bea", &["auditors", "operators"]);
+    assert_eq!(both.revoke(By::Grant(grant.clone())).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(both.revoke(of).await.unwrap_err().code(), Code::PermissionDenied);
+    let mut operator = broker.operator();
+    operator.governance.get_grant(get()).await.unwrap();
+    assert_eq!(seen(&mut operator, None).await.unwrap(), 1);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_that_is_forbidden_is_not_listed() {
+    let bundle = Some(forbidding("Identity::\"payments/agent\""));
+    let broker = TestBroker::with(Wish { bundle, ..Wish::default() }).await;
+    let names = async |mut clients: Clients| -> Vec<String> {
+        let list = v1::ListIdentitiesRequest::default();
+        let answer = clients.governance.list_identities(list).await.unwrap().into_inner();
+        answer.identities.into_iter().map(|identity| identity.name).collect()
+    };
+    let all = names(broker.operator()).await;
+    let some = names(broker.person("ada", &["auditors"])).await;
+    assert!(all.iter().any(|name| name == "payments/agent"), "{all:?}");
+    assert!(!some.iter().any(|name| name == "payments/agent"), "{some:?}");
+    assert_eq!(some.len() + 1, all.len());
+    broker.stop().await;
+}
