@@ -152,8 +152,8 @@ fn the_same_seed_gives_the_same_history() {
     assert_ne!(digest(&one.history), digest(&two.history));
 }
 
-/// As brokers on one PostgreSQL will be. The first thing it found: `Journal::find` answered the store's head, so that what
-/// another broker had appended after the found turn was never applied.
+/// As brokers on one PostgreSQL will be. It fails when the sequencer passes over what another broker appended after a turn
+/// that was found later.
 #[test]
 fn two_brokers_on_one_store_keep_every_promise() {
     let failed = |seed: u64| Some((seed, World::new(seed, Weak::Nothing, 2).run().err()?));
