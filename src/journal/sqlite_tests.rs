@@ -221,4 +221,3 @@ fn live_grants_are_found_without_reading_ended_ones() {
     let plan: String = connection.query_row(&plan, [], |row| row.get(3)).unwrap();
     assert!(plan.contains("grants_live"), "{plan}");
 }
-

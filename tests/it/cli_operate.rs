@@ -130,8 +130,8 @@ fn proofs_need_no_broker_and_bear_no_change() {
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(text.contains("grant.activated") && text.contains("grant.ended"), "{text}");
     assert!(!text.contains(&token));
-    let in_use = broker.run("", &["audit", "verify", "data/journal.db"]).expect(1);
-    assert!(in_use.err.contains("PT-0505"), "{in_use:?}");
+    // The file is only read, so its broker may go on writing it meanwhile.
+    broker.run("", &["audit", "verify", "data/journal.db"]).expect(0);
     broker.kill();
     let verify = |file: &str| -> Ran { broker.run("", &["audit", "verify", file]) };
     verify("grant.json").expect(0);
