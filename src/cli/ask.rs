@@ -12,7 +12,7 @@ use protem_verify::ids::RequestId;
 
 use crate::cli::args::Global;
 use crate::cli::args_work::{AskArgs, WaitArgs, What};
-use crate::cli::client::{Client, try_again};
+use crate::cli::client::{Client, repeat, wait_before};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Screen, Tint};
 use crate::cli::{find, show, task_id};
@@ -128,10 +128,11 @@ pub async fn ask(client: &Client, request: v1::RequestAccessRequest) -> Result<A
     for _ in 0..RETRIES {
         match client.access().request_access(request.clone()).await {
             Ok(answer) => return Ok(answered(answer.into_inner())),
-            Err(status) if try_again(&status) => {}
-            Err(status) => return Err(client.failure(&status)),
+            Err(status) => match wait_before(&status, pause).filter(|_| repeat(&status)) {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => return Err(client.failure(&status)),
+            },
         }
-        tokio::time::sleep(pause).await;
         pause = pause.saturating_mul(2);
     }
     let answer = client.access().request_access(request).await;
@@ -179,12 +180,15 @@ async fn follow(
         let watched = v1::WatchGrantRequest { grant_id: grant.id.clone() };
         let mut changes = match client.access().watch_grant(watched).await {
             Ok(changes) => changes.into_inner(),
-            Err(status) if try_again(&status) => {
+            Err(status) => {
+                let wait = wait_before(&status, Duration::from_secs(1));
+                let Some(wait) = wait.filter(|_| repeat(&status)) else {
+                    return Err(client.failure(&status));
+                };
                 screen.draw("  the broker does not answer; trying again");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::time::sleep(wait).await;
                 continue;
             }
-            Err(status) => return Err(client.failure(&status)),
         };
         let mut second = tokio::time::interval(Duration::from_secs(1));
         loop {

@@ -215,6 +215,28 @@ pub fn try_again(status: &Status) -> bool {
     status.code() == Code::Unavailable || (broke && status.details().is_empty())
 }
 
+/// The same for calls that may arrive twice, because a key or the task makes them one: also when no answer came in time, and
+/// when the broker was too busy and said when to come back.
+#[must_use]
+pub fn repeat(status: &Status) -> bool {
+    let said_when = status.get_error_details().retry_info().is_some();
+    try_again(status)
+        || status.code() == Code::DeadlineExceeded
+        || (status.code() == Code::ResourceExhausted && said_when)
+}
+
+/// How long to wait before asking again: `pause`, or longer if the broker says so. `None`: it asks for more than a person or a
+/// job that waits would take for an answer.
+#[must_use]
+pub fn wait_before(status: &Status, pause: Duration) -> Option<Duration> {
+    let details = status.get_error_details();
+    let asked = details.retry_info().and_then(|info| info.retry_delay).unwrap_or_default();
+    (asked <= RETRY_AFTER_MAX).then(|| pause.max(asked))
+}
+
+/// The longest that a broker's wish to be asked later is waited for; a longer one is told to the caller.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
+
 /// A status that the broker did not make: the connection broke, or something else answers there.
 fn unexplained(status: &Status, broker: &Uri) -> Failure {
     match status.code() {
@@ -313,6 +335,28 @@ mod tests {
         check(rich(Code::NotFound, "PT-0105"), 5, "PT-0105");
         check(rich(Code::FailedPrecondition, "PT-0102"), 1, "PT-0102");
         check(rich(Code::InvalidArgument, "PT-0201"), 2, "PT-0201");
+    }
+
+    #[test]
+    fn what_may_arrive_twice_is_asked_again() {
+        let busy = |after: u64| {
+            let mut details = ErrorDetails::with_error_info("PT-0207", "protem", []);
+            details.set_retry_info(Some(Duration::from_secs(after)));
+            Status::with_error_details(Code::ResourceExhausted, "busy", details)
+        };
+        let (short, long) = (Duration::from_millis(100), Duration::from_secs(3));
+        for (status, repeats, wait) in [
+            (Status::deadline_exceeded("late"), true, Some(short)),
+            (Status::unavailable("gone"), true, Some(short)),
+            (busy(2), true, Some(Duration::from_secs(2))),
+            (busy(3_600), true, None),
+            (rich(Code::ResourceExhausted, "PT-0129"), false, Some(short)),
+            (rich(Code::PermissionDenied, "PT-0101"), false, Some(short)),
+        ] {
+            assert_eq!(repeat(&status), repeats, "{status:?}");
+            assert_eq!(wait_before(&status, short), wait, "{status:?}");
+        }
+        assert_eq!(wait_before(&busy(2), long), Some(long));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::cli::args::Global;
 use crate::cli::args_work::{OnEnd, RunArgs};
 use crate::cli::ask::{self, Answer};
 use crate::cli::child::{self, Signals};
-use crate::cli::client::{Client, try_again};
+use crate::cli::client::{Client, repeat, wait_before};
 use crate::cli::credential_file::CredentialFile;
 use crate::cli::exit::{ENDED_EARLY, Exit, Failure, NO_ACCESS};
 use crate::cli::holder::{Holder, News};
@@ -215,8 +215,11 @@ async fn complete(client: &Client, screen: &Screen, task: &str, ran: &Result<Ran
         let ended = client.access().complete_task(request.clone()).await;
         tries += 1;
         match ended {
-            Err(status) if try_again(&status) && tries < 4 => {
-                tokio::time::sleep(Duration::from_millis(250)).await;
+            Err(status) if repeat(&status) && tries < 4 => {
+                match wait_before(&status, Duration::from_millis(250)) {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => break Err(status),
+                }
             }
             ended => break ended,
         }

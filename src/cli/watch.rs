@@ -9,14 +9,15 @@ use protem_proto::wire::v1::subscribe_request::Message as Ask;
 use protem_proto::wire::v1::subscribe_response::Message as Said;
 use protem_verify::codes::tool;
 use protem_verify::ids::GrantId;
+use std::io::Write;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::cli::args::{Global, WatchArgs};
-use crate::cli::client::{Client, try_again};
+use crate::cli::client::{Client, repeat, wait_before};
 use crate::cli::exit::{Exit, Failure, visible};
-use crate::cli::output::{Screen, Tint};
+use crate::cli::output::{Screen, Tint, to_json};
 use crate::cli::show;
 
 /// Follows until the stream ends or the reader has enough.
@@ -27,10 +28,18 @@ pub async fn watch(global: &Global, args: &WatchArgs) -> Result<Exit, Failure> {
     let (client, screen) = Client::open(global)?;
     let mut cursor = args.after.as_deref().map(parse_cursor).transpose()?;
     loop {
-        match once(&client, &screen, args, &mut cursor).await {
-            Ok(()) => screen.say("  the stream ended; following again"),
-            Err(status) if try_again(&status) && cursor.is_some() => {
+        let mut opened = false;
+        match once(&client, &screen, args, &mut cursor, &mut opened).await {
+            Ok(End::Reader) => return Ok(Exit::Done),
+            Ok(End::Stream) => screen.say("  the stream ended; following again"),
+            // The token of a long stream expires under it; each new stream begins with a fresh one.
+            Err(status) if status.code() == tonic::Code::Unauthenticated && opened => {
+                screen.say("  the stream ended with its token; following again with a fresh one");
+            }
+            Err(status) if repeat(&status) && cursor.is_some() => {
                 screen.say("  the broker does not answer; trying again");
+                let wait = wait_before(&status, Duration::ZERO).unwrap_or(PAUSE_LONG);
+                tokio::time::sleep(wait).await;
             }
             Err(status) => return Err(client.failure(&status)),
         }
@@ -38,12 +47,23 @@ pub async fn watch(global: &Global, args: &WatchArgs) -> Result<Exit, Failure> {
     }
 }
 
+/// The pause when the broker asks for a longer one than others would wait for: who watches has time.
+const PAUSE_LONG: Duration = Duration::from_secs(30);
+/// How a stream ended that nothing went wrong with.
+enum End {
+    /// The broker ended it.
+    Stream,
+    /// Nobody reads our stdout any more: `protem watch | head` has seen enough.
+    Reader,
+}
+
 async fn once(
     client: &Client,
     screen: &Screen,
     args: &WatchArgs,
     cursor: &mut Option<v1::Cursor>,
-) -> Result<(), tonic::Status> {
+    opened: &mut bool,
+) -> Result<End, tonic::Status> {
     let (ask, asked) = mpsc::channel(4);
     let open = v1::Open {
         resources: args.resources.clone(),
@@ -59,14 +79,15 @@ async fn once(
         .await
         .map_err(|_| lost(()))?;
     let mut said = client.feed().subscribe(ReceiverStream::new(asked)).await?.into_inner();
+    *opened = true;
     let mut every = Duration::from_secs(1);
     let mut ping = tokio::time::interval(every);
     loop {
         tokio::select! {
             message = said.message() => {
-                let Some(message) = message? else { return Ok(()) };
-                if screen.json {
-                    let _ = screen.json("SubscribeResponse", &message, true);
+                let Some(message) = message? else { return Ok(End::Stream) };
+                if screen.json && put(&line(&message)).is_err() {
+                    return Ok(End::Reader);
                 }
                 let Some(message) = message.message else { continue };
                 if let Said::Opened(opened) = &message {
@@ -77,8 +98,8 @@ async fn once(
                     }
                 }
                 keep_cursor(cursor, &message);
-                if !screen.json {
-                    tell(screen, &message);
+                if !screen.json && tell(screen, &message).is_err() {
+                    return Ok(End::Reader);
                 }
             }
             _ = ping.tick() => {
@@ -108,7 +129,19 @@ fn keep_cursor(kept: &mut Option<v1::Cursor>, message: &Said) {
     }
 }
 
-fn tell(screen: &Screen, message: &Said) {
+/// One message as a line of canonical JSON.
+fn line(message: &v1::SubscribeResponse) -> String {
+    to_json("SubscribeResponse", message).map(|json| json.to_string()).unwrap_or_default()
+}
+
+/// Prints data; unlike what ends by itself, a stream must know when its reader has gone.
+fn put(text: &str) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{text}")?;
+    stdout.flush()
+}
+
+fn tell(screen: &Screen, message: &Said) -> std::io::Result<()> {
     match message {
         Said::Opened(opened) => {
             screen.say(format!("following {} from entry {}", opened.issuer, opened.head));
@@ -118,7 +151,7 @@ fn tell(screen: &Screen, message: &Said) {
         }
         Said::Batch(batch) => {
             for item in &batch.items {
-                screen.print(revocation(item));
+                put(&revocation(item))?;
             }
             if let Some(cursor) = &batch.cursor {
                 let text = BASE64URL_NOPAD.encode(&cursor.encode_to_vec());
@@ -131,6 +164,7 @@ fn tell(screen: &Screen, message: &Said) {
         }
         Said::SnapshotEnd(_) | Said::Checkpoint(_) | Said::Keys(_) | Said::Catalog(_) => {}
     }
+    Ok(())
 }
 
 fn revocation(item: &v1::Revocation) -> String {
