@@ -92,6 +92,7 @@ fn follow(after: Option<Cursor>) -> Subscribe {
     let filter = Filter {
         resources: Some([ResourceName::try_from("orders-api").unwrap()].into()),
         identity: None,
+        observed: None,
         expiries: false,
     };
     Subscribe {

@@ -25,6 +25,8 @@ pub struct Filter {
     pub resources: Option<BTreeSet<ResourceName>>,
     /// An observing identity: only its own grants, the cut-offs that name it or a key, and that of everything.
     pub identity: Option<IdentityName>,
+    /// An observing person who may not see all: of the cut-offs that name an identity, only those of these; absent: all.
+    pub observed: Option<BTreeSet<IdentityName>>,
     /// Also grants that merely expired.
     pub expiries: bool,
 }
@@ -66,6 +68,13 @@ impl Filter {
         field(&mut hash, self.identity.as_ref().map_or("", IdentityName::as_str).as_bytes());
         for resource in self.resources.iter().flatten() {
             field(&mut hash, resource.as_str().as_bytes());
+        }
+        // Nothing is added for those who see all, so that their cursors of before go on.
+        if let Some(observed) = &self.observed {
+            field(&mut hash, b"observed");
+            for identity in observed {
+                field(&mut hash, identity.as_str().as_bytes());
+            }
         }
         Hash(hash.finalize().into())
     }
@@ -130,6 +139,23 @@ impl Filter {
         Cursor { journal: head.journal, epoch: head.epoch, seq, filter }
     }
 
+    fn names_seen(&self, target: &Target) -> bool {
+        match (&self.observed, target) {
+            (Some(seen), Target::Task(identity, _) | Target::Identity(identity)) => {
+                seen.contains(identity)
+            }
+            (None, _)
+            | (
+                Some(_),
+                Target::Grant(_)
+                | Target::Resource(_)
+                | Target::Scope(..)
+                | Target::Key(_)
+                | Target::Everything,
+            ) => true,
+        }
+    }
+
     fn takes(
         &self,
         target: &Target,
@@ -144,7 +170,7 @@ impl Filter {
             (None, _) | (Some(_), None) => true,
             (Some(some), Some(resource)) => some.contains(resource),
         };
-        mine && here
+        mine && here && self.names_seen(target)
     }
 }
 

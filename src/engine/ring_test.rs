@@ -34,7 +34,12 @@ fn cut(target: Target) -> Event {
 }
 
 fn orders() -> Filter {
-    Filter { resources: Some([resource("orders-api")].into()), identity: None, expiries: false }
+    Filter {
+        resources: Some([resource("orders-api")].into()),
+        identity: None,
+        observed: None,
+        expiries: false,
+    }
 }
 
 /// Publishes one turn per list of events; the ring after them.

@@ -11,7 +11,7 @@ use protem_proto::wire::v1::subscribe_request::Message as Said;
 use protem_proto::wire::v1::subscribe_response::Message as Told;
 use protem_verify::codes::wire;
 use protem_verify::ids::{Epoch, JournalId, Seq};
-use protem_verify::names::{Malformed, ResourceName};
+use protem_verify::names::{IdentityName, Malformed, ResourceName};
 use tonic::{Code as Grpc, Request, Response, Status, Streaming};
 
 use crate::engine::broker::Broker;
@@ -19,6 +19,7 @@ use crate::engine::filter::{Cursor, Filter};
 use crate::engine::proof;
 use crate::engine::subscribe::{NONCE_MAX, Peer, Subscribe, Unsubscribed};
 use crate::engine::subscription::Subscription;
+use crate::journal::fault::Fault;
 use crate::policy::ask::{Action, Object};
 use crate::policy::login::{Caller, Person, Principal};
 use crate::serve::answers::{Answers, Gone, Sink};
@@ -53,8 +54,8 @@ impl RevocationService for Revocations {
             return Err(parse::missing("open").into());
         };
         let named = open.resources.clone();
-        let subscribe = opened(&self.broker, signed_in.caller()?, open)?;
-        let (broker, follows) = (self.broker.clone(), subscribe.filter.resources.clone());
+        let subscribe = self.opened(&signed_in, open).await?;
+        let (broker, follows) = (self.broker.clone(), subscribe.filter.clone());
         let may = move |signed_in: &SignedIn| still(&broker, signed_in, &named, &follows);
         let mut subscription = self.broker.subscribe(subscribe).map_err(unsubscribed)?;
         let peer = subscription.peer();
@@ -86,9 +87,22 @@ impl RevocationService for Revocations {
             return Err(Problem::from(LONG_NONCE).into());
         }
         let open = v1::Open { resources: wire.resources, after: wire.after, ..v1::Open::default() };
-        let subscribe = opened(&self.broker, signed_in.caller()?, open)?;
+        let subscribe = self.opened(&signed_in, open).await?;
         let subscription = self.broker.subscribe(subscribe).map_err(unsubscribed)?;
         Ok(Response::new(poll(subscription, wire.nonce).await?))
+    }
+}
+
+impl Revocations {
+    /// What a caller may follow. Beside the other calls: policy may be asked about each identity.
+    async fn opened(
+        &self,
+        signed_in: &Arc<SignedIn>,
+        open: v1::Open,
+    ) -> Result<Subscribe, Problem> {
+        let (broker, signed_in) = (self.broker.clone(), Arc::clone(signed_in));
+        let asked = tokio::task::spawn_blocking(move || opened(&broker, signed_in.caller()?, open));
+        asked.await.unwrap_or_else(|_| Err(Fault::Stopping.into()))
     }
 }
 
@@ -161,22 +175,29 @@ async fn poll(mut subscription: Subscription, nonce: Vec<u8>) -> Result<v1::Head
             | None => {}
         }
     }
-    Err(crate::journal::fault::Fault::Stopping.into())
+    Err(Fault::Stopping.into())
 }
 
 /// What a caller may follow of what it asks for.
 fn opened(broker: &Broker, caller: &Caller, open: v1::Open) -> Result<Subscribe, Problem> {
     let named = resources(&open.resources)?;
+    let expiries = open.expiries;
+    let filter = |resources| Filter { resources, identity: None, observed: None, expiries };
     let (gateway, filter) = match &caller.principal {
         Principal::Gateway { name, resources } => {
             if !open.gateway.is_empty() && open.gateway != name.as_str() {
                 return Err(who::wrong_kind(&format!("gateway `{}`", parse::plain(&open.gateway))));
             }
             let given: BTreeSet<_> = resources.iter().cloned().collect();
-            (Some(name.clone()), (Some(within(named, given)?), None))
+            (Some(name.clone()), filter(Some(within(named, given)?)))
         }
-        Principal::Workload { by, .. } => (None, (named, Some(by.identity.clone()))),
-        Principal::Person(person) => (None, (seen(broker, person, named)?, None)),
+        Principal::Workload { by, .. } => {
+            (None, Filter { identity: Some(by.identity.clone()), ..filter(named) })
+        }
+        Principal::Person(person) => {
+            let resources = seen(broker, person, named)?;
+            (None, Filter { observed: observed(broker, person), ..filter(resources) })
+        }
     };
     if open.enforcing && gateway.is_none() {
         return Err(who::wrong_kind("gateways; observers do not enforce"));
@@ -194,7 +215,7 @@ fn opened(broker: &Broker, caller: &Caller, open: v1::Open) -> Result<Subscribe,
         who: caller.actor(),
         gateway,
         instance: open.instance,
-        filter: Filter { resources: filter.0, identity: filter.1, expiries: open.expiries },
+        filter,
         after: open.after.map(cursor).transpose()?,
         enforcing: open.enforcing,
         history: open.history,
@@ -230,42 +251,50 @@ fn within(
     }
 }
 
-/// What a person may look at: everything with `view` on the broker, else the resources that policy names.
+/// What a person may look at: everything with `view` on the broker and nothing forbidden, else the resources that policy names.
 fn seen(
     broker: &Broker,
     person: &Person,
     named: Option<BTreeSet<ResourceName>>,
 ) -> Result<Option<BTreeSet<ResourceName>>, Problem> {
-    let all = who::permit(broker, person, Action::View, &[Object::Broker]);
-    let Err(no) = all else { return Ok(named) };
-    let bundle = broker.bundle();
-    let may = |name: &&ResourceName| {
-        let object = Object::Resource((*name).clone());
-        who::permit(broker, person, Action::View, &[object]).is_ok()
+    let may = |name: &ResourceName| {
+        let objects = [Object::Resource(name.clone()), Object::Broker];
+        who::permit(broker, person, Action::View, &objects)
     };
-    match named {
-        Some(named) if named.iter().all(|name| may(&name)) => Ok(Some(named)),
-        Some(_) => Err(no),
-        None => {
-            let seen: BTreeSet<_> =
-                bundle.catalog().resources.keys().filter(may).cloned().collect();
-            if seen.is_empty() { Err(no) } else { Ok(Some(seen)) }
-        }
+    if let Some(named) = named {
+        named.iter().try_for_each(may)?;
+        return Ok(Some(named));
+    }
+    let bundle = broker.bundle();
+    let known = &bundle.catalog().resources;
+    let seen: BTreeSet<_> = known.keys().filter(|name| may(name).is_ok()).cloned().collect();
+    match who::permit(broker, person, Action::View, &[Object::Broker]) {
+        Ok(()) if seen.len() == known.len() => Ok(None),
+        Err(no) if seen.is_empty() => Err(no),
+        Ok(()) | Err(_) => Ok(Some(seen)),
     }
 }
 
+/// The identities whose names a person may read in the feed; `None`: all, by `view` on the broker.
+fn observed(broker: &Broker, person: &Person) -> Option<BTreeSet<IdentityName>> {
+    who::permit(broker, person, Action::View, &[Object::Broker]).err()?;
+    let may = |name: &&IdentityName| {
+        who::permit(broker, person, Action::View, &[Object::Identity((*name).clone())]).is_ok()
+    };
+    Some(broker.bundle().identities().keys().filter(may).cloned().collect())
+}
+
 /// Whether policy gives a person the same part of the feed as when the stream began; for others who they are says it all.
-fn still(
-    broker: &Broker,
-    signed_in: &SignedIn,
-    named: &[String],
-    follows: &Option<BTreeSet<ResourceName>>,
-) -> bool {
+fn still(broker: &Broker, signed_in: &SignedIn, named: &[String], follows: &Filter) -> bool {
     let Ok(Caller { principal: Principal::Person(person), .. }) = signed_in.caller() else {
         return signed_in.caller().is_ok();
     };
+    // Asking about each identity again, for each such stream, would take longer than to have it opened again.
+    if follows.observed.is_some() {
+        return false;
+    }
     let now = resources(named).and_then(|named| seen(broker, person, named));
-    now.is_ok_and(|now| now == *follows)
+    now.is_ok_and(|now| now == follows.resources)
 }
 
 fn cursor(wire: v1::Cursor) -> Result<Cursor, Problem> {

@@ -1,7 +1,8 @@
-//! What policy forbids of one thing no wider permission gives back: neither to look at it nor to end it.
+//! What policy forbids of one thing no wider permission gives back, and observers of a part read no names of the rest.
 
 use protem::policy::bundle::Files;
 use protem_proto::wire::v1;
+use protem_proto::wire::v1::revocation::Target;
 use protem_proto::wire::v1::selector::By;
 use tonic::Code;
 
@@ -65,5 +66,32 @@ async fn an_identity_that_is_forbidden_is_not_listed() {
     assert!(all.iter().any(|name| name == "payments/agent"), "{all:?}");
     assert!(!some.iter().any(|name| name == "payments/agent"), "{some:?}");
     assert_eq!(some.len() + 1, all.len());
+    broker.stop().await;
+}
+
+/// What somebody reads of the feed, in one poll.
+async fn polled(clients: &mut Clients) -> Vec<Target> {
+    let answer = clients.revocations.head(v1::HeadRequest::default()).await.unwrap().into_inner();
+    answer.batch.unwrap().items.into_iter().filter_map(|item| item.target).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_observer_of_one_resource_reads_no_names_of_identities() {
+    let broker = TestBroker::start().await;
+    let task = fresh_task();
+    broker.identity("payments/agent").ask(&task).await.unwrap();
+    let mut operator = broker.operator();
+    let of_task = format!("payments/agent#{task}");
+    operator.revoke(By::Task(of_task.clone())).await.unwrap();
+    operator.revoke(By::Identity("payments/agent".into())).await.unwrap();
+    operator.revoke(By::Resource("orders-api".into())).await.unwrap();
+    let all = polled(&mut operator).await;
+    for target in [Target::Task(of_task), Target::Identity("payments/agent".into())] {
+        assert!(all.contains(&target), "{all:?}");
+    }
+    let some = polled(&mut broker.person("sam", &["shop-oncall"])).await;
+    assert!(some.contains(&Target::Resource("orders-api".into())), "{some:?}");
+    let named = |target: &&Target| matches!(target, Target::Task(_) | Target::Identity(_));
+    assert_eq!(some.iter().find(named), None, "{some:?}");
     broker.stop().await;
 }

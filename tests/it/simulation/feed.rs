@@ -223,7 +223,7 @@ impl Tail for Feeds {
 }
 
 fn filter() -> Filter {
-    Filter { resources: None, identity: None, expiries: false }
+    Filter { resources: None, identity: None, observed: None, expiries: false }
 }
 
 fn catalog_message(seq: Seq) -> Encoded {
