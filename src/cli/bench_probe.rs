@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use protem_verify::codes::tool;
@@ -12,10 +13,10 @@ use crate::cli::exit::{Exit, Failure};
 
 /// How long a probe runs: long enough for a median, short enough to be in the same minute.
 const PROBE_US: u64 = 2_000_000;
-/// Issues in one transaction of the group-commit probe: as many as callers wait.
-const GROUP: u64 = 256;
+/// Callers of the group-commit probe, each blocked until its own rows are durable: as many as ask the broker.
+const GROUP: usize = 256;
 
-/// One thread that appends and syncs, and SQLite with 256 issues of two rows in a transaction.
+/// One thread that appends and syncs, and 256 blocked callers whose two rows one writer commits in groups.
 ///
 /// # Errors
 /// When the folder cannot be written.
@@ -61,31 +62,61 @@ fn commits(path: &Path) -> rusqlite::Result<Figures> {
         "CREATE TABLE grants (id BLOB PRIMARY KEY, identity TEXT NOT NULL, state INTEGER NOT NULL) WITHOUT ROWID;
          CREATE TABLE events (seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, body BLOB NOT NULL);",
     )?;
-    let (began, mut latencies, mut count) = (now_us(), Vec::new(), 0_u64);
+    let began = now_us();
+    let (orders, waiting) = sync_channel::<SyncSender<()>>(GROUP);
+    let latencies = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..GROUP)
+            .map(|_| {
+                let orders = orders.clone();
+                scope.spawn(move || call(&orders, began))
+            })
+            .collect();
+        drop(orders);
+        let written = write(&mut store, &waiting);
+        drop(waiting); // whoever still asks hears that nobody writes
+        let latencies = callers.into_iter().filter_map(|caller| caller.join().ok()).flatten();
+        written.map(|()| latencies.collect::<Vec<_>>())
+    })?;
+    let over = Duration::from_micros(now_us().saturating_sub(began));
+    Ok(Figures::of("SQLite group commit, 256 callers", latencies, 0, over))
+}
+
+/// A caller asks, waits until its rows are durable, and asks again.
+fn call(orders: &SyncSender<SyncSender<()>>, began: u64) -> Vec<u64> {
+    let mut latencies = Vec::new();
     while now_us().saturating_sub(began) < PROBE_US {
         let from = now_us();
+        let (reply, done) = sync_channel(1);
+        if orders.send(reply).is_err() || done.recv().is_err() {
+            break;
+        }
+        latencies.push(now_us().saturating_sub(from));
+    }
+    latencies
+}
+
+/// One transaction for all that wait, until nobody asks any more.
+fn write(store: &mut Connection, waiting: &Receiver<SyncSender<()>>) -> rusqlite::Result<()> {
+    let mut count = 0_i64;
+    while let Ok(first) = waiting.recv() {
+        let group: Vec<_> = std::iter::once(first).chain(waiting.try_iter().take(GROUP)).collect();
         let turn = store.transaction()?;
         {
             let mut grant = turn
                 .prepare_cached("INSERT INTO grants (id, identity, state) VALUES (?1, ?2, ?3)")?;
             let mut event =
                 turn.prepare_cached("INSERT INTO events (seq, at, body) VALUES (?1, ?2, ?3)")?;
-            for _ in 0..GROUP {
-                count += 1;
+            for _ in &group {
+                count = count.saturating_add(1);
                 let id = protem_clock::random::bytes::<16>();
-                let at = i64::try_from(count).unwrap_or(i64::MAX);
                 grant.execute((id.as_slice(), "bench/caller", 1))?;
-                event.execute((at, at, [7_u8; 400].as_slice()))?;
+                event.execute((count, count, [7_u8; 400].as_slice()))?;
             }
         }
         turn.commit()?;
-        latencies.push(now_us().saturating_sub(from));
+        for reply in group {
+            let _ = reply.send(()); // its caller may have had enough
+        }
     }
-    let over = Duration::from_micros(now_us().saturating_sub(began));
-    let mut figures = Figures::of("SQLite group commit, 256 a turn", latencies, 0, over);
-    // One latency is a turn's; a rate counts the issues in it.
-    let issues = u32::try_from(count).unwrap_or(u32::MAX);
-    figures.operations = count;
-    figures.per_second = f64::from(issues) / over.as_secs_f64().max(1e-9);
-    Ok(figures)
+    Ok(())
 }

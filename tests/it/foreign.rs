@@ -30,12 +30,20 @@ pub const AUDIENCE: &str = "https://protem.shop.example";
 
 impl Foreign {
     pub fn new() -> Self {
+        // `ring` makes no RSA keys, and a test needs no fresh one.
+        Self::with_rsa(include_bytes!("foreign-rsa-2048.pk8"))
+    }
+
+    /// A provider that nobody knows, with other keys of the same kinds.
+    pub fn stranger() -> Self {
+        Self::with_rsa(include_bytes!("stranger-rsa-2048.pk8"))
+    }
+
+    fn with_rsa(rsa: &[u8]) -> Self {
         let random = SystemRandom::new();
         let alg = &ECDSA_P256_SHA256_FIXED_SIGNING;
         let ec = EcdsaKeyPair::generate_pkcs8(alg, &random).unwrap();
         let ed = Ed25519KeyPair::generate_pkcs8(&random).unwrap();
-        // `ring` makes no RSA keys, and a test needs no fresh one.
-        let rsa = include_bytes!("foreign-rsa-2048.pk8");
         Self {
             rsa: RsaKeyPair::from_pkcs8(rsa).unwrap(),
             ec: EcdsaKeyPair::from_pkcs8(alg, ec.as_ref(), &random).unwrap(),

@@ -285,7 +285,7 @@ async fn foreign_issuers_sign_in_by_every_accepted_algorithm() {
         token[dot + 20] = if token[dot + 20] == b'A' { b'B' } else { b'A' };
         let code = refused(&broker, String::from_utf8(token).unwrap()).await;
         assert_eq!(code, "PT-0606", "{alg}");
-        let stranger = Foreign::new().token(alg, &claims);
+        let stranger = Foreign::stranger().token(alg, &claims);
         assert_eq!(refused(&broker, stranger).await, "PT-0606", "{alg}");
     }
     broker.stop().await;
