@@ -74,8 +74,11 @@ pub fn encode(
     payload: &str,
     sign: impl FnOnce(&[u8]) -> [u8; 64],
 ) -> String {
-    let header = serde_json::json!({ "typ": typ, "alg": "EdDSA", "kid": kid.as_str() });
-    let mut token = BASE64URL_NOPAD.encode(header.to_string().as_bytes());
+    // Written by hand: the same record must give the same bytes, whatever order a map of some build has.
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let header =
+        format!(r#"{{"typ":{},"alg":"EdDSA","kid":{}}}"#, quoted(typ), quoted(kid.as_str()));
+    let mut token = BASE64URL_NOPAD.encode(header.as_bytes());
     token.push('.');
     token.push_str(&BASE64URL_NOPAD.encode(payload.as_bytes()));
     let signature = sign(token.as_bytes());
@@ -117,6 +120,12 @@ mod tests {
         let jws = Jws::parse(&token, ACCESS_TOKEN).ok().unwrap();
         assert_eq!((jws.kid, jws.signature), (kid, [9; 64]));
         assert_eq!(jws.payload, br#"{"a":1}"#);
+        let header = token.split('.').next().unwrap();
+        let header = BASE64URL_NOPAD.decode(header.as_bytes()).unwrap();
+        assert_eq!(
+            header, br#"{"typ":"at+jwt","alg":"EdDSA","kid":"k"}"#,
+            "the same in each build"
+        );
         assert!(token.as_bytes().starts_with(jws.signed));
     }
 
