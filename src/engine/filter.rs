@@ -107,7 +107,7 @@ impl Filter {
                 })
             }
             Event::CutOff { target, reason, forget_after, .. } => {
-                self.takes(target, resource(target), identity(target)).then(|| Item {
+                self.takes(target, target.resource(), target.identity()).then(|| Item {
                     seq: row.seq(),
                     target: target.clone(),
                     reason: *reason,
@@ -245,7 +245,9 @@ pub fn duration(span: std::time::Duration) -> prost_types::Duration {
     }
 }
 
-fn reason(reason: EndReason) -> v1::EndReason {
+/// Why access is over, as the wire says it.
+#[must_use]
+pub fn reason(reason: EndReason) -> v1::EndReason {
     match reason {
         EndReason::Completed => v1::EndReason::Completed,
         EndReason::Expired => v1::EndReason::Expired,
@@ -257,27 +259,5 @@ fn reason(reason: EndReason) -> v1::EndReason {
         EndReason::Policy => v1::EndReason::Policy,
         EndReason::Quarantined => v1::EndReason::Quarantined,
         EndReason::Fenced => v1::EndReason::Fenced,
-    }
-}
-
-fn resource(target: &Target) -> Option<&ResourceName> {
-    match target {
-        Target::Resource(resource) | Target::Scope(resource, _) => Some(resource),
-        Target::Grant(_)
-        | Target::Task(..)
-        | Target::Identity(_)
-        | Target::Key(_)
-        | Target::Everything => None,
-    }
-}
-
-fn identity(target: &Target) -> Option<&IdentityName> {
-    match target {
-        Target::Task(identity, _) | Target::Identity(identity) => Some(identity),
-        Target::Grant(_)
-        | Target::Resource(_)
-        | Target::Scope(..)
-        | Target::Key(_)
-        | Target::Everything => None,
     }
 }

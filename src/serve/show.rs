@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use prost_types::{Duration as WireDuration, Timestamp};
-use protem_core::event::EndReason;
 use protem_core::verdict::{Effect, Ruling};
 use protem_proto::wire::v1;
 use protem_verify::time::Time;
 
+use crate::engine::filter;
 use crate::engine::granted::{Credential, Granted};
 use crate::engine::receipts::{Enforcement, GatewayState, How, Receipt};
 use crate::journal::records::{GrantRecord, Shown};
@@ -85,7 +85,7 @@ pub fn grant(record: &GrantRecord) -> v1::Grant {
             shown.state = v1::GrantState::Ended.into();
             shown.active_from = from.map(time);
             shown.active_until = until.map(time);
-            shown.end_reason = end_reason(*reason).into();
+            shown.end_reason = filter::reason(*reason).into();
             shown.end_note = note.to_string();
             shown.ended_at = Some(time(*at));
         }
@@ -99,23 +99,6 @@ fn approval(record: &crate::journal::records::ApprovalRecord) -> v1::Approval {
         approve: record.approve,
         reason: record.reason.to_string(),
         at: Some(time(record.at)),
-    }
-}
-
-/// Why access is over.
-#[must_use]
-pub fn end_reason(reason: EndReason) -> v1::EndReason {
-    match reason {
-        EndReason::Completed => v1::EndReason::Completed,
-        EndReason::Expired => v1::EndReason::Expired,
-        EndReason::Abandoned => v1::EndReason::Abandoned,
-        EndReason::Revoked => v1::EndReason::Revoked,
-        EndReason::Denied => v1::EndReason::Denied,
-        EndReason::Lapsed => v1::EndReason::Lapsed,
-        EndReason::Withdrawn => v1::EndReason::Withdrawn,
-        EndReason::Policy => v1::EndReason::Policy,
-        EndReason::Quarantined => v1::EndReason::Quarantined,
-        EndReason::Fenced => v1::EndReason::Fenced,
     }
 }
 
