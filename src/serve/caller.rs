@@ -16,6 +16,7 @@ use tonic::Code as Grpc;
 use crate::policy::bundle::Bundle;
 use crate::policy::catalog::{Issuer, IssuerKeys};
 use crate::policy::login::{Caller, Claim, DEV_ISSUER, Login, NoMatch};
+use crate::serve::grounds::{Changes, Grounds};
 use crate::serve::jwt::{self, Keys, Rejected, Trusted, Verified};
 use crate::serve::limits::TOKENS_REMEMBERED_MAX;
 use crate::serve::status::Problem;
@@ -33,6 +34,10 @@ pub struct SignedIn {
     pub expires: Time,
     /// The bundle that was asked; under another one it is asked again.
     pub bundle: Hash,
+    /// Why it was believed.
+    pub grounds: Grounds,
+    /// How often something had changed when it was believed ([`Changes`]); after one more it is asked again.
+    pub generation: u64,
 }
 
 impl SignedIn {
@@ -52,6 +57,7 @@ impl SignedIn {
 pub struct Door {
     dev: Option<Trusted>,
     issuers: ArcSwapOption<Issuers>,
+    changes: Changes,
     remembered: Mutex<HashMap<[u8; 32], Arc<SignedIn>>>,
 }
 
@@ -66,7 +72,26 @@ impl Door {
     /// A door for the bundle's issuers, and in development for one more, whose key only its user can read.
     #[must_use]
     pub fn new(dev: Option<Trusted>) -> Self {
-        Self { dev, issuers: ArcSwapOption::empty(), remembered: Mutex::default() }
+        let (issuers, changes) = (ArcSwapOption::empty(), Changes::default());
+        Self { dev, issuers, changes, remembered: Mutex::default() }
+    }
+
+    /// Where whoever changes what sign-ins rest on says so.
+    #[must_use]
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// Whether what was believed once would be believed again, but for its end: the same key vouches for the same audience.
+    #[must_use]
+    pub fn still(&self, signed_in: &SignedIn, bundle: &Bundle) -> bool {
+        let issuers = self.issuers(bundle);
+        let Some(trusted) = self.find(&issuers, &signed_in.issuer) else { return false };
+        match &signed_in.grounds {
+            Grounds::Token { audience, key } => {
+                trusted.audience == *audience && trusted.keys.hold(key)
+            }
+        }
     }
 
     /// The development issuer: its JWKS, and the audience its tokens must hold.
@@ -109,15 +134,11 @@ impl Door {
     }
 
     fn verify(&self, token: &str, bundle: &Bundle, now: Time) -> Result<SignedIn, Rejected> {
+        let generation = self.changes.generation();
         let issuers = self.issuers(bundle);
-        let dev = self.dev.as_ref();
-        let find = |iss: &str| {
-            let dev = dev.filter(|dev| dev.issuer == iss);
-            dev.or_else(|| issuers.by_url.get(iss).map(|(_, trusted)| trusted))
-        };
-        let verified = jwt::verify(token, find, now)?;
+        let verified = jwt::verify(token, |iss| self.find(&issuers, iss), now)?;
         // The dev issuer has no entry; a bundle's issuer of the same `iss` never hides behind it.
-        let is_dev = dev.is_some_and(|dev| dev.issuer == verified.issuer);
+        let is_dev = self.dev.as_ref().is_some_and(|dev| dev.issuer == verified.issuer);
         let name = if is_dev {
             DEV_ISSUER
         } else {
@@ -126,8 +147,16 @@ impl Door {
         let login = Arc::new(login(name, &verified));
         let who =
             bundle.who(&login).map(|principal| Caller { principal, login: Arc::clone(&login) });
-        let (issuer, expires) = (verified.issuer, verified.expires);
-        Ok(SignedIn { who, login, issuer, expires, bundle: bundle.digest() })
+        let trusted = self.find(&issuers, &verified.issuer);
+        let audience = trusted.map(|trusted| trusted.audience.clone()).unwrap_or_default();
+        let grounds = Grounds::Token { audience, key: verified.key };
+        let (issuer, expires, bundle) = (verified.issuer, verified.expires, bundle.digest());
+        Ok(SignedIn { who, login, issuer, expires, bundle, grounds, generation })
+    }
+
+    fn find<'t>(&'t self, issuers: &'t Issuers, iss: &str) -> Option<&'t Trusted> {
+        let dev = self.dev.as_ref().filter(|dev| dev.issuer == iss);
+        dev.or_else(|| issuers.by_url.get(iss).map(|(_, trusted)| trusted))
     }
 
     /// The issuers of this bundle, read once.
@@ -145,13 +174,17 @@ impl Door {
 
     fn remembered(&self, digest: &[u8; 32], bundle: Hash, now: Time) -> Option<Arc<SignedIn>> {
         let known = self.lock().get(digest).cloned()?;
-        (known.bundle == bundle && known.expires > now).then_some(known)
+        let unchanged = known.bundle == bundle && known.generation == self.changes.generation();
+        (unchanged && known.expires > now).then_some(known)
     }
 
     fn remember(&self, digest: [u8; 32], signed_in: &Arc<SignedIn>, now: Time) {
         let mut remembered = self.lock();
         if remembered.len() >= TOKENS_REMEMBERED_MAX {
-            remembered.retain(|_, known| known.bundle == signed_in.bundle && known.expires > now);
+            let unchanged = |known: &SignedIn| {
+                known.bundle == signed_in.bundle && known.generation == signed_in.generation
+            };
+            remembered.retain(|_, known| unchanged(known) && known.expires > now);
         }
         if remembered.len() >= TOKENS_REMEMBERED_MAX {
             // All of them are in use: forgetting costs a signature check each, keeping more costs memory without end.

@@ -10,7 +10,6 @@ use axum::response::Response;
 use http::HeaderMap;
 use http_body_util::BodyExt;
 use protem_verify::codes::wire;
-use protem_verify::time::Time;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code as Grpc, Status};
 use tracing::{Instrument, Span, field};
@@ -18,6 +17,7 @@ use tracing::{Instrument, Span, field};
 use crate::engine::broker::Broker;
 use crate::policy::login::{Caller, Principal};
 use crate::serve::caller::{Door, SignedIn};
+use crate::serve::grounds::CallerTime;
 use crate::serve::incoming::Peer;
 use crate::serve::limits::{
     BUSY_RETRY, CALLS_MAX, ENDING_CALLS_MAX, ENDING_CALLS_OF_ONE_MAX, ENDING_CALLS_RESERVED,
@@ -32,7 +32,8 @@ use crate::serve::who;
 /// The way in.
 pub struct Entrance {
     broker: Broker,
-    door: Door,
+    door: Arc<Door>,
+    time: CallerTime,
     rates: Rates,
     ordinary: Arc<Semaphore>,
     ending: Arc<Semaphore>,
@@ -90,10 +91,17 @@ impl Default for CallLimits {
 impl Entrance {
     /// A way in to `broker`; in development reflection is open.
     #[must_use]
-    pub fn new(broker: Broker, door: Door, dev: bool, limits: CallLimits) -> Self {
+    pub fn new(
+        broker: Broker,
+        door: Arc<Door>,
+        time: CallerTime,
+        dev: bool,
+        limits: CallLimits,
+    ) -> Self {
         Self {
             broker,
             door,
+            time,
             rates: Rates::default(),
             ordinary: Arc::new(Semaphore::new(limits.ordinary)),
             ending: Arc::new(Semaphore::new(limits.ending)),
@@ -171,8 +179,7 @@ impl Entrance {
         if rule.who == Who::Anyone {
             return Ok(None);
         }
-        let clock = self.broker.clock();
-        let (now, boot) = (Time::from(clock.unix()), clock.boot());
+        let (now, boot) = (self.time.now(), self.time.boot());
         let bundle = self.broker.bundle();
         let ip = peer.map(|peer| peer.address.ip());
         let failed = || {

@@ -83,7 +83,8 @@ impl GovernanceService for Governance {
         tokio::spawn(async move {
             tokio::select! {
                 _ = follow(&broker, &sink, &revoked.mark, revoked.grants_ended, wait) => {}
-                () = watch.draining() => {}
+                // What is revoked stays so: only its receipts end, with the caller who follows them.
+                problem = watch.over(signed_in) => { sink.fail(problem).await; }
                 () = sink.closed() => {}
             }
         });

@@ -7,10 +7,11 @@ use protem_verify::codes::{Code, caller};
 use protem_verify::time::Time;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RSA_PSS_2048_8192_SHA256,
-    RsaPublicKeyComponents, UnparsedPublicKey,
+    RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
 };
 use serde_json::{Map, Value};
 
+use crate::serve::grounds::KeyPrint;
 use crate::serve::limits::{CLOCK_LEEWAY, JWKS_KEYS_MAX, JWKS_MAX, TOKEN_MAX};
 use crate::serve::strict_json;
 
@@ -40,6 +41,8 @@ pub struct Verified {
     pub expires: Time,
     /// All claims.
     pub claims: Map<String, Value>,
+    /// The key that signed it.
+    pub key: KeyPrint,
 }
 
 /// Why a token does not count.
@@ -87,7 +90,7 @@ pub fn verify<'t>(
     check_audience(&claims, &trusted.audience)?;
     let expires = check_times(&claims, now)?;
     let subject = text_of(&claims, "sub")?.to_owned();
-    Ok(Verified { issuer: trusted.issuer.clone(), subject, expires, claims })
+    Ok(Verified { issuer: trusted.issuer.clone(), subject, expires, claims, key: key.print() })
 }
 
 fn check_audience(claims: &Map<String, Value>, audience: &str) -> Result<(), Rejected> {
@@ -225,22 +228,24 @@ impl Key {
         fits.then(|| Self { kid: text("kid").map(str::to_owned), alg, parts })
     }
 
+    fn print(&self) -> KeyPrint {
+        let (alg, kid) = (format!("{:?}", self.alg), self.kid.as_deref().map(str::as_bytes));
+        KeyPrint::of(&[alg.as_bytes(), kid.unwrap_or(&[0]), &self.parts.0, &self.parts.1])
+    }
+
     fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         let (first, second) = (&self.parts.0, &self.parts.1);
-        match self.alg {
-            Alg::Rs256 => RsaPublicKeyComponents { n: first, e: second }
-                .verify(&RSA_PKCS1_2048_8192_SHA256, message, signature)
-                .is_ok(),
-            Alg::Ps256 => RsaPublicKeyComponents { n: first, e: second }
-                .verify(&RSA_PSS_2048_8192_SHA256, message, signature)
-                .is_ok(),
-            Alg::Es256 => UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, first)
-                .verify(message, signature)
-                .is_ok(),
-            Alg::Ed25519 => {
-                UnparsedPublicKey::new(&ED25519, first).verify(message, signature).is_ok()
-            }
-        }
+        let rsa = RsaPublicKeyComponents { n: first, e: second };
+        let plain = |alg: &'static dyn VerificationAlgorithm| {
+            UnparsedPublicKey::new(alg, first).verify(message, signature)
+        };
+        let verified = match self.alg {
+            Alg::Rs256 => rsa.verify(&RSA_PKCS1_2048_8192_SHA256, message, signature),
+            Alg::Ps256 => rsa.verify(&RSA_PSS_2048_8192_SHA256, message, signature),
+            Alg::Es256 => plain(&ECDSA_P256_SHA256_FIXED),
+            Alg::Ed25519 => plain(&ED25519),
+        };
+        verified.is_ok()
     }
 }
 
@@ -271,10 +276,10 @@ impl Keys {
         Ok(Self(keys))
     }
 
-    /// The one Ed25519 key of a development issuer; its tokens need no `kid`.
+    /// Whether a key that once signed is still among them.
     #[must_use]
-    pub fn ed25519(public: [u8; 32]) -> Self {
-        Self(vec![Key { kid: None, alg: Alg::Ed25519, parts: (public.to_vec(), vec![]) }])
+    pub fn hold(&self, print: &KeyPrint) -> bool {
+        self.0.iter().any(|key| key.print() == *print)
     }
 
     /// A map from `kid` to key and nothing else (RFC 8725 §3.10); without a `kid` only a single key can be meant.

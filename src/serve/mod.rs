@@ -7,6 +7,7 @@ pub mod bundles;
 pub mod caller;
 pub mod entrance;
 pub mod governance;
+pub mod grounds;
 pub mod hold;
 pub mod http;
 pub mod incoming;

@@ -20,6 +20,7 @@ use tower::ServiceExt;
 use crate::engine::broker::Broker;
 use crate::serve::caller::Door;
 use crate::serve::entrance::{CallLimits, Entrance};
+use crate::serve::grounds::CallerTime;
 use crate::serve::incoming::{ConnectionLimits, Connections, Peer, spread};
 use crate::serve::limits::{
     CONNECTION_AGE, GRACE, HEADER_LIST_MAX, HTTP1_BUFFER_MAX, KEEP_ALIVE_EVERY, KEEP_ALIVE_WITHIN,
@@ -74,9 +75,10 @@ pub async fn serve(
     };
     let is_dev = dev.is_some();
     let (drain, draining) = watch::channel(false);
-    let entrance = Entrance::new(broker.clone(), Door::new(dev), is_dev, settings.calls);
+    let (door, time) = (Arc::new(Door::new(dev)), CallerTime::start(Arc::clone(broker.clock())));
+    let watch = Watch::start(broker.clone(), Arc::clone(&door), time.clone(), draining.clone());
+    let entrance = Entrance::new(broker.clone(), door, time, is_dev, settings.calls);
     let entrance = Arc::new(entrance);
-    let watch = Watch::start(broker.clone(), draining.clone());
     let router = routes::all(&broker, &entrance, &watch, is_dev.then_some(port));
     let private = settings
         .private

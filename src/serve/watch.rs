@@ -1,16 +1,16 @@
-//! What ends a stream from our side: the caller's token or rights, or the broker's own end.
+//! What ends a stream from our side: the caller's token, grounds or rights, or the broker's own end.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use protem_verify::codes::{caller, fault};
-use protem_verify::ids::Hash;
-use protem_verify::time::Time;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::Code as Grpc;
 
 use crate::engine::broker::Broker;
-use crate::serve::caller::SignedIn;
+use crate::serve::caller::{Door, SignedIn};
+use crate::serve::grounds::{CallerTime, Changes};
 use crate::serve::limits::BUSY_RETRY;
 use crate::serve::status::Problem;
 
@@ -18,25 +18,24 @@ use crate::serve::status::Problem;
 #[derive(Clone)]
 pub struct Watch {
     broker: Broker,
-    bundle: watch::Receiver<Hash>,
+    door: Arc<Door>,
+    time: CallerTime,
     draining: watch::Receiver<bool>,
 }
 
 impl Watch {
-    /// Begins to look at which bundle is in force, once for all streams.
+    /// Begins to look at which bundle is in force and whether the clocks run as they should, once for all streams. What else
+    /// a sign-in rests on tells of its changes by itself ([`Door::changes`]).
     #[must_use]
-    pub fn start(broker: Broker, draining: watch::Receiver<bool>) -> Self {
-        let (changed, bundle) = watch::channel(broker.bundle().digest());
-        let (looked_at, mut end) = (broker.clone(), draining.clone());
-        tokio::spawn(async move {
-            while !*end.borrow_and_update() {
-                let found = looked_at.bundle().digest();
-                changed.send_if_modified(|known| std::mem::replace(known, found) != found);
-                // Waits for the end, or a moment.
-                let _ = tokio::time::timeout(LOOK_EVERY, end.changed()).await;
-            }
-        });
-        Self { broker, bundle, draining }
+    pub fn start(
+        broker: Broker,
+        door: Arc<Door>,
+        time: CallerTime,
+        draining: watch::Receiver<bool>,
+    ) -> Self {
+        let look = Look::begin(broker.clone(), time.clone(), door.changes().clone());
+        tokio::spawn(look.run(draining.clone()));
+        Self { broker, door, time, draining }
     }
 
     /// Done when a stream of this caller must end, with the reason.
@@ -50,22 +49,26 @@ impl Watch {
         signed_in: Arc<SignedIn>,
         may: impl Fn(&SignedIn) -> bool + Send,
     ) -> Problem {
-        let (mut bundle, mut draining) = (self.bundle.clone(), self.draining.clone());
-        let now = Time::from(self.broker.clock().unix());
-        let mut expired = std::pin::pin!(tokio::time::sleep(signed_in.expires.since(now)));
+        // Looked at before the first judgement, so that no change falls between the sign-in and it.
+        let (mut changes, mut draining) = (self.door.changes().follow(), self.draining.clone());
+        let mut judged = signed_in.generation;
         loop {
+            let generation = *changes.borrow_and_update();
+            if generation != judged {
+                judged = generation;
+                if let Err(why) = self.still(&signed_in, &may) {
+                    return changed(why);
+                }
+            }
+            let left = signed_in.expires.since(self.time.now());
+            if left.is_zero() {
+                return changed("the caller's token has expired");
+            }
             tokio::select! {
                 _ = draining.wait_for(|draining| *draining) => return stopping(),
-                () = expired.as_mut() => return changed("the caller's token has expired"),
-                Ok(()) = bundle.changed() => {
-                    bundle.mark_unchanged();
-                    if !self.same(&signed_in) {
-                        return changed("the bundle in force takes the caller for somebody else");
-                    }
-                    if !may(&signed_in) {
-                        return changed("the bundle in force permits the caller something else");
-                    }
-                }
+                // Asks the clocks again: this sleep knows nothing of a machine's suspend or of a clock that was set.
+                () = tokio::time::sleep(left) => {}
+                Ok(()) = changes.changed() => {}
             }
         }
     }
@@ -76,10 +79,66 @@ impl Watch {
         let _ = draining.wait_for(|draining| *draining).await;
     }
 
-    fn same(&self, signed_in: &SignedIn) -> bool {
-        let now = self.broker.bundle().who(&signed_in.login).ok();
+    fn still(
+        &self,
+        signed_in: &SignedIn,
+        may: &impl Fn(&SignedIn) -> bool,
+    ) -> Result<(), &'static str> {
+        let bundle = self.broker.bundle();
+        if !self.door.still(signed_in, &bundle) {
+            return Err("nobody vouches for the caller's token any more");
+        }
+        let now = bundle.who(&signed_in.login).ok();
         let then = signed_in.who.as_ref().ok().map(|caller| &caller.principal);
-        now.as_ref() == then
+        if now.as_ref() != then {
+            return Err("the bundle in force takes the caller for somebody else");
+        }
+        if !may(signed_in) {
+            return Err("the bundle in force permits the caller something else");
+        }
+        Ok(())
+    }
+}
+
+/// What one look must not find changed.
+struct Look {
+    broker: Broker,
+    time: CallerTime,
+    changes: Changes,
+    bundle: protem_verify::ids::Hash,
+    lead: Duration,
+    /// A pair of monotonic clocks, of which only the first counts a machine's suspend.
+    began: (Duration, Instant),
+}
+
+impl Look {
+    fn begin(broker: Broker, time: CallerTime, changes: Changes) -> Self {
+        let (bundle, lead) = (broker.bundle().digest(), time.lead());
+        let began = (time.boot(), Instant::now());
+        Self { broker, time, changes, bundle, lead, began }
+    }
+
+    async fn run(mut self, mut end: watch::Receiver<bool>) {
+        while !*end.borrow_and_update() {
+            if self.finds_a_change() {
+                self.changes.raise();
+            }
+            // Waits for the end, or a moment.
+            let _ = tokio::time::timeout(LOOK_EVERY, end.changed()).await;
+        }
+    }
+
+    fn finds_a_change(&mut self) -> bool {
+        let bundle = self.broker.bundle().digest();
+        let lead = self.time.lead();
+        let slept = self.time.boot().saturating_sub(self.began.0);
+        let stepped =
+            lead.abs_diff(self.lead) > STEP || slept.abs_diff(self.began.1.elapsed()) > STEP;
+        if stepped {
+            self.lead = lead;
+            self.began = (self.time.boot(), Instant::now());
+        }
+        std::mem::replace(&mut self.bundle, bundle) != bundle || stepped
     }
 }
 
@@ -92,5 +151,7 @@ fn stopping() -> Problem {
     Problem::new(Grpc::Unavailable, fault::STOPPING, why).retry(BUSY_RETRY)
 }
 
-/// How soon streams notice a new bundle; a call notices it at once.
+/// How soon streams notice a new bundle or a set clock; a call notices either at once.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// A clock that moved this far against another did not just run a little fast.
+const STEP: Duration = Duration::from_secs(1);
