@@ -1,10 +1,13 @@
 //! Settings, parsed once into a struct without holes; the documentation of each field is the text of the sample file.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+
+use crate::fetch::network::Network;
 
 /// What is wrong with a settings file: where, with line and column, and what.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,6 +101,26 @@ table! {
     }
 }
 
+table! {
+    /// How the broker reaches an issuer of the bundle, here `k8s`, that has no JWKS file: by OpenID Connect discovery.
+    IssuerSettings {
+        /// A file with the bearer token that the issuer wants to see before it shows its keys, as kube-apiserver does.
+        /// Read at each fetch, and sent to the issuer's own server only. Empty: none.
+        token_file: PathBuf = PathBuf::new(), "\"/var/run/secrets/kubernetes.io/serviceaccount/token\"";
+        /// CAs in PEM that its certificate may also come from. Empty: the system's alone.
+        ca: PathBuf = PathBuf::new(), "\"/var/run/secrets/kubernetes.io/serviceaccount/ca.crt\"";
+    }
+}
+
+table! {
+    /// Where the broker may go to fetch issuers' keys.
+    Fetch {
+        /// Networks of private or loopback addresses that names may lead to. All others are refused, so that nobody who
+        /// names a URL reaches the inside of your network.
+        allow_private: Vec<Network> = Vec::new(), "[\"10.96.0.0/12\"]";
+    }
+}
+
 /// All settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -110,6 +133,10 @@ pub struct Settings {
     pub log: Log,
     /// What the other commands use.
     pub client: Client,
+    /// Where issuers' keys may be fetched.
+    pub fetch: Fetch,
+    /// How issuers of the bundle are reached, by their names there.
+    pub issuer: BTreeMap<String, IssuerSettings>,
 }
 
 /// The port that a broker listens on unless told otherwise.
@@ -201,6 +228,8 @@ pub fn sample() -> String {
     section(&mut text, "store", Store::HEAD, Store::ENTRIES);
     section(&mut text, "log", Log::HEAD, Log::ENTRIES);
     section(&mut text, "client", Client::HEAD, Client::ENTRIES);
+    section(&mut text, "fetch", Fetch::HEAD, Fetch::ENTRIES);
+    section(&mut text, "issuer.k8s", IssuerSettings::HEAD, IssuerSettings::ENTRIES);
     text
 }
 
@@ -246,6 +275,8 @@ mod tests {
         check("[broker]\nlisten = \"here\"", Err("line 2, column 10"));
         check("[broker]\ndrain = \"soon\"", Err("`soon`"));
         check("[nothing]", Err("unknown field `nothing`"));
+        check("[fetch]\nallow_private = [\"10.0.0.1/8\"]", Err("line 2, column 18"));
+        check("[issuer.k8s]\ntoken = \"x\"", Err("unknown field `token`"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod fetch;
 pub mod journal;
 pub mod mint;
 pub mod policy;

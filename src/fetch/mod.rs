@@ -1,0 +1,6 @@
+//! The one door to other people's HTTP servers.
+
+pub mod client;
+pub mod error;
+pub mod network;
+pub mod target;
