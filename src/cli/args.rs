@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, Parser, Subcommand};
 
 use crate::cli::args_operate::{
     AuditArgs, BenchArgs, DevArgs, PolicyArgs, QuarantineArgs, RevokeArgs, ServeArgs,
@@ -40,6 +41,33 @@ pub struct Global {
     /// Text for people, or JSON for machines
     #[arg(short, long, global = true, value_name = "FORMAT", help_heading = "Everywhere")]
     pub output: Option<Output>,
+    /// Which of these were typed.
+    #[arg(skip)]
+    pub typed: Typed,
+}
+
+/// Which of the ways to say who one is were typed, and not taken from the environment: a typed one wins.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Typed {
+    /// `--token-file`.
+    pub token_file: bool,
+    /// `--as`.
+    pub act_as: bool,
+}
+
+impl Typed {
+    /// As the arguments were read.
+    #[must_use]
+    pub fn of(matches: &ArgMatches) -> Self {
+        Self { token_file: typed(matches, "token_file"), act_as: typed(matches, "act_as") }
+    }
+}
+
+/// Whether an argument was typed, at this command or one below it.
+fn typed(matches: &ArgMatches, id: &str) -> bool {
+    let here = matches.try_contains_id(id).is_ok()
+        && matches.value_source(id) == Some(ValueSource::CommandLine);
+    here || matches.subcommand().is_some_and(|(_, below)| typed(below, id))
 }
 
 /// How data is printed.
@@ -255,6 +283,19 @@ mod tests {
         check("protem revoke --identity a --everything --note leak", false);
         check("protem grants -o json --as alice:operators", true);
         check("protem nothing", false);
+    }
+
+    #[test]
+    fn what_is_typed_is_known_wherever_it_stands() {
+        for (line, expect) in [
+            ("protem --as a grants", (false, true)),
+            ("protem auth status --as a", (false, true)),
+            ("protem grants --token-file f", (true, false)),
+            ("protem grants", (false, false)),
+        ] {
+            let found = Typed::of(&tree().try_get_matches_from(line.split(' ')).unwrap());
+            assert_eq!((found.token_file, found.act_as), expect, "{line}");
+        }
     }
 
     #[test]

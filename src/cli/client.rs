@@ -10,21 +10,18 @@ use protem_proto::wire::v1::bundle_service_client::BundleServiceClient;
 use protem_proto::wire::v1::governance_service_client::GovernanceServiceClient;
 use protem_proto::wire::v1::revocation_service_client::RevocationServiceClient;
 use protem_verify::codes::{self, tool};
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
-use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::cli::args::{Global, Output};
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::line::Line;
 use crate::cli::output::Screen;
+use crate::cli::task_id::process_env;
 use crate::cli::token::{Login, broker_uri};
+use crate::cli::ways::{From, Given};
 use crate::config::{self, Settings};
-
-/// A connection that presents the caller on each call.
-pub type Line = InterceptedService<Channel, Bearer>;
 
 /// A broker to talk to, as one caller.
 #[derive(Clone, Debug)]
@@ -48,14 +45,7 @@ impl Client {
         let settings = settings(None)?;
         let output = global.output.unwrap_or(settings.client.output.into());
         let uri = broker_uri(global.broker.as_ref().unwrap_or(&settings.client.broker))?;
-        let of_settings =
-            Some(settings.client.token_file).filter(|file| !file.as_os_str().is_empty());
-        let file = match (&global.token_file, &global.act_as) {
-            (Some(file), _) => Some(file.clone()),
-            (None, Some(_)) => None,
-            (None, None) => of_settings,
-        };
-        let login = Login::find(&uri, global.act_as.as_deref(), file)?;
+        let login = Login::by(given(global, &settings).way()?, &uri)?;
         Ok((Self::new(uri, login), Screen::new(output)))
     }
 
@@ -89,7 +79,7 @@ impl Client {
     }
 
     fn line(&self) -> Line {
-        InterceptedService::new(self.channel.clone(), Bearer(self.login.clone()))
+        Line::new(self.channel.clone(), self.login.clone())
     }
 
     /// What workloads call.
@@ -128,14 +118,24 @@ impl Client {
                 "the broker asks who you are",
             );
         }
-        // A token that could not be read never reached the broker: the reason is ours.
+        // A token that could not be had never reached the broker: the reason is ours.
         if status.code() == Code::Unauthenticated
-            && let Err(why) = self.login.token()
+            && let Some(why) = self.login.trouble()
         {
             return why;
         }
         explain(status, &self.uri)
     }
+}
+
+/// What flags, environment and settings say about who the caller is.
+fn given(global: &Global, settings: &Settings) -> Given {
+    let from = |typed| if typed { From::Flag } else { From::Environment };
+    let named = global.token_file.clone().map(|file| (file, from(global.typed.token_file)));
+    let kept = Some(&settings.client.token_file).filter(|file| !file.as_os_str().is_empty());
+    let file = named.or_else(|| kept.map(|file| (file.clone(), From::Settings)));
+    let act_as = global.act_as.clone().map(|name| (name, from(global.typed.act_as)));
+    Given { file, act_as, ..Given::of_ci(&process_env) }
 }
 
 /// Settings of the usual places, or of one file.
@@ -156,24 +156,6 @@ pub fn screen(global: &Global) -> Result<Screen, Failure> {
         None => Output::from(settings(None)?.client.output),
     };
     Ok(Screen::new(output))
-}
-
-/// Puts the caller's token on each call.
-#[derive(Clone, Debug)]
-pub struct Bearer(Login);
-
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let token = self.0.token().map_err(|why| Status::unauthenticated(why.what))?;
-        if let Some(token) = token {
-            let value = format!("Bearer {}", token.as_str());
-            let value: Result<MetadataValue<Ascii>, _> = value.parse();
-            let mut value = value.map_err(|_| Status::unauthenticated("the token is not one"))?;
-            value.set_sensitive(true);
-            request.metadata_mut().insert("authorization", value);
-        }
-        Ok(request)
-    }
 }
 
 /// A status as what happened, why, and what helps.

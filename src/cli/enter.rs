@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::FromArgMatches;
 use protem_verify::codes::tool;
 
-use crate::cli::args::{AuthArgs, Command, ConfigCommand, Global, Protem, tree};
+use crate::cli::args::{AuthArgs, Command, ConfigCommand, Global, Protem, Typed, tree};
 use crate::cli::args_operate::{AuditCommand, BenchArgs};
 use crate::cli::client::screen;
 use crate::cli::exit::{Exit, Failure};
@@ -21,10 +21,11 @@ use crate::config;
 #[must_use]
 pub fn enter() -> ExitCode {
     let matches = tree().get_matches();
-    let read = match Protem::from_arg_matches(&matches) {
+    let mut read = match Protem::from_arg_matches(&matches) {
         Ok(read) => read,
         Err(wrong) => wrong.exit(),
     };
+    read.global.typed = Typed::of(&matches);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ended = match runtime {
         Ok(runtime) => {

@@ -54,11 +54,12 @@ struct Signer(Login);
 
 impl GateLogin for Signer {
     fn token(&self) -> Pin<Box<dyn Future<Output = Result<CallerToken, LoginFailed>> + Send + '_>> {
-        let token = match self.0.token() {
-            Ok(Some(token)) => Ok(CallerToken::new(token.as_str().to_owned())),
-            Ok(None) => Err(LoginFailed("nothing says who it is".to_owned())),
-            Err(why) => Err(LoginFailed(why.what)),
-        };
-        Box::pin(std::future::ready(token))
+        Box::pin(async {
+            match self.0.token().await {
+                Ok(Some(token)) => Ok(CallerToken::new(token.as_str().to_owned())),
+                Ok(None) => Err(LoginFailed("nothing says who it is".to_owned())),
+                Err(why) => Err(LoginFailed(why.what)),
+            }
+        })
     }
 }

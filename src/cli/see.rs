@@ -10,7 +10,7 @@ use crate::cli::args::{AuthCommand, Global};
 use crate::cli::args_work::{GrantsArgs, StateArg, WaitArgs};
 use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure, visible};
-use crate::cli::output::columns;
+use crate::cli::output::{Tint, columns};
 use crate::cli::{find, show};
 
 /// `protem grants`.
@@ -133,7 +133,7 @@ pub async fn auth(global: &Global, command: &AuthCommand) -> Result<Exit, Failur
     let (client, screen) = Client::open(global)?;
     match command {
         AuthCommand::Token => {
-            let Some(token) = client.login().token()? else {
+            let Some(token) = client.login().token().await? else {
                 let what = "there is no token to show";
                 return Err(Failure::of(Exit::NotAuthenticated, tool::NO_LOGIN, what));
             };
@@ -141,6 +141,7 @@ pub async fn auth(global: &Global, command: &AuthCommand) -> Result<Exit, Failur
             Ok(Exit::Done)
         }
         AuthCommand::Status => {
+            screen.say(screen.tint(Tint::Dim, &format!("  by {}", client.login().source())));
             let answer = client.access().who_am_i(v1::WhoAmIRequest {}).await;
             let answer = answer.map_err(|status| client.failure(&status))?.into_inner();
             if screen.json {

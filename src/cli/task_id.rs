@@ -34,7 +34,9 @@ fn from_ci(env: &dyn Fn(&str) -> Option<String>) -> Option<(String, String)> {
         let job = env("GITHUB_JOB")?;
         let server = env("GITHUB_SERVER_URL").unwrap_or_else(|| "https://github.com".to_owned());
         let url = format!("{server}/{repo}/actions/runs/{run}/attempts/{attempt}");
-        (format!("github:{repo}/{run}/{attempt}/{job}"), url)
+        // The jobs of a matrix share all of these, and run on a runner each.
+        let runner = env("RUNNER_NAME").map(|name| format!("/{name}")).unwrap_or_default();
+        (format!("github:{repo}/{run}/{attempt}/{job}{runner}"), url)
     } else if env("GITLAB_CI").as_deref() == Some("true") {
         // A retried job of GitLab is a new job with an id of its own.
         let (project, job) = (env("CI_PROJECT_PATH")?, env("CI_JOB_ID")?);
@@ -94,6 +96,14 @@ mod tests {
         let gitlab =
             [("GITLAB_CI", "true"), ("CI_PROJECT_PATH", "shop/payments"), ("CI_JOB_ID", "9")];
         check(&gitlab, None, "gitlab:shop/payments/9", "ci-job");
+    }
+
+    #[test]
+    fn jobs_of_a_matrix_are_tasks_of_their_own() {
+        let on = |runner| [GITHUB, &[("RUNNER_NAME", runner)]].concat();
+        let id = |runner: &str| format!("github:shop/payments/4711/2/deploy-prod/{runner}");
+        check(&on("GitHub Actions 7"), None, &id("GitHub-Actions-7"), "ci-job");
+        check(&on("GitHub Actions 8"), None, &id("GitHub-Actions-8"), "ci-job");
     }
 
     #[test]

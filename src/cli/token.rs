@@ -1,7 +1,7 @@
 //! Where the caller's token comes from, and where it may go.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,14 +12,22 @@ use zeroize::Zeroizing;
 
 use crate::cli::dev_key::{self, DevKey, TOKEN_LIFE};
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::ways::{ID_TOKEN_VAR, Way};
 
 /// A way to present oneself; it gives a token that is fresh enough each time.
 #[derive(Clone)]
-pub struct Login(Arc<Source>);
+pub struct Login(Arc<Inner>);
+
+struct Inner {
+    source: Source,
+    /// Why the last token could not be had: a call that failed for it tells no more than a status.
+    trouble: Mutex<Option<Failure>>,
+}
 
 enum Source {
     Nothing,
     File(PathBuf),
+    IdToken(Zeroizing<String>),
     Dev(Box<Dev>),
 }
 
@@ -41,106 +49,121 @@ impl fmt::Debug for Login {
 }
 
 impl Login {
+    fn new(source: Source) -> Self {
+        Self(Arc::new(Inner { source, trouble: Mutex::new(None) }))
+    }
+
     /// Nobody.
     #[must_use]
     pub fn nobody() -> Self {
-        Self(Arc::new(Source::Nothing))
+        Self::new(Source::Nothing)
     }
 
-    /// As flags and settings say: an explicit `--as` against a development broker, else a token file.
+    /// With the token in a file, read anew each time.
+    #[must_use]
+    pub fn file(path: PathBuf) -> Self {
+        Self::new(Source::File(path))
+    }
+
+    /// The way that counts, against a broker.
     ///
     /// # Errors
     /// When there is no development key for `--as`.
-    pub fn find(
-        broker: &Uri,
-        act_as: Option<&str>,
-        file: Option<PathBuf>,
-    ) -> Result<Self, Failure> {
-        let from_environment = (
-            file.is_some() && std::env::var_os(TOKEN_FILE_VAR).map(PathBuf::from) == file,
-            act_as.is_some() && std::env::var(AS_VAR).ok().as_deref() == act_as,
-        );
-        let source = match one_way(file, act_as, from_environment)? {
-            (Some(file), _) => Source::File(file),
-            (None, None) => Source::Nothing,
-            (None, Some(name)) => {
+    pub fn by(way: Way, broker: &Uri) -> Result<Self, Failure> {
+        Ok(match way {
+            Way::File(path) => Self::file(path),
+            Way::IdToken(token) => Self::new(Source::IdToken(one_token(&token).map_err(bad_var)?)),
+            Way::As(name) => {
                 let key = dev_key::read(&dev_key::state(), broker.port_u16().unwrap_or(80))?;
-                return Ok(Self::dev(key, name));
+                Self::dev(key, &name)
             }
-        };
-        Ok(Self(Arc::new(source)))
+            Way::GitHub(_) | Way::SignedIn | Way::Nothing => Self::nobody(),
+        })
     }
 
     /// With a development key.
     #[must_use]
     pub fn dev(key: DevKey, name: &str) -> Self {
         let dev = Dev { key, name: name.to_owned(), kept: Mutex::new(None) };
-        Self(Arc::new(Source::Dev(Box::new(dev))))
+        Self::new(Source::Dev(Box::new(dev)))
     }
 
     /// The token to present now; none when nothing says who the caller is.
     ///
     /// # Errors
-    /// When the token file cannot be used.
-    pub fn token(&self) -> Result<Option<Zeroizing<String>>, Failure> {
-        match &*self.0 {
+    /// When it cannot be read or fetched.
+    pub async fn token(&self) -> Result<Option<Zeroizing<String>>, Failure> {
+        let found = match &self.0.source {
             Source::Nothing => Ok(None),
             Source::File(path) => read_token(path).map(Some),
-            Source::Dev(dev) => {
-                let now = SystemClock.boot();
-                let mut kept = dev.kept.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(kept) = kept.as_ref().filter(|kept| kept.until > now) {
-                    return Ok(Some(kept.token.clone()));
-                }
-                let token = dev.key.sign(&dev.name);
-                let until = now.saturating_add(TOKEN_LIFE / 2);
-                *kept = Some(Kept { token: token.clone(), until });
-                Ok(Some(token))
-            }
-        }
+            Source::IdToken(token) => Ok(Some(token.clone())),
+            Source::Dev(dev) => Ok(Some(dev.token())),
+        };
+        let mut trouble = self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        *trouble = found.as_ref().err().cloned();
+        found
+    }
+
+    /// Why the last token could not be had, if it could not.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Failure> {
+        self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether there is anything to present.
     #[must_use]
     pub fn is_somebody(&self) -> bool {
-        !matches!(&*self.0, Source::Nothing)
+        !matches!(&self.0.source, Source::Nothing)
     }
-}
 
-/// Of two ways to say who the caller is, an explicit flag wins over the environment; of two in the environment, the file.
-fn one_way(
-    file: Option<PathBuf>,
-    act_as: Option<&str>,
-    from_environment: (bool, bool),
-) -> Result<(Option<PathBuf>, Option<&str>), Failure> {
-    if file.is_none() || act_as.is_none() {
-        return Ok((file, act_as));
-    }
-    match from_environment {
-        (true, false) => Ok((None, act_as)),
-        (_, true) => Ok((file, None)),
-        (false, false) => {
-            let what = "`--as` and `--token-file` are two ways to say who you are";
-            Err(Failure::of(Exit::Usage, tool::USAGE, what).helps("give one of them"))
+    /// Where the token comes from, in words.
+    #[must_use]
+    pub fn source(&self) -> String {
+        match &self.0.source {
+            Source::Nothing => "nothing says who you are".to_owned(),
+            Source::File(path) => format!("the token file `{}`", path.display()),
+            Source::IdToken(_) => format!("the id token in {ID_TOKEN_VAR}"),
+            Source::Dev(dev) => format!("`--as {}`, signed with the development key", dev.name),
         }
     }
 }
 
-const TOKEN_FILE_VAR: &str = "PROTEM_TOKEN_FILE";
-const AS_VAR: &str = "PROTEM_AS";
+impl Dev {
+    fn token(&self) -> Zeroizing<String> {
+        let now = SystemClock.boot();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.until > now) {
+            return kept.token.clone();
+        }
+        let token = self.key.sign(&self.name);
+        let until = now.saturating_add(TOKEN_LIFE / 2);
+        *kept = Some(Kept { token: token.clone(), until });
+        token
+    }
+}
 
-fn read_token(path: &std::path::Path) -> Result<Zeroizing<String>, Failure> {
+fn bad_var(why: &str) -> Failure {
+    let what = format!("{ID_TOKEN_VAR}: {why}");
+    Failure::of(Exit::NotAuthenticated, tool::TOKEN_FILE, what)
+}
+
+fn read_token(path: &Path) -> Result<Zeroizing<String>, Failure> {
     let bad = |why: &dyn fmt::Display| {
         let what = format!("`{}`: {why}", path.display());
         Failure::of(Exit::NotAuthenticated, tool::TOKEN_FILE, what)
     };
     let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|why| bad(&why))?);
+    one_token(&text).map_err(|why| bad(&why))
+}
+
+/// The one token of a text.
+fn one_token(text: &str) -> Result<Zeroizing<String>, &'static str> {
     let token = text.trim();
     if token.is_empty() {
-        return Err(bad(&"it is empty"));
+        return Err("it is empty");
     }
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(bad(&"it does not hold one token"));
+        return Err("it does not hold one token");
     }
     Ok(Zeroizing::new(token.to_owned()))
 }
@@ -177,19 +200,6 @@ fn is_loopback(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_explicit_flag_wins_over_the_environment() {
-        let check = |environment, file: bool, act_as: bool| {
-            let found = one_way(Some("f".into()), Some("a"), environment).unwrap();
-            assert_eq!((found.0.is_some(), found.1.is_some()), (file, act_as));
-        };
-        check((true, false), false, true);
-        check((false, true), true, false);
-        check((true, true), true, false);
-        assert!(one_way(Some("f".into()), Some("a"), (false, false)).is_err());
-        assert_eq!(one_way(None, Some("a"), (false, false)).unwrap().1, Some("a"));
-    }
-
     #[track_caller]
     fn check(url: &str, expect: Result<(), &str>) {
         let code = broker_uri(url).map(drop).map_err(|failure| failure.code);
@@ -208,16 +218,17 @@ mod tests {
         check("nothing", Err("PT-0719"));
     }
 
-    #[test]
-    fn a_token_file_is_read_anew_and_holds_one_token() {
+    #[tokio::test]
+    async fn a_token_file_is_read_anew_and_holds_one_token() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
-        let uri = broker_uri("http://127.0.0.1:1").unwrap();
-        let login = Login::find(&uri, None, Some(path.clone())).unwrap();
-        assert!(login.token().is_err());
+        let login = Login::file(path.clone());
+        assert!(login.token().await.is_err());
+        assert_eq!(login.trouble().unwrap().code, "PT-0705");
         std::fs::write(&path, "a.b.c\n").unwrap();
-        assert_eq!(login.token().unwrap().unwrap().as_str(), "a.b.c");
+        assert_eq!(login.token().await.unwrap().unwrap().as_str(), "a.b.c");
+        assert_eq!(login.trouble(), None);
         std::fs::write(&path, "two tokens").unwrap();
-        assert!(login.token().is_err());
+        assert!(login.token().await.is_err());
     }
 }

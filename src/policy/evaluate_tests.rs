@@ -353,6 +353,13 @@ fn logins_are_matched_exactly() {
     bob.claims.insert("email".to_owned(), Claim::Text("bob@shop.example".to_owned()));
     bob.claims
         .insert("groups".to_owned(), Claim::List(vec!["operators".to_owned(), "other".to_owned()]));
+    for unproven in [None, Some("false"), Some("")] {
+        let text = unproven.map(|text| Claim::Text(text.to_owned()));
+        bob.claims.extend(text.map(|text| ("email_verified".to_owned(), text)));
+        let why = bundle.who(&bob).unwrap_err().why_not;
+        assert!(why.contains("email_verified"), "{why}");
+    }
+    bob.claims.insert("email_verified".to_owned(), Claim::Text("true".to_owned()));
     let Principal::Person(person) = bundle.who(&bob).unwrap() else { panic!() };
     assert_eq!((person.name.as_str(), person.groups.len()), ("corp|bob@shop.example", 1));
     bob.claims.insert("email".to_owned(), Claim::Text("alice@shop.example".to_owned()));

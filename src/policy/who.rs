@@ -220,6 +220,11 @@ impl Bundle {
         if let Some(issuer) = issuer.filter(|issuer| issuer.subjects == Subjects::People) {
             let claim = issuer.name_claim.as_deref().unwrap_or("sub");
             let name = login.text(claim).ok_or_else(|| no(format!("it has no claim `{claim}`")))?;
+            // INVARIANT(an_unproven_address_names_nobody): at many issuers anybody may type one (OpenID Connect Core §5.7).
+            if claim == EMAIL && login.text(EMAIL_VERIFIED) != Some("true") {
+                let why = "its issuer does not say that the address is verified (`email_verified`)";
+                return Err(no(format!("its `{EMAIL}` names nobody: {why}")));
+            }
             let name = self.people.person(&login.issuer, name).map_err(no)?;
             return Ok(Principal::Person(Person { name, groups: self.people.groups_of(login) }));
         }
@@ -341,6 +346,10 @@ impl People {
         of.map(|(name, _)| name.clone()).collect()
     }
 }
+
+/// The claims of OpenID Connect Core §5.1 that are an address, and whether it was proven.
+const EMAIL: &str = "email";
+const EMAIL_VERIFIED: &str = "email_verified";
 
 fn subject(login: &Login) -> Result<Subject, String> {
     let text = if login.issuer == SPIFFE_ISSUER {

@@ -13,10 +13,11 @@ use protem_verify::codes::caller;
 use serde_json::json;
 
 use crate::engine::broker::Broker;
+use crate::serve::welcome;
 
 /// The routes.
 pub fn routes(broker: &Broker) -> Router {
-    let mut router = Router::new().route("/jwks.json", get(jwks));
+    let mut router = Router::new().route("/jwks.json", get(jwks)).route(welcome::PATH, get(welcome::welcome));
     // RFC 8414 §3 puts the well-known part before an issuer's path, OpenID Connect Discovery §4 behind it.
     let path = issuer_path(broker.issuer());
     let oauth = format!("/.well-known/oauth-authorization-server{path}");

@@ -29,5 +29,6 @@ pub mod show;
 pub mod status;
 pub mod strict_json;
 pub mod watch;
+pub mod welcome;
 pub mod who;
 pub mod whole;

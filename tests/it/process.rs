@@ -205,7 +205,7 @@ impl Broker {
     /// The command line's own client as `name`; it outlives restarts. Each has a connection of its own.
     pub fn client(&self, name: &str) -> Client {
         let uri = broker_uri(&self.url()).unwrap();
-        let login = Login::find(&uri, None, Some(self.token_file(name))).unwrap();
+        let login = Login::file(self.token_file(name));
         Client::new(uri, login)
     }
 }
@@ -264,7 +264,7 @@ pub fn ran(output: Output) -> Ran {
 pub fn program(home: &Path) -> Command {
     let mut command = Command::new(PROTEM);
     let foreign = |name: &String| {
-        ["PROTEM", "GITHUB_", "GITLAB_", "CI", "XDG_", "NO_COLOR"]
+        ["PROTEM", "GITHUB_", "GITLAB_", "ACTIONS_", "RUNNER_", "CI", "XDG_", "NO_COLOR"]
             .iter()
             .any(|of| name.starts_with(of))
     };

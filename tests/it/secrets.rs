@@ -250,6 +250,7 @@ async fn attack_grep_every_sink_for_canary_token() {
     {
         person[name] = value.into();
     }
+    person["email_verified"] = true.into();
     person["groups"] = serde_json::json!(["operators"]);
     for format in ["text", "json"] {
         let folder = tempfile::tempdir().unwrap();
@@ -342,7 +343,7 @@ async fn attack_secret_in_argv_debug_startup_log() {
         secrets.not_in(&seen, "what `run` and its command show");
         assert_eq!(dev.end(), Some(0));
         secrets.not_in(dev.said().as_bytes(), "what `dev` said");
-        debug_texts(&secrets, key, &caller, port);
+        debug_texts(&secrets, key, &caller, port).await;
     }
 }
 
@@ -365,15 +366,15 @@ fn run_a_job(home: &Path, url: &str) -> (String, Vec<u8>) {
 }
 
 /// `{:?}` and `{:#?}` of everything that holds a secret.
-fn debug_texts(secrets: &Secrets, key: DevKey, caller: &str, port: u16) {
+async fn debug_texts(secrets: &Secrets, key: DevKey, caller: &str, port: u16) {
     let file = std::env::temp_dir().join("no-such-token");
     let uri = broker_uri(&format!("http://127.0.0.1:{port}")).unwrap();
-    let login = Login::find(&uri, None, Some(file)).unwrap();
+    let login = Login::file(file);
     let client = Client::new(uri, login.clone());
     let gateway = CallerToken::new(caller.to_owned());
     let mut text = format!("{key:?} {key:#?} {login:?} {login:#?} {client:?} {client:#?}");
     let dev = Login::dev(key, "payments/agent");
-    assert!(dev.token().unwrap().is_some());
+    assert!(dev.token().await.unwrap().is_some());
     write!(text, "{dev:?} {dev:#?} {gateway:?} {gateway:#?}").unwrap();
     secrets.not_in(text.as_bytes(), "a debug text");
 }
