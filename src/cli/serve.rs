@@ -22,6 +22,7 @@ use crate::engine::lane::LaneLimits;
 use crate::engine::stop::StartError;
 use crate::journal::sqlite::SqliteJournal;
 use crate::policy::bundle::{Bundle, Files, Load};
+use crate::serve::issuers::Reach;
 use crate::serve::server::{Drain, ServeSettings, serve as serve_on};
 
 /// What a broker is made of.
@@ -71,7 +72,9 @@ pub async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
         }
     };
     let drain = Drain(settings.broker.drain.0);
-    run(broker, ServeSettings { drain, ..ServeSettings::default() }, listener, ended).await
+    let reach = Reach { fetch: settings.fetch, issuers: settings.issuer };
+    let settings = ServeSettings { drain, reach, ..ServeSettings::default() };
+    run(broker, settings, listener, ended).await
 }
 
 /// Serves until `ended`, then lets everybody finish.

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwapOption;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use protem_clock::clock::Clock;
 use protem_verify::codes::caller;
 use protem_verify::ids::Hash;
 use protem_verify::time::Time;
@@ -14,11 +14,11 @@ use sha2::{Digest, Sha256};
 use tonic::Code as Grpc;
 
 use crate::policy::bundle::Bundle;
-use crate::policy::catalog::{Issuer, IssuerKeys};
 use crate::policy::login::{Caller, Claim, DEV_ISSUER, Login, NoMatch};
 use crate::serve::grounds::{Changes, Grounds};
-use crate::serve::jwt::{self, Keys, Rejected, Trusted, Verified};
-use crate::serve::limits::TOKENS_REMEMBERED_MAX;
+use crate::serve::issuers::{Issuers, Reach};
+use crate::serve::jwt::{Keys, Kind, Rejected, Token, Trusted, Verified, unreadable};
+use crate::serve::limits::{FAULT_RETRY, TOKENS_REMEMBERED_MAX};
 use crate::serve::status::Problem;
 
 /// Somebody who proved who they are; whether the bundle knows them is another matter.
@@ -55,25 +55,23 @@ impl SignedIn {
 
 /// Verifies callers' tokens and remembers those that were good.
 pub struct Door {
-    dev: Option<Trusted>,
-    issuers: ArcSwapOption<Issuers>,
+    issuers: Issuers,
     changes: Changes,
     remembered: Mutex<HashMap<[u8; 32], Arc<SignedIn>>>,
-}
-
-/// The issuers of one bundle, with their keys read.
-struct Issuers {
-    bundle: Hash,
-    /// Under its `iss`: its name in the bundle, and what is trusted of it.
-    by_url: BTreeMap<String, (Arc<str>, Trusted)>,
 }
 
 impl Door {
     /// A door for the bundle's issuers, and in development for one more, whose key only its user can read.
     #[must_use]
-    pub fn new(dev: Option<Trusted>) -> Self {
-        let (issuers, changes) = (ArcSwapOption::empty(), Changes::default());
-        Self { dev, issuers, changes, remembered: Mutex::default() }
+    pub fn new(dev: Option<Trusted>, reach: Reach, clock: Arc<dyn Clock>) -> Self {
+        let changes = Changes::default();
+        let issuers = Issuers::new(dev, reach, clock, changes.clone());
+        Self { issuers, changes, remembered: Mutex::default() }
+    }
+
+    /// Fetches issuers' keys ahead of need; called every second or so.
+    pub fn tend(&self, bundle: &Bundle) {
+        self.issuers.tend(bundle);
     }
 
     /// Where whoever changes what sign-ins rest on says so.
@@ -85,11 +83,10 @@ impl Door {
     /// Whether what was believed once would be believed again, but for its end: the same key vouches for the same audience.
     #[must_use]
     pub fn still(&self, signed_in: &SignedIn, bundle: &Bundle) -> bool {
-        let issuers = self.issuers(bundle);
-        let Some(trusted) = self.find(&issuers, &signed_in.issuer) else { return false };
         match &signed_in.grounds {
             Grounds::Token { audience, key } => {
-                trusted.audience == *audience && trusted.keys.hold(key)
+                let trusted = self.issuers.trusted(&signed_in.issuer, bundle);
+                trusted.is_some_and(|now| *now.audience == **audience && now.keys.hold(key))
             }
         }
     }
@@ -99,8 +96,9 @@ impl Door {
     /// # Errors
     /// When it is no JWKS.
     pub fn dev_issuer(jwks: &str, audience: &str) -> Result<Trusted, String> {
-        let keys = Keys::parse(jwks.as_bytes())?;
-        Ok(Trusted { issuer: DEV_ISSUER.into(), audience: audience.into(), keys })
+        let keys = Arc::new(Keys::parse(jwks.as_bytes())?);
+        let (issuer, audience) = (DEV_ISSUER.into(), audience.into());
+        Ok(Trusted { issuer, audience, keys, kind: Kind::Oidc })
     }
 
     /// Who sent these headers, when their token was good before and still is. No signature is looked at.
@@ -115,7 +113,7 @@ impl Door {
     ///
     /// # Errors
     /// UNAUTHENTICATED with a code of its own for each reason.
-    pub fn sign_in(
+    pub async fn sign_in(
         &self,
         headers: &HeaderMap,
         bundle: &Bundle,
@@ -124,7 +122,7 @@ impl Door {
         let token = bearer(headers).map_err(|rejected| unauthenticated(&rejected))?;
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let signed_in =
-            self.verify(token, bundle, now).map_err(|rejected| unauthenticated(&rejected))?;
+            self.verify(token, bundle, now).await.map_err(|rejected| unauthenticated(&rejected))?;
         let signed_in = Arc::new(signed_in);
         // Anybody can get tokens of a public issuer: those that are nobody's take no place.
         if signed_in.who.is_ok() {
@@ -133,43 +131,18 @@ impl Door {
         Ok(signed_in)
     }
 
-    fn verify(&self, token: &str, bundle: &Bundle, now: Time) -> Result<SignedIn, Rejected> {
+    async fn verify(&self, token: &str, bundle: &Bundle, now: Time) -> Result<SignedIn, Rejected> {
+        let token = Token::read(token)?;
         let generation = self.changes.generation();
-        let issuers = self.issuers(bundle);
-        let verified = jwt::verify(token, |iss| self.find(&issuers, iss), now)?;
-        // The dev issuer has no entry; a bundle's issuer of the same `iss` never hides behind it.
-        let is_dev = self.dev.as_ref().is_some_and(|dev| dev.issuer == verified.issuer);
-        let name = if is_dev {
-            DEV_ISSUER
-        } else {
-            issuers.by_url.get(&verified.issuer).map_or("", |(name, _)| name)
-        };
-        let login = Arc::new(login(name, &verified));
+        let (name, trusted) = self.issuers.of(&token, bundle).await?;
+        let verified = token.verify(&trusted, now)?;
+        let login = Arc::new(login(&name, &verified)?);
         let who =
             bundle.who(&login).map(|principal| Caller { principal, login: Arc::clone(&login) });
-        let trusted = self.find(&issuers, &verified.issuer);
-        let audience = trusted.map(|trusted| trusted.audience.clone()).unwrap_or_default();
+        let audience = trusted.audience.to_string();
         let grounds = Grounds::Token { audience, key: verified.key };
-        let (issuer, expires, bundle) = (verified.issuer, verified.expires, bundle.digest());
-        Ok(SignedIn { who, login, issuer, expires, bundle, grounds, generation })
-    }
-
-    fn find<'t>(&'t self, issuers: &'t Issuers, iss: &str) -> Option<&'t Trusted> {
-        let dev = self.dev.as_ref().filter(|dev| dev.issuer == iss);
-        dev.or_else(|| issuers.by_url.get(iss).map(|(_, trusted)| trusted))
-    }
-
-    /// The issuers of this bundle, read once.
-    fn issuers(&self, bundle: &Bundle) -> Arc<Issuers> {
-        if let Some(known) =
-            self.issuers.load_full().filter(|known| known.bundle == bundle.digest())
-        {
-            return known;
-        }
-        let by_url = bundle.issuers().values().filter_map(trusted).collect();
-        let fresh = Arc::new(Issuers { bundle: bundle.digest(), by_url });
-        self.issuers.store(Some(Arc::clone(&fresh)));
-        fresh
+        let (issuer, expires) = (verified.issuer.to_string(), verified.expires);
+        Ok(SignedIn { who, login, issuer, expires, bundle: bundle.digest(), grounds, generation })
     }
 
     fn remembered(&self, digest: &[u8; 32], bundle: Hash, now: Time) -> Option<Arc<SignedIn>> {
@@ -198,25 +171,6 @@ impl Door {
     }
 }
 
-/// An issuer with a JWKS file; one whose keys would have to be fetched is not trusted by this version, so nothing is let in.
-fn trusted(issuer: &Issuer) -> Option<(String, (Arc<str>, Trusted))> {
-    let IssuerKeys::File(jwks) = &issuer.keys else {
-        tracing::warn!(issuer = %issuer.name, "the issuer has no JWKS file, so its tokens are refused");
-        return None;
-    };
-    match Keys::parse(jwks) {
-        Ok(keys) => {
-            let (url, audience) = (issuer.url.clone(), issuer.audience.clone());
-            let trusted = Trusted { issuer: url.clone(), audience, keys };
-            Some((url, (Arc::clone(&issuer.name), trusted)))
-        }
-        Err(why) => {
-            tracing::error!(issuer = %issuer.name, why, "the issuer's JWKS file cannot be used, so its tokens are refused");
-            None
-        }
-    }
-}
-
 /// The one bearer token of a call.
 fn bearer(headers: &HeaderMap) -> Result<&str, Rejected> {
     let rejected = |code, why: &str| Rejected { code, why: why.to_owned() };
@@ -240,14 +194,41 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Rejected> {
 }
 
 fn unauthenticated(rejected: &Rejected) -> Problem {
-    Problem::new(Grpc::Unauthenticated, rejected.code, rejected.why.clone())
+    let problem = |grpc| Problem::new(grpc, rejected.code, rejected.why.clone());
+    // Nobody's fault who calls, and over when the issuer is back.
+    if rejected.code == caller::ISSUER_UNREACHABLE {
+        return problem(Grpc::Unavailable).retry(FAULT_RETRY);
+    }
+    problem(Grpc::Unauthenticated)
 }
 
-/// What policy looks at of a verified token: texts and lists of texts; numbers and flags as their text.
-fn login(issuer: &str, verified: &Verified) -> Login {
-    let claims =
-        verified.claims.iter().filter_map(|(name, value)| Some((name.clone(), claim(value)?)));
-    Login { issuer: issuer.to_owned(), subject: verified.subject.clone(), claims: claims.collect() }
+/// What policy looks at of a verified token: texts and lists of texts; numbers and flags as their text; what is nested under
+/// the names on its way, as in `kubernetes.io/serviceaccount/name`.
+fn login(issuer: &str, verified: &Verified) -> Result<Login, Rejected> {
+    let mut claims = BTreeMap::new();
+    for (name, value) in &verified.claims {
+        flatten(&mut claims, name.clone(), value)?;
+    }
+    Ok(Login { issuer: issuer.to_owned(), subject: verified.subject.clone(), claims })
+}
+
+fn flatten(
+    claims: &mut BTreeMap<String, Claim>,
+    name: String,
+    value: &Value,
+) -> Result<(), Rejected> {
+    if let Value::Object(inner) = value {
+        // A `/` inside a nested name could be read as one more level, so such a claim says nothing.
+        for (inner, value) in inner.iter().filter(|(inner, _)| !inner.contains('/')) {
+            flatten(claims, format!("{name}/{inner}"), value)?;
+        }
+        return Ok(());
+    }
+    let Some(claim) = claim(value) else { return Ok(()) };
+    match claims.insert(name, claim) {
+        None => Ok(()),
+        Some(_) => Err(unreadable("has two claims that read alike")),
+    }
 }
 
 fn claim(value: &Value) -> Option<Claim> {
@@ -293,6 +274,35 @@ mod tests {
         check(&["Bearer a.b.c", "Bearer a.b.c"], Err("PT-0602"));
         check(&["Bearer a.b.c,Bearer d.e.f"], Err("PT-0602"));
         check(&["Bearer a.b.c d"], Err("PT-0602"));
+    }
+
+    #[test]
+    fn nested_claims_are_named_by_their_way_and_never_by_two() {
+        let flat = |json: Value| {
+            let mut claims = BTreeMap::new();
+            let mut all = json.as_object().unwrap().iter();
+            all.try_for_each(|(name, value)| flatten(&mut claims, name.clone(), value))
+                .map(|()| claims.into_keys().collect::<Vec<_>>())
+                .map_err(|rejected| rejected.code.id)
+        };
+        let kubernetes = serde_json::json!({"sub": "a", "kubernetes.io": {
+            "namespace": "shop", "pod": {"name": "p", "uid": "1"}, "serviceaccount": {"name": "s"},
+        }});
+        let names = [
+            "kubernetes.io/namespace",
+            "kubernetes.io/pod/name",
+            "kubernetes.io/pod/uid",
+            "kubernetes.io/serviceaccount/name",
+            "sub",
+        ];
+        assert_eq!(flat(kubernetes), Ok(names.map(str::to_owned).to_vec()));
+        for twice in [
+            serde_json::json!({"a": {"b": 1}, "a/b": 2}),
+            serde_json::json!({"a/b": {"c": 1}, "a": {"b": {"c": 1}}}),
+        ] {
+            assert_eq!(flat(twice), Err("PT-0603"));
+        }
+        assert_eq!(flat(serde_json::json!({"a": {"b/c": 1}})), Ok(vec![]));
     }
 
     #[test]

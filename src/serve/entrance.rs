@@ -9,7 +9,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http::HeaderMap;
 use http_body_util::BodyExt;
-use protem_verify::codes::wire;
+use protem_verify::codes::{caller, wire};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code as Grpc, Status};
 use tracing::{Instrument, Span, field};
@@ -117,9 +117,9 @@ impl Entrance {
         self.rates.tidy();
     }
 
-    fn admit(&self, request: &mut Request, rule: &Rule) -> Result<Admitted, Problem> {
+    async fn admit(&self, request: &mut Request, rule: &Rule) -> Result<Admitted, Problem> {
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
-        let signed_in = self.sign_in(request.headers(), rule, peer.as_deref())?;
+        let signed_in = self.sign_in(request.headers(), rule, peer.as_deref()).await?;
         let caller = signed_in.as_deref().and_then(|signed_in| signed_in.who.as_ref().ok());
         let place = self.place(rule.lane, caller)?;
         let stream = if rule.follows { self.stream(caller)? } else { None };
@@ -170,7 +170,7 @@ impl Entrance {
         seat.map(Some)
     }
 
-    fn sign_in(
+    async fn sign_in(
         &self,
         headers: &HeaderMap,
         rule: &Rule,
@@ -194,7 +194,10 @@ impl Entrance {
                 if let Some(ip) = ip {
                     self.rates.may_try(ip, boot)?;
                 }
-                self.door.sign_in(headers, &bundle, now).inspect_err(|_| failed())?
+                let signed_in = self.door.sign_in(headers, &bundle, now).await;
+                // An issuer that is down must not lock its callers' whole address out.
+                let blamed = |problem: &Problem| problem.code() != caller::ISSUER_UNREACHABLE;
+                signed_in.inspect_err(|problem| blamed(problem).then(failed).unwrap_or_default())?
             }
         };
         match signed_in.caller() {
@@ -269,7 +272,7 @@ pub async fn enter(
 }
 
 async fn called(entrance: Arc<Entrance>, rule: Rule, mut request: Request, next: Next) -> Response {
-    let Admitted { room, stream } = match entrance.admit(&mut request, &rule) {
+    let Admitted { room, stream } = match entrance.admit(&mut request, &rule).await {
         Ok(admitted) => admitted,
         Err(problem) => {
             pass_over(request.into_body()).await;

@@ -70,6 +70,27 @@ pub const CLOCK_LEEWAY: Duration = Duration::from_secs(5);
 pub const JWKS_KEYS_MAX: usize = 32;
 /// A JWKS file.
 pub const JWKS_MAX: usize = 64 * 1024;
+/// How long fetched keys are taken for fresh when the issuer does not say; they are fetched again after half of it.
+pub const KEYS_FRESH: Duration = Duration::from_secs(5 * 60);
+/// The least that an issuer's `Cache-Control` may say: nobody makes the broker ask all the time.
+pub const KEYS_FRESH_LEAST: Duration = Duration::from_secs(60);
+/// The most: a key that was taken back is noticed within half an hour.
+pub const KEYS_FRESH_MOST: Duration = Duration::from_secs(60 * 60);
+/// How long the last good keys of an issuer that cannot be reached let people in; longer than its restart, and short enough
+/// for a key that was taken back meanwhile.
+pub const KEYS_KEPT: Duration = Duration::from_secs(60 * 60);
+/// How often an unknown `kid` may have an issuer's keys fetched again: its tokens cost nothing to make up.
+pub const UNKNOWN_KEY_EVERY: Duration = Duration::from_secs(30);
+/// The first pause after a failed fetch; each further one doubles it.
+pub const FETCH_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause after failed fetches: an issuer that is back is noticed within a minute.
+pub const FETCH_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How long a login waits for its own issuer's keys, and for no other's.
+pub const ISSUER_WAIT: Duration = Duration::from_secs(3);
+/// Logins that wait for one issuer; more are told to come back.
+pub const ISSUER_WAITING_MAX: usize = 64;
+/// A file with the token that an issuer wants to see.
+pub const BEARER_MAX: usize = 16 * 1024;
 /// How deep a token's JSON may nest.
 pub const JSON_DEPTH_MAX: usize = 16;
 /// Members and items of a token's JSON, all together: a person may be in a few hundred groups.

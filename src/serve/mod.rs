@@ -6,13 +6,17 @@ pub mod audit;
 pub mod bundles;
 pub mod caller;
 pub mod entrance;
+pub mod fetched;
 pub mod governance;
 pub mod grounds;
 pub mod hold;
 pub mod http;
 pub mod incoming;
 pub mod inventory;
+pub mod issuers;
 pub mod jwt;
+#[cfg(test)]
+mod jwt_tests;
 pub mod later;
 pub mod limits;
 pub mod listing;

@@ -22,6 +22,7 @@ use crate::serve::caller::Door;
 use crate::serve::entrance::{CallLimits, Entrance};
 use crate::serve::grounds::CallerTime;
 use crate::serve::incoming::{ConnectionLimits, Connections, Peer, spread};
+use crate::serve::issuers::Reach;
 use crate::serve::limits::{
     CONNECTION_AGE, GRACE, HEADER_LIST_MAX, HTTP1_BUFFER_MAX, KEEP_ALIVE_EVERY, KEEP_ALIVE_WITHIN,
     LOCAL_RESETS_MAX, PENDING_RESETS_MAX, STRANGER_FOR, STREAMS_MAX,
@@ -45,6 +46,8 @@ pub struct ServeSettings {
     pub calls: CallLimits,
     /// How long a broker that ends waits for what has begun.
     pub drain: Drain,
+    /// How issuers' keys are fetched.
+    pub reach: Reach,
 }
 
 /// How long a broker that ends waits for calls that have begun, before it cuts their connections.
@@ -75,15 +78,18 @@ pub async fn serve(
     };
     let is_dev = dev.is_some();
     let (drain, draining) = watch::channel(false);
-    let (door, time) = (Arc::new(Door::new(dev)), CallerTime::start(Arc::clone(broker.clock())));
+    let clock = Arc::clone(broker.clock());
+    let door = Arc::new(Door::new(dev, settings.reach, Arc::clone(&clock)));
+    let time = CallerTime::start(clock);
     let watch = Watch::start(broker.clone(), Arc::clone(&door), time.clone(), draining.clone());
-    let entrance = Entrance::new(broker.clone(), door, time, is_dev, settings.calls);
+    let entrance = Entrance::new(broker.clone(), Arc::clone(&door), time, is_dev, settings.calls);
     let entrance = Arc::new(entrance);
     let router = routes::all(&broker, &entrance, &watch, is_dev.then_some(port));
     let private = settings
         .private
         .map(|listener| tokio::spawn(private::serve(broker.clone(), listener, draining.clone())));
     let tidying = tokio::spawn(tidy(Arc::clone(&entrance)));
+    let tending = tokio::spawn(tend(broker.clone(), door));
     let connections = Connections::new(settings.connections);
     let mut open = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -104,6 +110,7 @@ pub async fn serve(
     }
     open.shutdown().await;
     tidying.abort();
+    tending.abort();
     if let Some(private) = private {
         private.abort();
     }
@@ -185,6 +192,15 @@ async fn tidy(entrance: Arc<Entrance>) {
     }
 }
 
+async fn tend(broker: Broker, door: Arc<Door>) {
+    loop {
+        door.tend(&broker.bundle());
+        tokio::time::sleep(TEND_EVERY).await;
+    }
+}
+
+/// How often it is looked which issuers' keys are due.
+const TEND_EVERY: Duration = Duration::from_secs(1);
 /// How often the rate limits forget who has not called for a while.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// Longer than any connection lives.

@@ -15,6 +15,7 @@ use protem::journal::sqlite::SqliteJournal;
 use protem::policy::bundle::{Files, read_folder};
 use protem::serve::entrance::CallLimits;
 use protem::serve::incoming::ConnectionLimits;
+use protem::serve::issuers::Reach;
 use protem::serve::server::{Drain, ServeSettings, serve};
 use protem_clock::clock::{Clock, SystemClock};
 use protem_clock::random;
@@ -52,6 +53,7 @@ pub struct Wish {
     pub connections: ConnectionLimits,
     pub calls: CallLimits,
     pub drain: Drain,
+    pub reach: Reach,
     pub bundle: Option<Files>,
     /// Another store than SQLite.
     pub journal: Option<(Box<dyn Journal>, Arc<dyn Reader>)>,
@@ -95,6 +97,7 @@ impl TestBroker {
             connections: wish.connections,
             calls: wish.calls,
             drain: wish.drain,
+            reach: wish.reach,
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = serve(broker.clone(), settings, listener, async {

@@ -10,7 +10,7 @@ crate::codes! {
     UNKNOWN_ISSUER = "PT-0604", "the caller token's issuer is not trusted",
         "`iss` is not exactly the `url` of an issuer of the bundle", "add the issuer to `issuers.toml`, or use a token of one that is there";
     UNKNOWN_KEY = "PT-0605", "the caller token's key is not known",
-        "its `kid` is not among the issuer's keys, or its algorithm is not the key's", "refresh the issuer's JWKS file";
+        "its `kid` is not among the issuer's keys, or its algorithm is not the key's", "with `jwks = \"file:…\"` renew that file; without, the keys are fetched again once in 30 s, so try again";
     BAD_SIGNATURE = "PT-0606", "the caller token's signature is wrong",
         "the token was not signed by the issuer's key, or was changed", "get a fresh token from the issuer";
     WRONG_AUDIENCE = "PT-0607", "the caller token is for somebody else",
@@ -31,4 +31,6 @@ crate::codes! {
         "a stream ends when its caller's token expires or its identity, gateway or groups change", "connect again with a fresh token";
     FOREIGN_ORIGIN = "PT-0615", "the call came from a foreign web page",
         "a development broker answers only its own address, so that no web page reaches it through a browser", "use the address that `protem dev` printed";
+    ISSUER_UNREACHABLE = "PT-0616", "the issuer's keys cannot be fetched",
+        "the broker cannot tell whether the token is genuine: its issuer's discovery document or key set could not be fetched, and what was fetched before is too old", "the message says why; try again, check the issuer, `fetch.allow_private` and `[issuer.NAME]`, or put its keys into the bundle with `jwks = \"file:…\"`";
 }
