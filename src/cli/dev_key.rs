@@ -122,11 +122,17 @@ impl DevKey {
     /// A token for `name`: an identity or gateway of the bundle, or `person:group,group`.
     #[must_use]
     pub fn sign(&self, name: &str) -> Zeroizing<String> {
+        self.sign_for(name, TOKEN_LIFE)
+    }
+
+    /// The same for another life than usual.
+    #[must_use]
+    pub fn sign_for(&self, name: &str, life: Duration) -> Zeroizing<String> {
         let (who, kind, groups) = self.known_as(name);
         let now = SystemClock.unix().as_secs();
         let claims = json!({
             "iss": ISSUER, "sub": who, "aud": self.names.issuer, "iat": now, "nbf": now,
-            "exp": now.saturating_add(TOKEN_LIFE.as_secs()),
+            "exp": now.saturating_add(life.as_secs()),
             "jti": HEXLOWER.encode(&random::bytes::<16>()),
             "protem/as": who, "protem/kind": kind, "groups": groups,
         });

@@ -18,6 +18,7 @@ use crate::engine::broker::Broker;
 use crate::policy::login::{Caller, Principal};
 use crate::serve::caller::{Door, SignedIn};
 use crate::serve::grounds::CallerTime;
+use crate::serve::guarded::Guarded;
 use crate::serve::incoming::Peer;
 use crate::serve::limits::{
     BUSY_RETRY, CALLS_MAX, ENDING_CALLS_MAX, ENDING_CALLS_OF_ONE_MAX, ENDING_CALLS_RESERVED,
@@ -27,6 +28,7 @@ use crate::serve::methods::{self, Lane, Rule, Who};
 use crate::serve::rates::Rates;
 use crate::serve::seats::{Seat, Seated, Seats};
 use crate::serve::status::{DOMAIN, Problem};
+use crate::serve::watch::Watch;
 use crate::serve::who;
 
 /// The way in.
@@ -34,6 +36,7 @@ pub struct Entrance {
     broker: Broker,
     door: Arc<Door>,
     time: CallerTime,
+    watch: Watch,
     rates: Rates,
     ordinary: Arc<Semaphore>,
     ending: Arc<Semaphore>,
@@ -95,6 +98,7 @@ impl Entrance {
         broker: Broker,
         door: Arc<Door>,
         time: CallerTime,
+        watch: Watch,
         dev: bool,
         limits: CallLimits,
     ) -> Self {
@@ -102,6 +106,7 @@ impl Entrance {
             broker,
             door,
             time,
+            watch,
             rates: Rates::default(),
             ordinary: Arc::new(Semaphore::new(limits.ordinary)),
             ending: Arc::new(Semaphore::new(limits.ending)),
@@ -123,13 +128,14 @@ impl Entrance {
         let caller = signed_in.as_deref().and_then(|signed_in| signed_in.who.as_ref().ok());
         let place = self.place(rule.lane, caller)?;
         let stream = if rule.follows { self.stream(caller)? } else { None };
+        let foreign = signed_in.clone().filter(|_| rule.path.starts_with(REFLECTION));
         if let Some(signed_in) = signed_in {
             Span::current().record("caller", field::display(name(&signed_in)));
             request.extensions_mut().insert(signed_in);
         }
         let room = Arc::new(Room(Mutex::new(Some(place))));
         request.extensions_mut().insert(Arc::clone(&room));
-        Ok(Admitted { room, stream })
+        Ok(Admitted { room, stream, foreign })
     }
 
     /// A place among the calls in flight. One caller cannot take all that end access, and workloads together cannot take
@@ -228,6 +234,8 @@ impl Entrance {
 struct Admitted {
     room: Arc<Room>,
     stream: Option<Seat>,
+    /// Who called a stream whose service does not end it with its caller.
+    foreign: Option<Arc<SignedIn>>,
 }
 
 fn is_person(caller: &Caller) -> bool {
@@ -272,7 +280,7 @@ pub async fn enter(
 }
 
 async fn called(entrance: Arc<Entrance>, rule: Rule, mut request: Request, next: Next) -> Response {
-    let Admitted { room, stream } = match entrance.admit(&mut request, &rule).await {
+    let Admitted { room, stream, foreign } = match entrance.admit(&mut request, &rule).await {
         Ok(admitted) => admitted,
         Err(problem) => {
             pass_over(request.into_body()).await;
@@ -284,7 +292,7 @@ async fn called(entrance: Arc<Entrance>, rule: Rule, mut request: Request, next:
     let response = tokio::time::timeout(within, next.run(request)).await;
     room.leave();
     match response {
-        Ok(response) => seated(complete(response), stream),
+        Ok(response) => guarded(&entrance, seated(complete(response), stream), foreign),
         Err(_) => {
             let why = format!("the call was not answered within {within:?}");
             answer(Problem::new(Grpc::DeadlineExceeded, wire::TOO_SLOW, why).retry(FAULT_RETRY))
@@ -298,6 +306,14 @@ fn seated(response: Response, stream: Option<Seat>) -> Response {
         Some(seat) => response.map(|body| Body::new(Seated::new(body, seat))),
         None => response,
     }
+}
+
+/// Ends a stream with its caller where its service does not.
+fn guarded(entrance: &Entrance, response: Response, foreign: Option<Arc<SignedIn>>) -> Response {
+    let Some(signed_in) = foreign else { return response };
+    let watch = entrance.watch.clone();
+    let over = async move { watch.over(signed_in).await };
+    response.map(|body| Body::new(Guarded::new(body, over)))
 }
 
 /// Reads a refused call's small body away, unparsed. Answering before it has come would reset the stream, its late bytes
@@ -392,6 +408,9 @@ fn code(headers: &HeaderMap) -> String {
     let status = Status::from_header_map(headers);
     status.map_or_else(|| "OK".to_owned(), |status| format!("{:?}", status.code()))
 }
+
+/// The one service with streams that is not ours.
+const REFLECTION: &str = "/grpc.reflection.";
 
 /// How logs name a caller; a token's own words are not in it but the subject's.
 fn name(signed_in: &SignedIn) -> String {

@@ -9,6 +9,7 @@ pub mod entrance;
 pub mod fetched;
 pub mod governance;
 pub mod grounds;
+pub mod guarded;
 pub mod hold;
 pub mod http;
 pub mod incoming;

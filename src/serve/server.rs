@@ -82,7 +82,14 @@ pub async fn serve(
     let door = Arc::new(Door::new(dev, settings.reach, Arc::clone(&clock)));
     let time = CallerTime::start(clock);
     let watch = Watch::start(broker.clone(), Arc::clone(&door), time.clone(), draining.clone());
-    let entrance = Entrance::new(broker.clone(), Arc::clone(&door), time, is_dev, settings.calls);
+    let entrance = Entrance::new(
+        broker.clone(),
+        Arc::clone(&door),
+        time,
+        watch.clone(),
+        is_dev,
+        settings.calls,
+    );
     let entrance = Arc::new(entrance);
     let router = routes::all(&broker, &entrance, &watch, is_dev.then_some(port));
     let private = settings

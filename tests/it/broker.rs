@@ -59,6 +59,8 @@ pub struct Wish {
     pub journal: Option<(Box<dyn Journal>, Arc<dyn Reader>)>,
     /// Another clock than the machine's.
     pub clock: Option<Arc<dyn Clock>>,
+    /// As `protem serve` runs: the development key counts for nobody.
+    pub no_dev: bool,
 }
 
 impl TestBroker {
@@ -92,7 +94,7 @@ impl TestBroker {
         let broker = broker.unwrap_or_else(|why| panic!("the broker does not start: {why}"));
         let key = SigningKey::from_bytes(&random::bytes());
         let settings = ServeSettings {
-            dev_jwks: Some(jwks(&key)),
+            dev_jwks: Some(jwks(&key)).filter(|_| !wish.no_dev),
             private: None,
             connections: wish.connections,
             calls: wish.calls,

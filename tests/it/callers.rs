@@ -268,7 +268,7 @@ async fn call(broker: &TestBroker, path: &str, token: Option<String>, body: &[u8
 
 /// Messages as bytes.
 #[derive(Clone, Default)]
-struct Raw;
+pub struct Raw;
 
 impl Codec for Raw {
     type Encode = Vec<u8>;

@@ -40,4 +40,5 @@ mod python;
 mod secrets;
 mod served;
 mod simulation;
+mod streams;
 mod tidy;
