@@ -162,9 +162,21 @@ fn who(answer: &v1::WhoAmIResponse) -> String {
         ("person", answer.person.clone()),
         ("groups", answer.groups.join(", ")),
         ("gateway", answer.gateway.clone()),
+        ("login", answer.login.clone()),
         ("no match", answer.why_not.clone()),
+        ("audience", answer.audience.join(", ")),
+        ("expires", answer.expires.as_ref().map_or_else(String::new, |at| show::at(Some(at)))),
     ];
     let lines = lines.into_iter().filter(|(_, text)| !text.is_empty());
-    let lines = lines.map(|(name, text)| format!("{name:<10}{}", visible(&text)));
-    lines.collect::<Vec<_>>().join("\n")
+    let mut lines: Vec<String> =
+        lines.map(|(name, text)| format!("{name:<10}{}", visible(&text))).collect();
+    let mut claims: Vec<_> = answer.claims.iter().collect();
+    claims.sort();
+    if !claims.is_empty() {
+        lines.push("claims".to_owned());
+    }
+    lines.extend(
+        claims.iter().map(|(name, text)| format!("  {} = {}", visible(name), visible(text))),
+    );
+    lines.join("\n")
 }

@@ -22,6 +22,7 @@ pub mod read;
 pub mod remedy;
 pub mod rulebook;
 pub mod rules;
+pub mod seen;
 pub mod template;
 pub mod who;
 

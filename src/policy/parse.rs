@@ -212,10 +212,7 @@ impl Parsed {
             reading.error(&key.span(), policy::BAD_ISSUER, message);
         }
         let url = raw.url.get_ref();
-        if !(url.starts_with("https://")
-            || url.starts_with("http://localhost")
-            || url.starts_with("http://127.0.0.1"))
-        {
+        if !is_issuer_url(url) {
             let message = format!("`{url}` is no https URL; it must be exactly the `iss`");
             reading.error(&raw.url.span(), policy::BAD_ISSUER, message);
         }
@@ -350,6 +347,23 @@ impl Parsed {
         }
         Some(LoginRule { issuer: known.name.clone(), claims, person })
     }
+}
+
+/// An https URL with a host and without user, query and fragment (OpenID Connect Discovery §2); plain http names this machine only.
+fn is_issuer_url(url: &str) -> bool {
+    let (rest, plain) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (rest, false),
+        (None, Some(rest)) => (rest, true),
+        (None, None) => return false,
+    };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        Some(_) | None => authority,
+    };
+    let known = ["localhost", "127.0.0.1", "[::1]"].contains(&host);
+    let clean = url.bytes().all(|b| b.is_ascii_graphic()) && !url.contains(['?', '#', '@', '\\']);
+    clean && !host.is_empty() && (known || !plain)
 }
 
 /// Issuers whose tokens anybody can get, and the claims that pin an owner by a number that is never given again.

@@ -14,6 +14,7 @@ use crate::policy::login::{
     DEV_AS, DEV_GROUPS, DEV_ISSUER, DEV_KIND, Login, NoMatch, Person, Principal, SPIFFE_ISSUER,
 };
 use crate::policy::parse::Parsed;
+use crate::policy::seen::text;
 
 /// Whose a login is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,6 +115,21 @@ impl Logins {
         found
     }
 
+    /// Whether there is any rule of this issuer.
+    fn has(&self, issuer: &str) -> bool {
+        self.0.contains_key(issuer)
+    }
+
+    /// The claims that the logins of an issuer look at, also those that name the person behind it.
+    pub(in crate::policy) fn claims_of(&self, issuer: &str) -> impl Iterator<Item = &str> {
+        let looks = self.0.get(issuer).into_iter().flatten();
+        looks.flat_map(|look| {
+            let rules = look.rules.values().flatten();
+            let persons = rules.filter_map(|(_, rule)| rule.person.as_deref());
+            look.claims.iter().map(String::as_str).chain(persons)
+        })
+    }
+
     /// The rule of this issuer that comes nearest, and the first claim of it that differs.
     fn nearest(&self, login: &Login) -> Option<(&Whose, String)> {
         let looks = self.0.get(login.issuer.as_str())?;
@@ -126,9 +142,17 @@ impl Logins {
         let best = scored.max_by(|a, b| (a.0, b.1).cmp(&(b.0, a.1)))?;
         let (claim, wanted) =
             best.2.claims.iter().find(|(claim, value)| !login.says(claim, value))?;
-        let differs = match login.text(claim) {
-            Some(found) => format!("its claim `{claim}` is `{found}`, not `{wanted}`"),
-            None => format!("it has no claim `{claim}` that says `{wanted}`"),
+        let found = match claim.as_str() {
+            "sub" => Some(format!("`{}`", login.subject)),
+            claim => login.claims.get(claim).map(|found| format!("`{}`", text(found))),
+        };
+        let differs = match found {
+            Some(found) => format!("its claim `{claim}` is {found}, not `{wanted}`"),
+            None => {
+                let known = login.claims.keys().map(String::as_str);
+                let hint = did_you_mean(claim, known);
+                format!("it has no claim `{claim}`{hint}; `{wanted}` is wanted")
+            }
         };
         Some((best.1, differs))
     }
@@ -235,10 +259,13 @@ impl Bundle {
         let Some((whose, rule)) = self.logins.find(login) else {
             return Err(no(match self.logins.nearest(login) {
                 Some((whose, differs)) => format!("the nearest is {whose}, but {differs}"),
-                None => format!(
-                    "no identity or gateway has a login of `{}`, or this one matches two",
-                    login.issuer
-                ),
+                None if self.logins.has(&login.issuer) => {
+                    format!(
+                        "logins of two identities or gateways match it, all by `{}`",
+                        login.issuer
+                    )
+                }
+                None => format!("no identity or gateway has a login of `{}`", login.issuer),
             }));
         };
         match whose {

@@ -190,7 +190,7 @@ impl AccessService for Access {
         &self,
         request: Request<v1::WhoAmIRequest>,
     ) -> Result<Response<v1::WhoAmIResponse>, Status> {
-        Ok(Response::new(who_am_i(&*who::signed_in(&request)?)))
+        Ok(Response::new(who_am_i(&*who::signed_in(&request)?, &self.broker.bundle())))
     }
 }
 
@@ -239,10 +239,21 @@ fn has_ended(grant: &GrantRecord) -> bool {
     }
 }
 
-fn who_am_i(signed_in: &SignedIn) -> v1::WhoAmIResponse {
+fn who_am_i(signed_in: &SignedIn, bundle: &Bundle) -> v1::WhoAmIResponse {
+    let login = &signed_in.login;
+    let seen = bundle.seen(login);
+    let audience = match login.claims.get("aud") {
+        Some(Claim::Text(one)) => vec![one.clone()],
+        Some(Claim::List(all)) => all.clone(),
+        None => Vec::new(),
+    };
     let mut answer = v1::WhoAmIResponse {
-        subject: signed_in.login.subject.clone(),
+        subject: login.subject.clone(),
         issuer: signed_in.issuer.clone(),
+        audience,
+        expires: Some(show::time(signed_in.expires)),
+        claims: seen.claims.into_iter().collect(),
+        login: seen.rule,
         ..v1::WhoAmIResponse::default()
     };
     match signed_in.who.as_ref().map(|caller| &caller.principal) {

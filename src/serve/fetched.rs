@@ -1,6 +1,7 @@
 //! The keys that one issuer publishes: fetched ahead of need, one fetch at a time, kept for a while when it cannot be reached.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub struct Fetched {
     changes: Changes,
     held: ArcSwapOption<Held>,
     book: Mutex<Book>,
+    /// Whether anybody came with a token of it.
+    wanted: AtomicBool,
     /// Counts fetches that have ended.
     ended: watch::Sender<u64>,
     waiting: Semaphore,
@@ -87,6 +90,7 @@ impl Fetched {
             changes,
             held: ArcSwapOption::empty(),
             book: Mutex::default(),
+            wanted: AtomicBool::new(false),
             ended: watch::Sender::new(0),
             waiting: Semaphore::new(ISSUER_WAITING_MAX),
         })
@@ -96,6 +100,18 @@ impl Fetched {
     #[must_use]
     pub fn last(&self) -> Option<Arc<Keys>> {
         self.held.load().as_ref().map(|held| Arc::clone(&held.keys))
+    }
+
+    /// Whether anybody came with a token of it.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
+    /// How many fetches have ended, well or badly.
+    #[must_use]
+    pub fn fetches(&self) -> u64 {
+        *self.ended.borrow()
     }
 
     /// Fetches when it is time; called every second or so.
@@ -111,6 +127,7 @@ impl Fetched {
     /// # Errors
     /// When there are none that are young enough: with why they could not be fetched, and when they last were.
     pub async fn keys_for(self: &Arc<Self>, token: &Token<'_>) -> Result<Arc<Keys>, Rejected> {
+        self.wanted.store(true, Ordering::Relaxed);
         if let Some(keys) = self.usable() {
             if token.names_one_of(&keys) {
                 return Ok(keys);

@@ -132,7 +132,9 @@ impl Issuers {
     pub fn tend(&self, bundle: &Bundle) {
         let table = self.table(bundle);
         let due: Vec<_> = table.by_url.values().filter_map(Known::fetched).cloned().collect();
-        due.iter().for_each(Fetched::tend);
+        // A development broker asks nobody in the world before somebody comes with a token of theirs.
+        let asked = |known: &&Arc<Fetched>| self.dev.is_none() || known.is_wanted();
+        due.iter().filter(asked).for_each(Fetched::tend);
         let mut all = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, known| due.iter().any(|kept| Arc::ptr_eq(kept, known)));
     }

@@ -71,14 +71,18 @@ fn a_good_token_is_read() {
     );
 }
 
-#[test]
-fn claims_are_strict() {
+/// The claims with one thing changed.
+#[track_caller]
+fn spoilt(from: &str, to: &str, code: Code) {
     let issuer = issuer();
-    let bad = |from: &str, to: &str, code| {
-        let claims = CLAIMS.replace(from, to);
-        assert_ne!(claims, CLAIMS);
-        check(&issuer, &sign(&issuer, HEADER, &claims), Some(code));
-    };
+    let claims = CLAIMS.replace(from, to);
+    assert_ne!(claims, CLAIMS);
+    check(&issuer, &sign(&issuer, HEADER, &claims), Some(code));
+}
+
+/// Row 1.
+#[test]
+fn attack_foreign_exp_nbf_wrong_type_or_missing() {
     for (from, to) in [
         (r#""exp":1000001"#, r#""x":1"#),
         (r#""exp":1000001"#, r#""exp":"1000001""#),
@@ -95,28 +99,56 @@ fn claims_are_strict() {
         (r#""sub":"a""#, r#""sub":7"#),
         (r#""iss":"https://idp.example","#, ""),
     ] {
-        bad(from, to, caller::TOKEN_UNREADABLE);
+        spoilt(from, to, caller::TOKEN_UNREADABLE);
     }
-    bad(r#""exp":1000001"#, r#""exp":1000000"#, caller::TOKEN_EXPIRED);
-    bad(r#""exp":1000001"#, r#""exp":2000000,"nbf":1000006"#, caller::TOKEN_EARLY);
-    bad(r#""iat":1000000"#, r#""iat":1000006"#, caller::TOKEN_EARLY);
-    for aud in
-        [r#"[]"#, r#""""#, r#""prote""#, r#""protem2""#, r#"["x"]"#, r#"["protem",1]"#, "1", "{}"]
-    {
-        bad(r#"["x","protem"]"#, aud, caller::WRONG_AUDIENCE);
+    spoilt(r#""exp":1000001"#, r#""exp":1000000"#, caller::TOKEN_EXPIRED);
+    spoilt(r#""exp":1000001"#, r#""exp":2000000,"nbf":1000006"#, caller::TOKEN_EARLY);
+    spoilt(r#""iat":1000000"#, r#""iat":1000006"#, caller::TOKEN_EARLY);
+}
+
+/// Rows 3 and 4: another deployment's audience is somebody else's.
+#[test]
+fn attack_foreign_aud_missing_array_or_of_sister_broker() {
+    for aud in [
+        r#"[]"#,
+        r#""""#,
+        r#""prote""#,
+        r#""protem2""#,
+        r#""PROTEM""#,
+        r#"["x"]"#,
+        r#"["protem",1]"#,
+        "1",
+        "{}",
+        "null",
+    ] {
+        spoilt(r#"["x","protem"]"#, aud, caller::WRONG_AUDIENCE);
     }
+    spoilt(r#""aud":["x","protem"],"#, "", caller::WRONG_AUDIENCE);
+    // An audience that was never configured is nobody's, not everybody's.
+    let mut open = issuer();
+    open.trusted.audience = "".into();
+    let empty = CLAIMS.replace(r#"["x","protem"]"#, r#""""#);
+    check(&open, &sign(&open, HEADER, &empty), Some(caller::WRONG_AUDIENCE));
+}
+
+/// Row 5.
+#[test]
+fn attack_foreign_iss_prefix_suffix_substring() {
     for iss in [
         "https://idp.example/",
         "https://idp.exampl",
         "xhttps://idp.example",
         "HTTPS://idp.example",
+        "https://idp.example ",
+        "https://idp.example.evil",
     ] {
-        bad("https://idp.example", iss, caller::UNKNOWN_ISSUER);
+        spoilt("https://idp.example", iss, caller::UNKNOWN_ISSUER);
     }
 }
 
+/// Rows 2, 6, 7 and 8.
 #[test]
-fn headers_are_closed_and_the_key_fixes_the_algorithm() {
+fn attack_foreign_alg_none_hmac_crit_kid_and_keys_of_its_own() {
     let issuer = issuer();
     for header in [
         r#"{"alg":"none"}"#,
@@ -130,6 +162,9 @@ fn headers_are_closed_and_the_key_fixes_the_algorithm() {
         r#"{"alg":"EdDSA","alg":"EdDSA","kid":"k1"}"#,
         r#"{"alg":"EdDSA","kid":7}"#,
         r#"{"alg":"EdDSA","kid":"k1","typ":"secevent+jwt"}"#,
+        r#"{"alg":"EdDSA","kid":"k1","typ":"logout+jwt"}"#,
+        r#"{"alg":"EdDSA","kid":"k1","typ":"wit+jwt"}"#,
+        r#"{"alg":"EdDSA","kid":"k1","typ":"dpop+jwt"}"#,
         r#"{"alg":"EdDSA","kid":"k1","typ":5}"#,
     ] {
         check(&issuer, &sign(&issuer, header, CLAIMS), Some(caller::TOKEN_UNREADABLE));
@@ -138,13 +173,35 @@ fn headers_are_closed_and_the_key_fixes_the_algorithm() {
         r#"{"alg":"RS256","kid":"k1"}"#,
         r#"{"alg":"EdDSA","kid":"k2"}"#,
         r#"{"alg":"EdDSA","kid":"../k1"}"#,
+        r#"{"alg":"EdDSA","kid":"k1' OR '1'='1"}"#,
+        r#"{"alg":"EdDSA","kid":""}"#,
     ] {
         check(&issuer, &sign(&issuer, header, CLAIMS), Some(caller::UNKNOWN_KEY));
     }
 }
 
+/// JWT-SVID §2: no EdDSA, and no header beyond three.
 #[test]
-fn forms_are_strict() {
+fn an_svid_has_fewer_headers_and_algorithms() {
+    let mut issuer = issuer();
+    issuer.trusted.kind = Kind::Svid;
+    check(&issuer, &sign(&issuer, HEADER, CLAIMS), Some(caller::TOKEN_UNREADABLE));
+    for header in [
+        r#"{"alg":"ES256","kid":"k1","x5t":"a"}"#,
+        r#"{"alg":"ES256","kid":"k1","typ":"at+jwt"}"#,
+        r#"{"alg":"ES256"}"#,
+    ] {
+        check(&issuer, &sign(&issuer, header, CLAIMS), Some(caller::TOKEN_UNREADABLE));
+    }
+    // What is left is judged by its key.
+    for header in [r#"{"alg":"ES256","kid":"k1"}"#, r#"{"alg":"RS256","kid":"k1","typ":"JOSE"}"#] {
+        check(&issuer, &sign(&issuer, header, CLAIMS), Some(caller::UNKNOWN_KEY));
+    }
+}
+
+/// Rows 9 and 10.
+#[test]
+fn attack_foreign_million_dots_and_truncated_signature() {
     let issuer = issuer();
     let good = sign(&issuer, HEADER, CLAIMS);
     let (signed, _) = good.rsplit_once('.').unwrap();
@@ -160,15 +217,49 @@ fn forms_are_strict() {
 
 #[test]
 fn key_sets_are_strict() {
-    for bad in [
-        "",
-        "{}",
-        r#"{"keys":[]}"#,
-        r#"{"keys":[{"kty":"oct","k":"AA","kid":"a"}]}"#,
-        r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AA","alg":"RS256"}]}"#,
-        r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AA","use":"enc"}]}"#,
-        r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AA","kid":"a"},{"kty":"OKP","crv":"Ed25519","x":"AA","kid":"a"}]}"#,
+    let (x, n) = (BASE64URL_NOPAD.encode(&[7; 32]), BASE64URL_NOPAD.encode(&[0xff; 256]));
+    let ed = format!(r#""kty":"OKP","crv":"Ed25519","x":"{x}""#);
+    let rsa = |n: &str, e: &str| format!(r#""kty":"RSA","n":"{n}","e":"{e}""#);
+    let few = |bytes: usize| BASE64URL_NOPAD.encode(&vec![0xff; bytes]);
+    for good in [
+        ed.clone(),
+        format!(r#"{ed},"use":"sig","key_ops":["verify"],"alg":"EdDSA","x5c":["a"]"#),
+        rsa(&n, "AQAB"),
+        rsa(&few(1_024), "AQAB"),
     ] {
-        assert!(Keys::parse(bad.as_bytes()).is_err(), "{bad}");
+        assert!(Keys::parse(format!("{{\"keys\":[{{{good}}}]}}").as_bytes()).is_ok(), "{good}");
+    }
+    for bad in [
+        r#""kty":"oct","k":"AA""#.to_owned(),
+        format!(r#"{ed},"alg":"RS256""#),
+        format!(r#"{ed},"alg":"HS256""#),
+        format!(r#"{ed},"use":"enc""#),
+        format!(r#"{ed},"use":7"#),
+        format!(r#"{ed},"key_ops":["sign"]"#),
+        format!(r#"{ed},"d":"{x}""#),
+        format!(r#"{ed},"k":"{x}""#),
+        r#""kty":"OKP","crv":"Ed25519","x":"AA""#.to_owned(),
+        r#""kty":"OKP","crv":"X25519","x":"AA""#.to_owned(),
+        format!(r#""kty":"EC","crv":"P-384","x":"{x}","y":"{x}""#),
+        format!(r#""kty":"EC","crv":"P-256","x":"{x}""#),
+        rsa(&few(255), "AQAB"),
+        rsa(&few(1_025), "AQAB"),
+        rsa(&n, "Aw"),
+        rsa(&n, "AQ"),
+        rsa(&n, ""),
+        format!(r#"{},"p":"AA""#, rsa(&n, "AQAB")),
+    ] {
+        let set = format!("{{\"keys\":[{{{bad}}}]}}");
+        assert!(Keys::parse(set.as_bytes()).is_err(), "{bad}");
+        assert!(Keys::published(set.as_bytes()).unwrap().are_none(), "{bad}");
+    }
+    let many = vec![format!("{{{ed}}}"); 33].join(",");
+    let two = format!(r#"{{{ed},"kid":"a"}},{{{ed},"kid":"a"}}"#);
+    let large = format!(r#"{{{ed},"x":"{}"}}"#, "A".repeat(70_000));
+    for bad in [many, two, large] {
+        assert!(Keys::published(format!("{{\"keys\":[{bad}]}}").as_bytes()).is_err(), "{bad:.80}");
+    }
+    for bad in ["", "{}", "[]", r#"{"keys":{}}"#, r#"{"keys":[],"keys":[]}"#, "<html></html>"] {
+        assert!(Keys::published(bad.as_bytes()).is_err(), "{bad}");
     }
 }

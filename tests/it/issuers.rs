@@ -1,0 +1,446 @@
+//! Issuers whose keys are fetched: well, badly, from where they must not be, and what their logins are told meanwhile.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use protem::config::{Fetch, IssuerSettings};
+use protem::fetch::client::Fetcher;
+use protem::policy::bundle::Files;
+use protem::serve::fetched::{Fetched, Way};
+use protem::serve::grounds::Changes;
+use protem::serve::issuers::Reach;
+use protem::serve::jwt::Token;
+use protem_clock::clock::{Clock, ManualClock, SystemClock};
+use protem_proto::wire::v1;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Code, Status};
+
+use crate::broker::{TestBroker, Wish, fresh_task, policies, reason};
+use crate::foreign::{ALGS, Foreign};
+use crate::site::{Answer, DISCOVERY, Site};
+
+/// Far beyond what a loaded machine needs.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The `aud` of all tokens here.
+const AUDIENCE: &str = "https://protem.shop.example";
+
+/// The repository's bundle with more issuers, whose `sub` `job` is `payments/agent`.
+fn bundle(issuers: &[(&str, &str)]) -> Files {
+    let mut files: Vec<(Arc<str>, Arc<[u8]>)> = policies().to_vec();
+    let (mut trusted, mut logins) = (String::new(), String::new());
+    for (name, url) in issuers {
+        trusted += &format!(
+            "\n[issuer.{name}]\npurpose = \"A test\"\nurl = \"{url}\"\naudience = \"{AUDIENCE}\"\nfor = \"workloads\"\n\
+             owner = {{ business = \"group:shop-leads\", technical = \"group:shop-oncall\" }}\n"
+        );
+        logins += &format!(
+            "\n[[identity.\"payments/agent\".login]]\nissuer = \"{name}\"\nclaims = {{ sub = \"job\" }}\n"
+        );
+    }
+    for (name, text) in &mut files {
+        let more = match &**name {
+            "issuers.toml" => &trusted,
+            "identities.toml" => &logins,
+            _ => continue,
+        };
+        *text = [text, more.as_bytes()].concat().into();
+    }
+    files.into()
+}
+
+/// Loopback is where tests' issuers are.
+fn reach() -> Reach {
+    let fetch = Fetch { allow_private: vec!["127.0.0.0/8".parse().unwrap()] };
+    Reach { fetch, ..Reach::default() }
+}
+
+async fn broker(issuers: &[(&str, &str)], reach: Reach) -> TestBroker {
+    TestBroker::with(Wish { bundle: Some(bundle(issuers)), reach, ..Wish::default() }).await
+}
+
+fn claims(issuer: &str) -> Value {
+    let now = SystemClock.unix().as_secs();
+    json!({"iss": issuer, "sub": "job", "aud": AUDIENCE, "iat": now, "exp": now + 600})
+}
+
+async fn who(broker: &TestBroker, token: String) -> Result<v1::WhoAmIResponse, Status> {
+    let answer = broker.clients(Some(token)).access.who_am_i(v1::WhoAmIRequest {}).await;
+    answer.map(tonic::Response::into_inner)
+}
+
+/// Signed in as the agent.
+#[track_caller]
+fn is_agent(who: Result<v1::WhoAmIResponse, Status>) {
+    assert_eq!(who.unwrap().identity, "payments/agent");
+}
+
+/// A JWKS whose key of ES256 has another name.
+fn renamed(foreign: &Foreign, kid: &str) -> String {
+    foreign.jwks().replace("\"kid\":\"ES256\"", &format!("\"kid\":\"{kid}\""))
+}
+
+fn token_of(foreign: &Foreign, kid: &str, claims: &Value) -> String {
+    foreign.token_with(&json!({"alg": "ES256", "kid": kid}), "ES256", claims)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_is_discovered_once_and_its_callers_come_in_by_every_algorithm() {
+    let foreign = Foreign::new();
+    let site = Site::with_keys(&foreign.jwks()).await;
+    let broker = broker(&[("idp", &site.url)], reach()).await;
+    assert_eq!(site.count(DISCOVERY), 0, "a development broker asks nobody unasked");
+    for alg in ALGS {
+        is_agent(who(&broker, foreign.token(alg, &claims(&site.url))).await);
+    }
+    assert_eq!((site.count(DISCOVERY), site.count("/keys")), (1, 1));
+    broker.stop().await;
+}
+
+/// A key that is new is asked for once; one that is gone lets nobody in, ends its streams, and made-up ones cost nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_change_are_noticed_and_made_up_ones_are_not_asked_for() {
+    let (foreign, next) = (Foreign::new(), Foreign::new());
+    let site = Site::with_keys(&renamed(&foreign, "old")).await;
+    let broker = broker(&[("idp", &site.url)], reach()).await;
+    let claims = claims(&site.url);
+    let old = token_of(&foreign, "old", &claims);
+    let mut agent = broker.clients(Some(old.clone()));
+    let (say, said) = mpsc::unbounded_channel();
+    say.send(v1::HoldTaskRequest { task_id: fresh_task(), lease: None }).unwrap();
+    let held = agent.access.hold_task(UnboundedReceiverStream::new(said)).await;
+    let mut held = held.unwrap().into_inner();
+    assert!(held.message().await.unwrap().is_some());
+    assert_eq!(site.count("/keys"), 1);
+    site.set("/keys", Answer::Json(renamed(&next, "new"), ""));
+    is_agent(who(&broker, old.clone()).await);
+    assert_eq!(site.count("/keys"), 1, "a known key asks nobody");
+    is_agent(who(&broker, token_of(&next, "new", &claims)).await);
+    assert_eq!(site.count("/keys"), 2);
+    let ended = async {
+        while held.message().await?.is_some() {}
+        Ok::<(), Status>(())
+    };
+    let ended = tokio::time::timeout(PATIENCE, ended).await.expect("the stream ends").unwrap_err();
+    assert_eq!((ended.code(), reason(&ended).as_str()), (Code::Unauthenticated, "PT-0614"));
+    assert_eq!(reason(&who(&broker, old).await.unwrap_err()), "PT-0605", "its key is gone");
+    for made_up in 0..10 {
+        let token = token_of(&foreign, &format!("made-up-{made_up}"), &claims);
+        let status = who(&broker, token).await.unwrap_err();
+        assert_eq!(reason(&status), "PT-0605");
+    }
+    assert_eq!(site.count("/keys"), 2, "once in 30 s");
+    broker.stop().await;
+}
+
+/// Every way an issuer can be sick: its logins are told so, soon, and those of a healthy one do not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sick_issuer_is_told_of_and_keeps_nobody_else_waiting() {
+    let foreign = Foreign::new();
+    let healthy = Site::with_keys(&foreign.jwks()).await;
+    let mut sites = Vec::new();
+    let ten_thousand = format!("{{\"keys\":[{}{{}}]}}", "{},".repeat(9_999));
+    let html =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 13\r\n\r\n<html></html>";
+    let long =
+        format!("HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n{{{}}}", " ".repeat(99_998));
+    let raw = |text: &str| Answer::Raw(text.to_owned());
+    for (path, answer, says) in [
+        (DISCOVERY, raw(html), "text/html"),
+        (DISCOVERY, Answer::Json("[]".into(), ""), "no JSON object"),
+        (DISCOVERY, raw("HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n"), "answered 500"),
+        (
+            DISCOVERY,
+            raw("HTTP/1.1 302 Found\r\nlocation: /keys\r\ncontent-length: 0\r\n\r\n"),
+            "redirect",
+        ),
+        (DISCOVERY, raw("nonsense\r\n\r\n"), "broken"),
+        (DISCOVERY, raw(&long), "larger than 65536 bytes"),
+        (DISCOVERY, raw("HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{}"), "broken"),
+        (DISCOVERY, Answer::Endless, "larger than 65536 bytes"),
+        (DISCOVERY, Answer::Drip, "longer than 3s"),
+        (DISCOVERY, Answer::Silent, "longer than 3s"),
+        ("/keys", Answer::Json("{}".into(), ""), "no `keys`"),
+        ("/keys", Answer::Json(ten_thousand, ""), "no JWKS"),
+        ("/keys", raw("HTTP/1.1 404 Gone\r\ncontent-length: 0\r\n\r\n"), "answered 404"),
+        ("/keys", Answer::Drip, "longer than 3s"),
+    ] {
+        let site = Site::with_keys(&foreign.jwks()).await;
+        site.set(path, answer);
+        sites.push((site, says));
+    }
+    let other = Site::with_keys(&foreign.jwks()).await;
+    other.describe("https://other.example", &format!("{}/keys", other.url));
+    sites.push((other, "another issuer, `https://other.example`"));
+    let mut down = Site::start().await;
+    down.stop().await;
+    sites.push((down, "no connection"));
+    let names: Vec<String> = (0..sites.len()).map(|at| format!("sick-{at}")).collect();
+    let mut issuers = vec![("healthy", &*healthy.url)];
+    issuers.extend(names.iter().map(|name| &**name).zip(sites.iter().map(|(site, _)| &*site.url)));
+    let broker = Arc::new(broker(&issuers, reach()).await);
+    let mut waiting = Vec::new();
+    for (site, says) in &sites {
+        let (broker, token) = (Arc::clone(&broker), foreign.token("ES256", &claims(&site.url)));
+        let refused =
+            async move { (Instant::now(), who(&broker, token).await.unwrap_err(), Instant::now()) };
+        waiting.push((tokio::spawn(refused), says));
+    }
+    // While they wait for theirs, others come in.
+    is_agent(who(&broker, foreign.token("EdDSA", &claims(&healthy.url))).await);
+    let slow = waiting.iter().filter(|(waits, _)| !waits.is_finished()).count();
+    assert!(slow >= 3, "the slow ones still wait: {slow}");
+    for (refused, says) in waiting {
+        let (began, status, ended) = refused.await.unwrap();
+        assert_eq!(
+            (status.code(), reason(&status).as_str()),
+            (Code::Unavailable, "PT-0616"),
+            "{status:?}"
+        );
+        assert!(ended - began < PATIENCE, "{says}");
+        assert!(status.message().contains("never since this broker started"), "{status:?}");
+    }
+    // What a slow fetch came to is known once it ended.
+    for (site, says) in &sites {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let status =
+                who(&broker, foreign.token("ES256", &claims(&site.url))).await.unwrap_err();
+            assert_eq!(reason(&status), "PT-0616");
+            if status.message().contains(says) {
+                break;
+            }
+            assert!(Instant::now() < until, "`{says}` in {}", status.message());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    is_agent(who(&broker, foreign.token("ES256", &claims(&healthy.url))).await);
+    Arc::into_inner(broker).unwrap().stop().await;
+}
+
+/// An issuer ten minutes off is refused with both times; one beside it is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_ten_minutes_off_is_said_so() {
+    let foreign = Foreign::new();
+    let site = Site::with_keys(&foreign.jwks()).await;
+    let broker = broker(&[("idp", &site.url)], reach()).await;
+    let good = claims(&site.url);
+    let iat = good["iat"].as_u64().unwrap();
+    let mut ahead = good.clone();
+    (ahead["iat"], ahead["exp"]) = ((iat + 600).into(), (iat + 1_200).into());
+    let mut behind = good.clone();
+    (behind["iat"], behind["exp"]) = ((iat - 900).into(), (iat - 600).into());
+    for (claims, code, says) in [
+        (ahead, "PT-0609", "ahead of this broker's clock"),
+        (behind, "PT-0608", "10m ago by this broker's clock"),
+    ] {
+        let status = who(&broker, foreign.token("ES256", &claims)).await.unwrap_err();
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, code));
+        let message = status.message().replace("10m 1s ago", "10m ago");
+        assert!(message.contains(says), "{message}");
+    }
+    is_agent(who(&broker, foreign.token("ES256", &good)).await);
+    broker.stop().await;
+}
+
+/// Row 63: by the issuer's URL, by redirect, by a name that leads inside, by `jwks_uri`, and with a token.
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_ssrf_issuer_jwks_webhook() {
+    let foreign = Foreign::new();
+    let inside = Site::with_keys(&foreign.jwks()).await;
+    let port = inside.url.rsplit_once(':').unwrap().1;
+    let by_name = format!("http://localhost:{port}");
+    // Nothing is allowed: neither the address nor a name that leads to it is asked.
+    let closed = broker(&[("one", &inside.url), ("two", &by_name)], Reach::default()).await;
+    for url in [&inside.url, &by_name] {
+        let status = who(&closed, foreign.token("ES256", &claims(url))).await.unwrap_err();
+        assert_eq!(reason(&status), "PT-0616");
+        assert!(status.message().contains("loopback address"), "{}", status.message());
+    }
+    assert_eq!(inside.count(DISCOVERY), 0);
+    closed.stop().await;
+    // The issuer's own server is allowed; where it sends us is not, or is asked without its token.
+    let folder = tempfile::tempdir().unwrap();
+    let token_file = folder.path().join("token");
+    std::fs::write(&token_file, "canary-of-the-issuer\n").unwrap();
+    let site = Site::with_keys(&foreign.jwks()).await;
+    let mut open = reach();
+    let settings = IssuerSettings { token_file, ..IssuerSettings::default() };
+    open.issuers.insert("idp".into(), settings);
+    for (jwks, says) in [
+        ("http://169.254.169.254/latest/meta-data/", "link-local address"),
+        ("https://10.0.0.1/keys", "private address"),
+        ("https://[::1]/keys", "loopback address"),
+        ("https://[::ffff:127.0.0.1]/keys", "IPv4-mapped address"),
+        ("file:///etc/passwd", "no URL to fetch"),
+        ("gopher://127.0.0.1/", "no URL to fetch"),
+        ("https://user@idp.example/", "user name"),
+        ("/keys", "no URL to fetch"),
+    ] {
+        site.describe(&site.url, jwks);
+        let broker = broker(&[("idp", &site.url)], open.clone()).await;
+        let status = who(&broker, foreign.token("ES256", &claims(&site.url))).await.unwrap_err();
+        assert_eq!(reason(&status), "PT-0616", "{jwks}");
+        assert!(status.message().contains(says), "{jwks}: {}", status.message());
+        broker.stop().await;
+    }
+    let elsewhere = format!("{}/keys", inside.url);
+    site.describe(&site.url, &elsewhere);
+    let redirect = format!("HTTP/1.1 307 Go\r\nlocation: {elsewhere}\r\ncontent-length: 0\r\n\r\n");
+    let broker_of = broker(&[("idp", &site.url)], open.clone()).await;
+    is_agent(who(&broker_of, foreign.token("ES256", &claims(&site.url))).await);
+    broker_of.stop().await;
+    assert_eq!(inside.tokens("/keys"), [None], "another server never sees the token");
+    let own = Some("Bearer canary-of-the-issuer".to_owned());
+    assert!(site.tokens(DISCOVERY).iter().all(|token| *token == own));
+    site.describe(&site.url, &format!("{}/keys", site.url));
+    site.set("/keys", Answer::Raw(redirect));
+    let broker_of = broker(&[("idp", &site.url)], open).await;
+    let status = who(&broker_of, foreign.token("ES256", &claims(&site.url))).await.unwrap_err();
+    assert!(status.message().contains("redirect"), "{}", status.message());
+    assert!(!status.message().contains("canary"), "{}", status.message());
+    assert_eq!((inside.tokens("/keys").len(), site.tokens("/keys")), (1, vec![own]));
+    broker_of.stop().await;
+}
+
+/// One issuer's keys by themselves, with a clock that the test turns.
+struct Alone {
+    fetched: Arc<Fetched>,
+    clock: Arc<ManualClock>,
+    changes: Changes,
+}
+
+impl Alone {
+    fn of(site: &Site) -> Self {
+        let (clock, changes) =
+            (Arc::new(ManualClock::new(Duration::from_secs(1_000))), Changes::default());
+        let way = Way { fetcher: Fetcher::new(reach().fetch.allow_private), token_file: None };
+        let url: Arc<str> = site.url.as_str().into();
+        let fetched = Fetched::new("idp".into(), url, way, clock.clone(), changes.clone());
+        Self { fetched, clock, changes }
+    }
+
+    /// Waits until this many fetches have ended, and then some for one too many.
+    async fn fetched(&self, times: u64) {
+        let until = Instant::now() + PATIENCE;
+        while self.fetched.fetches() < times {
+            assert!(Instant::now() < until, "{times} fetches, not {}", self.fetched.fetches());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(self.fetched.fetches(), times);
+    }
+
+    fn pass(&self, secs: u64) {
+        self.clock.advance(Duration::from_secs(secs));
+    }
+
+    /// The code that a token is refused with before its signature is looked at.
+    async fn refused(&self, token: &str) -> Option<String> {
+        let token = Token::read(token).unwrap();
+        let keys = self.fetched.keys_for(&token).await;
+        keys.map(|keys| (!token.names_one_of(&keys)).then(|| "PT-0605".to_owned()))
+            .unwrap_or_else(|rejected| Some(format!("{} {}", rejected.code.id, rejected.why)))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_fetched_ahead_of_need_and_no_more_often_than_that() {
+    let foreign = Foreign::new();
+    let mut site = Site::with_keys(&foreign.jwks()).await;
+    site.set("/keys", Answer::Json(foreign.jwks(), "max-age=1"));
+    let alone = Alone::of(&site);
+    let token = foreign.token("ES256", &claims(&site.url));
+    let strange = token_of(&foreign, "made-up", &claims(&site.url));
+    alone.fetched.tend();
+    alone.fetched(1).await;
+    assert_eq!(alone.refused(&token).await, None);
+    for (secs, cache, times) in [
+        (29, "max-age=1", 1),
+        (1, "max-age=100000000", 2),
+        // It may not say more than an hour, nor less than a minute; half of that is when it is fetched again.
+        (1_799, "", 2),
+        (1, "", 3),
+        (149, "", 3),
+        (1, "no-store", 4),
+        (29, "no-store", 4),
+        (1, "", 5),
+    ] {
+        site.set("/keys", Answer::Json(foreign.jwks(), cache));
+        alone.pass(secs);
+        alone.fetched.tend();
+        alone.fetched(times).await;
+    }
+    // An unknown key has them fetched at once, and not again within 30 s.
+    for (secs, times) in [(0, 6), (29, 6), (1, 7)] {
+        alone.pass(secs);
+        assert_eq!(alone.refused(&strange).await.as_deref(), Some("PT-0605"));
+        alone.fetched(times).await;
+    }
+    assert_eq!(alone.changes.generation(), 0, "no key was lost");
+    // Down: the last good keys count for an hour, and nobody waits; then it is said since when.
+    site.stop().await;
+    alone.pass(3_599);
+    assert_eq!(alone.refused(&token).await, None);
+    alone.pass(1);
+    let why = alone.refused(&token).await.unwrap();
+    assert!(why.starts_with("PT-0616") && why.contains("last 1h ago"), "{why}");
+    assert!(alone.fetched.last().is_some(), "who is in by them stays until the token ends");
+}
+
+/// Many come at once: one fetch, and no more of them wait than may.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_logins_of_a_slow_issuer_make_one_fetch_and_few_wait() {
+    let foreign = Foreign::new();
+    let site = Site::with_keys(&foreign.jwks()).await;
+    site.set(DISCOVERY, Answer::Silent);
+    let alone = Arc::new(Alone::of(&site));
+    let token = Arc::new(foreign.token("ES256", &claims(&site.url)));
+    let mut logins = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let (alone, token) = (Arc::clone(&alone), Arc::clone(&token));
+        logins.spawn(async move { alone.refused(&token).await });
+    }
+    // Beyond 64 they are told at once, while the fetch is still under way.
+    for _ in 0..136 {
+        let why = logins.join_next().await.unwrap().unwrap().unwrap();
+        assert!(why.contains("has not answered yet"), "{why}");
+    }
+    assert_eq!((logins.len(), alone.fetched.fetches()), (64, 0));
+    while let Some(refused) = logins.join_next().await {
+        assert!(refused.unwrap().unwrap().starts_with("PT-0616"));
+    }
+    assert_eq!(site.count(DISCOVERY), 1);
+    // It failed a moment ago: the next one does not wait for it again.
+    let since = Instant::now();
+    assert!(alone.refused(&token).await.unwrap().contains("longer than 3s"));
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    assert_eq!(site.count(DISCOVERY), 1);
+}
+
+/// A key that the issuer took back is told to everybody who holds a stream by it; one that is added is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_taken_back_is_told() {
+    let foreign = Foreign::new();
+    let all: Value = serde_json::from_str(&foreign.jwks()).unwrap();
+    let some = |kids: &[&str]| {
+        let keys = all["keys"].as_array().unwrap().iter();
+        let keys: Vec<&Value> =
+            keys.filter(|key| kids.contains(&key["kid"].as_str().unwrap())).collect();
+        Answer::Json(json!({"keys": keys}).to_string(), "max-age=60")
+    };
+    let site = Site::with_keys("").await;
+    let alone = Alone::of(&site);
+    for (round, (kids, generation)) in
+        [(&["ES256"][..], 0), (&["ES256", "EdDSA"], 0), (&["EdDSA"], 1), (&[], 2), (&["EdDSA"], 2)]
+            .into_iter()
+            .enumerate()
+    {
+        site.set("/keys", some(kids));
+        alone.fetched.tend();
+        alone.fetched(u64::try_from(round).unwrap() + 1).await;
+        assert_eq!(alone.changes.generation(), generation, "{kids:?}");
+        alone.pass(30);
+    }
+}
