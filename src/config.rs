@@ -79,6 +79,17 @@ table! {
 }
 
 table! {
+    /// How long signing keys live. Each has one purpose, and is known everywhere before it signs.
+    Keys {
+        /// How long a key signs before the next one does. `0s`: until somebody types `protem keys rotate`.
+        rotate_every: Span = Span(Duration::from_secs(24 * 60 * 60)), "\"24h\"";
+        /// How long a credential key is in `/jwks.json` before it signs, for verifiers that read that now and then. A key
+        /// that replaces a compromised or a lost one does not wait for them.
+        jwks_wait: Span = Span(Duration::from_secs(20 * 60)), "\"20m\"";
+    }
+}
+
+table! {
     /// What the broker says about itself, on stderr.
     Log {
         /// `text` for people, `json` for machines.
@@ -129,6 +140,8 @@ pub struct Settings {
     pub broker: Broker,
     /// Where the journal is.
     pub store: Store,
+    /// How long signing keys live.
+    pub keys: Keys,
     /// What the broker says about itself.
     pub log: Log,
     /// What the other commands use.
@@ -226,6 +239,7 @@ pub fn sample() -> String {
     );
     section(&mut text, "broker", Broker::HEAD, Broker::ENTRIES);
     section(&mut text, "store", Store::HEAD, Store::ENTRIES);
+    section(&mut text, "keys", Keys::HEAD, Keys::ENTRIES);
     section(&mut text, "log", Log::HEAD, Log::ENTRIES);
     section(&mut text, "client", Client::HEAD, Client::ENTRIES);
     section(&mut text, "fetch", Fetch::HEAD, Fetch::ENTRIES);
@@ -266,6 +280,7 @@ mod tests {
     fn a_file_says_only_what_differs() {
         check("", Ok(|s| *s == Settings::default()));
         check("[log]\nformat = \"json\"", Ok(|s| s.log.format == Format::Json));
+        check("[keys]\nrotate_every = \"0s\"", Ok(|s| s.keys.rotate_every.0.is_zero()));
         check("[broker]\ndrain = \"1m 5s\"", Ok(|s| s.broker.drain.0.as_secs() == 65));
     }
 

@@ -6,7 +6,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, Parser, Subcommand};
 
 use crate::cli::args_operate::{
-    AuditArgs, BenchArgs, DevArgs, PolicyArgs, QuarantineArgs, RevokeArgs, ServeArgs,
+    AuditArgs, BenchArgs, DevArgs, KeysArgs, PolicyArgs, QuarantineArgs, RevokeArgs, ServeArgs,
 };
 use crate::cli::args_work::{AskArgs, CompleteArgs, GrantsArgs, ReturnArgs, RunArgs, WaitArgs};
 use crate::cli::exit::TABLE;
@@ -125,6 +125,8 @@ pub enum Command {
     Policy(PolicyArgs),
     /// Prove what happened
     Audit(AuditArgs),
+    /// See and replace the broker's signing keys
+    Keys(KeysArgs),
     /// See who the broker takes you for
     Auth(AuthArgs),
     /// Read what an error code means and what to do
@@ -282,6 +284,9 @@ mod tests {
         check("protem revoke --note leak", false);
         check("protem revoke --identity a --everything --note leak", false);
         check("protem grants -o json --as alice:operators", true);
+        check("protem keys rotate --compromised --purpose checkpoint --note leak", true);
+        check("protem keys rotate", false);
+        check("protem keys rotate --purpose other --note leak", false);
         check("protem nothing", false);
     }
 

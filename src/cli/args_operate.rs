@@ -23,6 +23,12 @@ pub struct DevArgs {
     /// Do not start the example orders API
     #[arg(long)]
     pub no_orders: bool,
+    /// How long a signing key signs before the next one does
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = span, hide = true)]
+    pub rotate_every: Duration,
+    /// How long a signing key is known before it signs
+    #[arg(long, value_name = "TIME", default_value = "20m", value_parser = span, hide = true)]
+    pub jwks_wait: Duration,
     /// End when standard input ends
     #[arg(long, hide = true)]
     pub until_eof: bool,
@@ -97,6 +103,41 @@ pub struct QuarantineArgs {
     /// End the quarantine: it may ask again
     #[arg(long)]
     pub lift: bool,
+}
+
+/// See and replace signing keys.
+#[derive(Args, Debug)]
+pub struct KeysArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: KeysCommand,
+}
+
+/// What to do about signing keys.
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// See every signing key and what it waits for
+    List,
+    /// Let the next key sign
+    Rotate(RotateArgs),
+}
+
+/// Let the next key sign.
+#[derive(Args, Clone, Debug)]
+pub struct RotateArgs {
+    /// Somebody else may have the key: void all that it ever signed, at once. No grant ends; holders renew
+    #[arg(long)]
+    pub compromised: bool,
+    /// What the key signs
+    #[arg(long, value_name = "PURPOSE", default_value = "credential",
+        value_parser = ["credential", "checkpoint"])]
+    pub purpose: String,
+    /// The key that must go [default: the one that signs]
+    #[arg(long, value_name = "KEY")]
+    pub key_id: Option<String>,
+    /// Why, for those who read the journal later
+    #[arg(long, value_name = "WORDS", required = true)]
+    pub note: String,
 }
 
 /// Work on a bundle.

@@ -21,7 +21,7 @@ use crate::cli::orders::RESOURCE;
 use crate::cli::output::{Screen, Tint};
 use crate::cli::scene::Ready;
 use crate::cli::serve::{self, Parts};
-use crate::config::Log;
+use crate::config::{Keys, Log, Span};
 use crate::engine::broker::Broker;
 use crate::policy::bundle::{Bundle, Files, Load};
 use crate::policy::example::example;
@@ -54,6 +54,10 @@ pub async fn dev(global: &Global, args: &DevArgs) -> Result<Exit, Failure> {
         bundle: Arc::clone(&files),
         dev: true,
         region: String::new(),
+        rotation: serve::schedule(&Keys {
+            rotate_every: Span(args.rotate_every),
+            jwks_wait: Span(args.jwks_wait),
+        }),
     })?;
     renew_bundle(&broker, files).await?;
     let names = names(&broker.bundle(), issuer);

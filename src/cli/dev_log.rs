@@ -98,6 +98,9 @@ fn words(event: &Event) -> Option<String> {
         Event::ReviewClosed { grant, by, .. } => format!("reviewed     {grant} by {by}"),
         Event::KeyActivated { key } => format!("key          {key} signs"),
         Event::KeyRetired { key } => format!("key          {key} is retired"),
+        Event::KeyRotationAsked { key, note } => {
+            format!("key          {key} is to be replaced: {note}")
+        }
         Event::JournalOpened { .. }
         | Event::BundleSettled { .. }
         | Event::GrantsConfirmed { .. }

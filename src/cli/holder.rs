@@ -1,5 +1,6 @@
 //! Holding a task while a command runs: heartbeats, reconnecting inside the lease, and renewing in time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use protem_clock::clock::{Clock, SystemClock};
@@ -7,7 +8,7 @@ use protem_clock::random;
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::GrantState;
 use protem_verify::time::Time;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
@@ -37,6 +38,8 @@ pub struct Holder {
     client: Client,
     grant: String,
     tell: mpsc::Sender<News>,
+    /// The credential at hand may be void: its grant lives on, so a fresh one is there for the asking.
+    void: Arc<Notify>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
@@ -51,6 +54,8 @@ const NEWS_MAX: usize = 16;
 /// The first pause before connecting again; doubled, up to a second, so that every lease allows many tries.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Over how long the holders of void credentials spread their calls.
+const SPREAD: Duration = Duration::from_millis(200);
 
 impl Holder {
     /// Begins to hold `task`, and to watch its `grant`. Returns once the broker has said that it is held, or after a first
@@ -58,7 +63,9 @@ impl Holder {
     pub async fn start(client: &Client, task: &str, lease: Duration, grant: &str) -> Self {
         let (tell, news) = mpsc::channel(NEWS_MAX);
         let (held, is_held) = tokio::sync::oneshot::channel();
+        let void = Arc::new(Notify::new());
         let hold = Hold {
+            void: Arc::clone(&void),
             client: client.clone(),
             task: task.to_owned(),
             lease,
@@ -69,14 +76,15 @@ impl Holder {
         let tasks = vec![tokio::spawn(hold.keep())];
         // A broker that is away right now must not keep the command from starting: access ends by itself.
         let _ = tokio::time::timeout(Duration::from_secs(2), is_held).await;
-        Self { news, client: client.clone(), grant: grant.to_owned(), tell, tasks }
+        Self { news, client: client.clone(), grant: grant.to_owned(), tell, void, tasks }
     }
 
     /// Begins to renew the grant's credential in time.
     pub fn renew(&mut self, credential: &v1::Credential) {
         let due = renew_at(Some(credential));
         let (client, grant) = (self.client.clone(), self.grant.clone());
-        self.tasks.push(tokio::spawn(renew(client, grant, due, self.tell.clone())));
+        let renewal = Renewal { client, grant, tell: self.tell.clone(), void: self.void.clone() };
+        self.tasks.push(tokio::spawn(renewal.keep(due)));
     }
 }
 
@@ -89,6 +97,7 @@ struct Hold {
     lease: Duration,
     grant: String,
     tell: mpsc::Sender<News>,
+    void: Arc<Notify>,
     held: Option<tokio::sync::oneshot::Sender<()>>,
 }
 
@@ -162,6 +171,9 @@ impl Hold {
             let _ = self.tell.try_send(News::Ended(Box::new(grant)));
         } else if let Some(credential) = answer.credential {
             let _ = self.tell.try_send(News::Fresh(Zeroizing::new(credential.token)));
+        } else if grant.state() == GrantState::Active {
+            // Something changed that brought no credential, as when the key was cut off that signed it.
+            self.void.notify_one();
         }
     }
 
@@ -180,32 +192,53 @@ async fn ended(client: &Client, grant: &str) -> Option<v1::Grant> {
     (first.state() == GrantState::Ended).then_some(first)
 }
 
-/// Asks for a fresh credential when the one at hand is due; a lost answer is asked for again, more often than it ends.
-async fn renew(client: Client, grant: String, mut due: Option<Time>, tell: mpsc::Sender<News>) {
-    while let Some(at) = due {
-        let now = Time::from(SystemClock.unix());
-        tokio::time::sleep(at.since(now)).await;
-        let asked = v1::RenewCredentialRequest { grant_id: grant.clone() };
-        match client.access().renew_credential(asked).await {
-            Ok(answer) => {
-                let Some(credential) = answer.into_inner().credential else { return };
-                due = next(renew_at(Some(&credential)), at);
-                let fresh = News::Fresh(Zeroizing::new(credential.token));
-                if tell.send(fresh).await.is_err() {
+/// Asks for fresh credentials of one grant.
+struct Renewal {
+    client: Client,
+    grant: String,
+    tell: mpsc::Sender<News>,
+    void: Arc<Notify>,
+}
+
+impl Renewal {
+    /// Asks when the credential at hand is due or may be void; a lost answer is asked for again, more often than it ends.
+    async fn keep(self, mut due: Option<Time>) {
+        while let Some(at) = due {
+            let now = Time::from(SystemClock.unix());
+            let early = tokio::select! {
+                () = tokio::time::sleep(at.since(now)) => false,
+                () = self.void.notified() => {
+                    // Everybody whose key was cut off comes now.
+                    tokio::time::sleep(jitter(SPREAD)).await;
+                    true
+                }
+            };
+            let asked = v1::RenewCredentialRequest { grant_id: self.grant.clone() };
+            match self.client.access().renew_credential(asked).await {
+                Ok(answer) => {
+                    let Some(credential) = answer.into_inner().credential else { return };
+                    let before = if early { Time::from(SystemClock.unix()) } else { at };
+                    due = next(renew_at(Some(&credential)), before);
+                    let fresh = News::Fresh(Zeroizing::new(credential.token));
+                    if self.tell.send(fresh).await.is_err() {
+                        return;
+                    }
+                }
+                // Anything but a clear no may pass: a rate, a broker that is busy or has no key at this moment.
+                Err(status) if !is_no(status.code()) => {
+                    tokio::time::sleep(jitter(PAUSE_MAX)).await;
+                    if early {
+                        self.void.notify_one();
+                    }
+                }
+                Err(status) => {
+                    let said = match ended(&self.client, &self.grant).await {
+                        Some(grant) => News::Ended(Box::new(grant)),
+                        None => News::Lost(refused(&self.client, &status).what),
+                    };
+                    let _ = self.tell.send(said).await;
                     return;
                 }
-            }
-            // Anything but a clear no may pass: a rate, a broker that is busy, a token that is being replaced.
-            Err(status) if !is_no(status.code()) => {
-                tokio::time::sleep(jitter(PAUSE_MAX)).await;
-            }
-            Err(status) => {
-                let said = match ended(&client, &grant).await {
-                    Some(grant) => News::Ended(Box::new(grant)),
-                    None => News::Lost(refused(&client, &status).what),
-                };
-                let _ = tell.send(said).await;
-                return;
             }
         }
     }

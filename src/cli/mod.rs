@@ -30,6 +30,7 @@ pub mod holder;
 pub mod http;
 pub mod init;
 pub mod line;
+pub mod keys;
 pub mod orders;
 pub mod output;
 pub mod reference;

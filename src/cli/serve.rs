@@ -16,9 +16,10 @@ use crate::cli::bundle;
 use crate::cli::child::asked_to_end;
 use crate::cli::client::settings;
 use crate::cli::exit::{Exit, Failure};
-use crate::config::{Format, Log, Settings};
+use crate::config::{Format, Keys, Log, Settings};
 use crate::engine::broker::{Broker, Start};
 use crate::engine::lane::LaneLimits;
+use crate::engine::plan::Schedule;
 use crate::engine::stop::StartError;
 use crate::journal::sqlite::SqliteJournal;
 use crate::policy::bundle::{Bundle, Files, Load};
@@ -42,6 +43,8 @@ pub struct Parts {
     pub dev: bool,
     /// This region's name.
     pub region: String,
+    /// How long signing keys live.
+    pub rotation: Schedule,
 }
 
 /// `protem serve`.
@@ -107,7 +110,15 @@ fn parts(settings: &Settings) -> Result<Parts, Failure> {
         bundle: bundle::files(&broker.policies)?,
         dev: false,
         region: broker.region.clone(),
+        rotation: schedule(&settings.keys),
     })
+}
+
+/// How long keys live, as the settings say it.
+#[must_use]
+pub fn schedule(keys: &Keys) -> Schedule {
+    let every = keys.rotate_every.0;
+    Schedule { rotate_every: (!every.is_zero()).then_some(every), jwks_wait: keys.jwks_wait.0 }
 }
 
 fn check_bundle(files: &Files) -> Result<(), Failure> {
@@ -141,6 +152,7 @@ pub fn start(parts: Parts) -> Result<Broker, Failure> {
         keys: parts.keys,
         anchor: parts.anchor,
         region: parts.region,
+        rotation: parts.rotation,
         limits: LaneLimits::default(),
     };
     Broker::start(start).map_err(fault)

@@ -119,14 +119,18 @@ impl State {
                 self.keys.change(key, |record| {
                     record.state = KeyState::Signing;
                     record.activated = seq;
+                    record.since = at;
                 });
             }
             Event::KeyRetired { key } => self.keys.change(key, |record| {
                 if record.state != KeyState::CutOff {
                     record.state = KeyState::Retired;
                 }
-                record.last_exp = record.last_exp.max(at);
+                record.last_exp = record.dies(at);
             }),
+            Event::KeyRotationAsked { key, .. } => {
+                self.keys.change(key, |record| record.leaving = true);
+            }
             Event::KeyForgotten { key } => {
                 self.keys.remove(key);
             }
@@ -445,7 +449,7 @@ impl State {
         if let Target::Key(key) = target {
             self.keys.change(key, |record| {
                 record.state = KeyState::CutOff;
-                record.last_exp = record.last_exp.max(at);
+                record.last_exp = record.dies(at);
             });
         }
         self.cut_offs.insert(seq, CutOff { target: target.clone(), reason, at, forget_after });
@@ -459,7 +463,10 @@ impl State {
             key: key.clone(),
             state: KeyState::Published,
             created: at,
+            published: self.facts.seq,
             activated: Seq(0),
+            since: Time::ZERO,
+            leaving: false,
             last_exp: Time::ZERO,
         };
         self.keys.insert(key.id.clone(), record);

@@ -166,7 +166,20 @@ pub enum Command {
         /// Why.
         note: Words,
     },
-    /// Record what is due: lapses, expiries, rows of a cut-off's grants, keys that nothing needs.
+    /// Let another key sign instead of this one, as soon as one may.
+    ReplaceKey {
+        /// The key that signs now.
+        key: KeyId,
+        /// Why.
+        note: Words,
+    },
+    /// Forget a key that signs no more and whose last token is dead. Its private half must be gone before: what nobody
+    /// remembers, nobody would remove.
+    ForgetKey {
+        /// Which.
+        key: KeyId,
+    },
+    /// Record what is due: lapses, expiries, rows of a cut-off's grants.
     Tick,
 }
 

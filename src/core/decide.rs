@@ -55,7 +55,9 @@ pub fn decide(
             rules::activate_bundle(state, digest, files, expect)
         }
         Command::Settle { digest, grants } => rules::settle(state, digest, grants, now),
-        Command::PublishKey(key) => Ok(rules::publish_key(state, key)),
+        Command::PublishKey(key) => rules::publish_key(state, key),
+        Command::ReplaceKey { key, note } => rules::replace_key(state, key, note),
+        Command::ForgetKey { key } => rules::forget_key(state, key, now),
         Command::ActivateKey { key } => rules::activate_key(state, key),
         Command::RetireKey { key, compromised, note } => {
             rules::retire_key(state, key, compromised, note)

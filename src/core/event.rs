@@ -199,6 +199,13 @@ pub enum Event {
         /// Which.
         key: KeyId,
     },
+    /// Somebody wants another key to sign instead; it signs on until that one may.
+    KeyRotationAsked {
+        /// The key that is to be replaced.
+        key: KeyId,
+        /// Why.
+        note: Words,
+    },
     /// Nothing it signed is alive any more; gateways forget it.
     KeyForgotten {
         /// Which.

@@ -7,8 +7,8 @@ use protem_verify::ids::{GrantId, Hash, HoldId, RequestId, Seq};
 use protem_verify::names::{KeyId, PersonName, ResourceName, TaskId, TaskKind, Words};
 use protem_verify::time::{Lifetime, Time};
 
-use crate::event::{EndReason, PublicKey};
-use crate::limits::REMEMBER;
+use crate::event::{EndReason, KeyPurpose, PublicKey};
+use crate::limits::{CHECKPOINT_GRACE, REMEMBER};
 use crate::request::{AccessRequest, ProofKey, Scopes, Workload};
 use crate::verdict::ApprovalRule;
 
@@ -201,9 +201,15 @@ pub struct KeyRecord {
     pub state: KeyState,
     /// When it was published.
     pub created: Time,
+    /// The entry that published it.
+    pub published: Seq,
     /// When it began to sign, as a place in the journal; 0 before.
     pub activated: Seq,
-    /// When the last credential that it signed dies.
+    /// When it began to sign; [`Time::ZERO`] before.
+    pub since: Time,
+    /// Somebody asked for another to sign instead.
+    pub leaving: bool,
+    /// When the last that it signed dies.
     pub last_exp: Time,
 }
 
@@ -247,5 +253,20 @@ impl KeyRecord {
     #[must_use]
     pub fn forgettable(&self) -> bool {
         matches!(self.state, KeyState::Retired | KeyState::CutOff)
+    }
+
+    /// Whether nothing needs it any more.
+    #[must_use]
+    pub fn dead(&self, now: Time) -> bool {
+        self.forgettable() && self.last_exp <= now
+    }
+
+    /// When all that it can have signed until `at` is dead: a credential says so itself, a checkpoint does not.
+    pub(crate) fn dies(&self, at: Time) -> Time {
+        let least = match self.key.purpose {
+            KeyPurpose::Credential => at,
+            KeyPurpose::Checkpoint => at + CHECKPOINT_GRACE,
+        };
+        self.last_exp.max(least)
     }
 }

@@ -330,26 +330,6 @@ fn renewals_settle_races_and_ask_policy_again() {
 }
 
 #[test]
-fn a_cut_off_key_signs_no_more_and_its_grants_renew() {
-    let mut world = World::new();
-    let grant = world.granted(request("team/a", "t"));
-    let k1 = KeyId::try_from("k1").unwrap();
-    world.ok(Command::RetireKey { key: k1.clone(), compromised: true, note: words("leak") });
-    world.refused(world.ask(request("team/b", "t"), Effect::Issue), &Refusal::NoSigningKey);
-    world.refused(Command::ActivateKey { key: k1.clone() }, &Refusal::KeyState(k1));
-    world.ok(Command::PublishKey(key("k2")));
-    world.ok(Command::ActivateKey { key: KeyId::try_from("k2").unwrap() });
-    assert_eq!(world.ok(world.renew(grant, Effect::Issue)).len(), 1, "at once: its token is void");
-    world.wait(1_000);
-    world.ok(Command::Tick);
-    let cut = world.state.revocations(world.now);
-    assert!(
-        matches!(cut.as_slice(), [one] if one.forget_after.is_none()),
-        "never forgotten: {cut:?}"
-    );
-}
-
-#[test]
 fn n_distinct_people_approve_exactly_what_they_saw() {
     let mut world = World::new();
     let grant = world.pending(request("team/a", "t"), 2);

@@ -19,6 +19,7 @@ pub mod tick;
 pub mod tracked;
 pub mod verdict;
 
+mod key_tests;
 mod law_tests;
 mod random_tests;
 mod testbed;

@@ -42,3 +42,8 @@ pub const TASKS_MAX: u32 = 10_000;
 /// Idempotency keys that one grant answers: retries use one, a few runs of one ask a few; more is a client that makes a new
 /// key for each try.
 pub const GRANT_KEYS_MAX: usize = 64;
+/// Signing keys of one purpose that are known at once: rotation waits for the oldest to be forgotten, so that the key set
+/// stays below what a gateway holds, also while two sets of one journal meet.
+pub const SIGNING_KEYS_MAX: usize = 48;
+/// How long a retired checkpoint key still counts: a checkpoint that takes longer to arrive proves nothing to anybody.
+pub const CHECKPOINT_GRACE: Duration = Duration::from_secs(60);

@@ -1,16 +1,17 @@
 //! The law under random commands: what must hold after every one of them.
 #![cfg(test)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::{Strategy, any, proptest};
 use proptest::test_runner::Config;
 use protem_verify::ids::GrantId;
-use protem_verify::names::{ResourceName, Words};
+use protem_verify::names::{KeyId, ResourceName, Words};
+use protem_verify::time::Time;
 
 use crate::command::{Choice, Command};
-use crate::event::{EndReason, Event, Target};
+use crate::event::{CredentialIssued, EndReason, Event, Target};
 use crate::grant::Status;
 use crate::state::State;
 use crate::testbed::{World, hold, keyed, name, request, revoke, task, words, workload};
@@ -27,7 +28,7 @@ fn command(world: &World, known: &[GrantId], step: Step) -> Command {
     let (identity, id) = (WHO[who], TASKS[which]);
     let grant = known.get(pick % known.len().max(1)).copied().unwrap_or(GrantId([9; 16]));
     let by = workload(identity);
-    match what % 16 {
+    match what % 20 {
         0..=2 => world.ask(request(identity, id), Effect::Issue),
         3 => world
             .ask(keyed(identity, id, world.now, u8::try_from(pick % 4).unwrap()), Effect::Issue),
@@ -55,7 +56,51 @@ fn command(world: &World, known: &[GrantId], step: Step) -> Command {
             on: pick % 2 == 0,
             note: words("odd"),
         },
+        15..=18 => of_keys(what, which, pick),
         _ => Command::Tick,
+    }
+}
+
+fn of_keys(what: u8, which: usize, pick: usize) -> Command {
+    let id = format!("k{}", pick % 5);
+    let key = KeyId::try_from(id.as_str()).unwrap();
+    let note = words("drill");
+    match (what % 20, which) {
+        (15, _) => Command::PublishKey(crate::testbed::key(&id)),
+        (16, _) => Command::ActivateKey { key },
+        (17, 0) => Command::RetireKey { key, compromised: true, note },
+        (17, 1) => Command::RetireKey { key, compromised: false, note },
+        (17, _) => Command::ReplaceKey { key, note },
+        _ => Command::ForgetKey { key },
+    }
+}
+
+/// What must hold of every key, as the events alone tell it.
+#[derive(Default)]
+struct Keys {
+    last_exp: BTreeMap<KeyId, Time>,
+    void: BTreeSet<KeyId>,
+}
+
+impl Keys {
+    fn issued(&mut self, issued: &CredentialIssued) {
+        assert!(!self.void.contains(&issued.key), "signed with a key that was cut off");
+        let last = self.last_exp.entry(issued.key.clone()).or_default();
+        *last = issued.exp.max(*last);
+    }
+
+    fn event(&mut self, event: &Event, now: Time) {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "a test looks at the kinds it is about")]
+        match event {
+            Event::KeyPublished(key) => assert!(!self.void.contains(&key.id), "it came back"),
+            Event::CutOff { target: Target::Key(key), .. } => drop(self.void.insert(key.clone())),
+            // I16: nothing that a gateway must still verify loses its key.
+            Event::KeyForgotten { key } => {
+                let dead = self.last_exp.remove(key).is_none_or(|exp| exp <= now);
+                assert!(dead || self.void.contains(key), "a live token lost its key");
+            }
+            _ => {}
+        }
     }
 }
 
@@ -95,6 +140,7 @@ proptest! {
     )) {
         let mut world = World::new();
         let mut known = Vec::new();
+        let mut keys = Keys::default();
         let mut ends: BTreeMap<GrantId, EndReason> = BTreeMap::new();
         for step in steps {
             world.now = world.now + Duration::from_millis(u64::from(step.4) * 50);
@@ -111,16 +157,19 @@ proptest! {
             let events = world.run(command(&world, &known, step)).unwrap_or_default();
             world.state.commit();
             for event in &events {
+                keys.event(event, world.now);
                 #[expect(clippy::wildcard_enum_match_arm, reason = "a test looks at the kinds it is about")]
                 match event {
                     Event::GrantRequested(requested) => known.push(requested.grant),
                     Event::GrantActivated(activated) => {
                         let issued = &activated.credential;
+                        keys.issued(issued);
                         known.push(issued.grant);
                         // I3: no credential outlives its grant; I8: nothing ended lives again.
                         assert!(issued.exp <= activated.until && !ends.contains_key(&issued.grant));
                     }
                     Event::CredentialIssued(issued) => {
+                        keys.issued(issued);
                         assert!(issued.exp <= issued.until && !ends.contains_key(&issued.grant));
                     }
                     // I7: a grant ends exactly once, with one reason.

@@ -113,6 +113,9 @@ pub enum Refusal {
     /// Nothing can be issued.
     #[error("no key may sign")]
     NoSigningKey,
+    /// Gateways hold so many keys and no more.
+    #[error("as many signing keys are known as gateways hold")]
+    TooManySigningKeys,
     /// A journal is opened once; epochs only rise.
     #[error("the journal is already open")]
     AlreadyOpen,
@@ -154,6 +157,7 @@ impl Refusal {
             Self::UnknownKey(_) => law::UNKNOWN_KEY,
             Self::KeyState(_) => law::KEY_STATE,
             Self::NoSigningKey => law::NO_SIGNING_KEY,
+            Self::TooManySigningKeys => law::TOO_MANY_SIGNING_KEYS,
             Self::AlreadyOpen => law::ALREADY_OPEN,
         }
     }

@@ -12,7 +12,7 @@ use crate::access::{
 use crate::ending::{cut_off, due, ended};
 use crate::event::{EndReason, Event, Files, PublicKey, Target};
 use crate::grant::{Grant, KeyState};
-use crate::limits::STEP_MAX;
+use crate::limits::{SIGNING_KEYS_MAX, STEP_MAX};
 use crate::refusal::Refusal;
 use crate::state::State;
 use crate::verdict::{Effect, Verdict};
@@ -136,8 +136,19 @@ fn settle_one(
     }
 }
 
-pub(crate) fn publish_key(state: &State, key: PublicKey) -> Vec<Event> {
-    if state.key(&key.id).is_some() { Vec::new() } else { vec![Event::KeyPublished(key)] }
+pub(crate) fn publish_key(state: &State, key: PublicKey) -> Result<Vec<Event>, Refusal> {
+    if state.key(&key.id).is_some() {
+        return Ok(Vec::new());
+    }
+    // INVARIANT(a_cut_off_key_never_comes_back): also when its record was forgotten.
+    if state.is_cut_off(&Target::Key(key.id.clone())) {
+        return Err(Refusal::KeyState(key.id));
+    }
+    let known = state.keys().filter(|record| record.key.purpose == key.purpose).count();
+    if known >= SIGNING_KEYS_MAX {
+        return Err(Refusal::TooManySigningKeys);
+    }
+    Ok(vec![Event::KeyPublished(key)])
 }
 
 pub(crate) fn activate_key(state: &State, key: KeyId) -> Result<Vec<Event>, Refusal> {
@@ -156,6 +167,9 @@ pub(crate) fn retire_key(
     note: Words,
 ) -> Result<Vec<Event>, Refusal> {
     let record = state.key(&key).ok_or_else(|| Refusal::UnknownKey(key.clone()))?;
+    if compromised && note.as_str().trim().is_empty() {
+        return Err(Refusal::ReasonRequired);
+    }
     let void = (compromised && record.state != KeyState::CutOff)
         .then(|| cut_off(state, Target::Key(key.clone()), EndReason::Revoked, &note, Time::ZERO));
     let retired = match record.state {
@@ -163,4 +177,24 @@ pub(crate) fn retire_key(
         KeyState::Retired | KeyState::CutOff => None,
     };
     Ok(retired.into_iter().chain(void).collect())
+}
+
+pub(crate) fn replace_key(state: &State, key: KeyId, note: Words) -> Result<Vec<Event>, Refusal> {
+    let record = state.key(&key).ok_or_else(|| Refusal::UnknownKey(key.clone()))?;
+    if note.as_str().trim().is_empty() {
+        return Err(Refusal::ReasonRequired);
+    }
+    match record.state {
+        KeyState::Signing if record.leaving => Ok(Vec::new()),
+        KeyState::Signing => Ok(vec![Event::KeyRotationAsked { key, note }]),
+        KeyState::Published | KeyState::Retired | KeyState::CutOff => Err(Refusal::KeyState(key)),
+    }
+}
+
+pub(crate) fn forget_key(state: &State, key: KeyId, now: Time) -> Result<Vec<Event>, Refusal> {
+    match state.key(&key) {
+        None => Ok(Vec::new()),
+        Some(record) if record.dead(now) => Ok(vec![Event::KeyForgotten { key }]),
+        Some(_) => Err(Refusal::KeyState(key)),
+    }
 }

@@ -299,6 +299,11 @@ impl State {
         self.keys.get(id)
     }
 
+    /// Whether a cut-off of exactly this is in force.
+    pub(crate) fn is_cut_off(&self, target: &Target) -> bool {
+        self.cut_offs.map().values().any(|cut| cut.target == *target)
+    }
+
     /// The key that signs for a purpose: the one activated last.
     #[must_use]
     pub fn signing(&self, purpose: KeyPurpose) -> Option<&KeyId> {
@@ -361,10 +366,7 @@ impl State {
         if !self.unrecorded.set().is_empty() {
             return Some(Time::ZERO);
         }
-        let grant = self.deadlines.set().first().map(|(time, _)| *time);
-        let key =
-            self.keys().filter(|record| record.forgettable()).map(|record| record.last_exp).min();
-        [grant, key].into_iter().flatten().min()
+        self.deadlines.set().first().map(|(time, _)| *time)
     }
 
     /// Frees what nobody remembers, at most `limit` things. It changes no answer, so it needs no entry; call it between

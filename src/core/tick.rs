@@ -9,7 +9,7 @@ use crate::grant::{Grant, Status};
 use crate::limits::STEP_MAX;
 use crate::state::State;
 
-/// At most a thousand ends: deadlines that passed, rows that a cut-off still owes, keys that nothing needs.
+/// At most a thousand ends: deadlines that passed, rows that a cut-off still owes.
 pub(crate) fn due(state: &State, now: Time) -> Vec<Event> {
     let passed = state.deadlines.set().iter().take_while(|(time, _)| *time <= now);
     let passed = passed.filter_map(|(_, id)| {
@@ -17,9 +17,7 @@ pub(crate) fn due(state: &State, now: Time) -> Vec<Event> {
         Some(ended(grant, reason_due(grant, now)?, Words::default(), now))
     });
     let owed = state.unrecorded.set().iter().filter_map(|id| owed(state.grant(id)?));
-    let keys = state.keys().filter(|record| record.forgettable() && record.last_exp <= now);
-    let keys = keys.map(|record| Event::KeyForgotten { key: record.key.id.clone() });
-    passed.chain(owed).chain(keys).take(STEP_MAX).collect()
+    passed.chain(owed).take(STEP_MAX).collect()
 }
 
 fn owed(grant: &Grant) -> Option<Event> {

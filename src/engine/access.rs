@@ -75,7 +75,13 @@ impl Broker {
             }
         };
         match found {
-            Found::Grant(answer) => self.answer(*answer).await,
+            Found::Grant(answer) => {
+                let id = answer.id;
+                let signer = answer.newest.as_ref().filter(|_| answer.active);
+                let void = signer.is_some_and(|newest| !self.key_ids().contains(&newest.key));
+                // Its key was cut off, which ended no grant: whoever asks again gets what a renewal would bring.
+                if void { self.renew(caller, id).await } else { self.answer(*answer).await }
+            }
             Found::Refused(ruling) => Err(Stop::Denied(ruling)),
             Found::Nothing => Err(Fault::Store("the answer cannot be found".to_owned()).into()),
         }

@@ -21,8 +21,10 @@ use crate::engine::keys::{KeyRing, KeySets};
 use crate::engine::lane::{Lane, LaneLimits, Lanes};
 use crate::engine::minder::Minder;
 use crate::engine::minting::Minting;
+use crate::engine::plan::Schedule;
 use crate::engine::proof::Prover;
 use crate::engine::receipts::{Enforcement, GatewayState, Mark, Receipts};
+use crate::engine::rotation::{Halted, Replaced, Replacement, Rotation, ShownKey};
 use crate::engine::sequencer::{Answered, Job, Work};
 use crate::engine::stop::Stop;
 use crate::engine::tasks::Leases;
@@ -53,6 +55,8 @@ pub struct Start {
     pub anchor: Option<PathBuf>,
     /// This broker's region, for policies.
     pub region: String,
+    /// How long signing keys live.
+    pub rotation: Schedule,
     /// How much may wait.
     pub limits: LaneLimits,
 }
@@ -82,6 +86,7 @@ pub(in crate::engine) struct Inner {
     /// The key that the journal says signs credentials.
     pub(in crate::engine) signing: Arc<ArcSwap<Option<KeyId>>>,
     pub(in crate::engine) minder: Arc<Minder>,
+    pub(in crate::engine) rotation: Arc<Rotation>,
     pub(in crate::engine) threads: Threads,
 }
 
@@ -163,6 +168,31 @@ impl Broker {
     #[must_use]
     pub fn now(&self) -> Time {
         Time::from(self.0.clock.unix()).max(self.head().at)
+    }
+
+    /// Lets another key sign; a compromised one's tokens are void when this answers.
+    ///
+    /// # Errors
+    /// When there is no such key, or the world broke.
+    pub async fn replace_key(&self, actor: Actor, asked: Replacement) -> Result<Replaced, Halted> {
+        self.rotating(move |rotation| rotation.replace(&actor, &asked)).await
+    }
+
+    /// Every signing key that is not forgotten.
+    ///
+    /// # Errors
+    /// When the state cannot be asked.
+    pub async fn keys(&self) -> Result<Vec<ShownKey>, Halted> {
+        self.rotating(Rotation::shown).await
+    }
+
+    async fn rotating<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Rotation) -> Result<T, Halted> + Send + 'static,
+    ) -> Result<T, Halted> {
+        let rotation = Arc::clone(&self.0.rotation);
+        let done = tokio::task::spawn_blocking(move || work(&rotation)).await;
+        done.unwrap_or(Err(Halted::Stop(Stop::Faulted(Fault::Stopping))))
     }
 
     /// A look at the committed state, between turns. It runs on the sequencer's thread: short work only.

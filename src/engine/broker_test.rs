@@ -17,6 +17,7 @@ use protem_verify::names::{GatewayName, ResourceName, ScopeName, TaskId, TaskKin
 use crate::engine::broker::{Broker, Start};
 use crate::engine::filter::{Cursor, Filter};
 use crate::engine::lane::LaneLimits;
+use crate::engine::plan::Schedule;
 use crate::engine::proof;
 use crate::engine::receipts::How;
 use crate::engine::stop::{StartError, Stop};
@@ -50,6 +51,7 @@ impl Home {
             keys: self.folder.path().join("keys"),
             anchor: Some(self.folder.path().join("anchor")),
             region: String::new(),
+            rotation: Schedule { rotate_every: None, jwks_wait: Duration::ZERO },
             limits: LaneLimits::default(),
         })
     }

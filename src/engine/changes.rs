@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use protem_core::event::Event;
 use protem_core::request::Workload;
+use protem_core::state::State;
 use protem_verify::ids::GrantId;
-use protem_verify::names::{IdentityName, TaskId};
+use protem_verify::names::{IdentityName, KeyId, TaskId};
 use tokio::sync::Notify;
 
 use crate::engine::broker::Broker;
@@ -144,6 +145,29 @@ impl Watchers {
         }
     }
 
+    /// A key was cut off: whoever watches a grant whose newest credential it signed is told at once, as that is void.
+    pub(in crate::engine) fn cut_off(&self, key: &KeyId, state: &State) {
+        let known = lock(&self.known);
+        for (what, inboxes) in &known.watched {
+            let grants = match what {
+                Watched::Grant(grant) => vec![*grant],
+                Watched::Task(identity, task) => {
+                    let live = state.task(identity, task).map(|task| &task.live);
+                    live.into_iter().flatten().copied().collect()
+                }
+            };
+            let void = |grant: &GrantId| {
+                let newest = state.grant(grant).and_then(|grant| grant.newest.as_ref());
+                newest.is_some_and(|newest| newest.key == *key)
+            };
+            for grant in grants.into_iter().filter(void) {
+                for inbox in inboxes.iter().filter_map(Weak::upgrade) {
+                    inbox.tell(grant, false);
+                }
+            }
+        }
+    }
+
     /// Ends every watch.
     pub(in crate::engine) fn close(&self) {
         let mut known = lock(&self.known);
@@ -196,6 +220,7 @@ fn touched(event: &Event) -> Vec<(GrantId, bool)> {
         | Event::KeyPublished(_)
         | Event::KeyActivated { .. }
         | Event::KeyRetired { .. }
+        | Event::KeyRotationAsked { .. }
         | Event::KeyForgotten { .. } => Vec::new(),
     }
 }

@@ -5,7 +5,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::SystemTime;
 
 use data_encoding::BASE64URL_NOPAD;
 use protem_clock::random;
@@ -22,20 +23,31 @@ use crate::mint::SigningKey;
 
 /// The longest key file: a line of three words.
 const FILE_MAX: u64 = 256;
+const FILE_ROOM: usize = 512;
 /// How a key file begins; a later form says another number.
 const FORM: &str = "protem-key-1";
+
+/// The ending of a key file that the journal knows, of one that it may not know yet, and of what is left of a checkpoint
+/// key: its public half, so that an old checkpoint can still be told from a forged one.
+const ENDING: &str = "key";
+const UNPUBLISHED: &str = "new";
+const FORMER: &str = "former";
+/// Former checkpoint keys that are remembered: with a key a day, the oldest checkpoint that counts is a quarter old.
+const FORMER_MAX: usize = 90;
 
 /// The private keys of this broker.
 pub struct KeyRing {
     folder: PathBuf,
     keys: RwLock<BTreeMap<KeyId, SigningKey>>,
+    former: RwLock<Vec<[u8; 32]>>,
 }
 
 impl KeyRing {
     /// Reads the folder; makes it when there is none.
     ///
     /// # Errors
-    /// When the folder is not 0700, a file in it is not 0600, belongs to somebody else, or is not a key.
+    /// When the folder is not 0700, a file in it is not 0600, belongs to somebody else, or is not a key, or the folder
+    /// belongs to somebody else.
     pub fn open(folder: &Path) -> Result<Self, StartError> {
         let fail = |why: String| StartError::KeyFolder { folder: folder.to_owned(), why };
         if !folder.exists() {
@@ -50,45 +62,150 @@ impl KeyRing {
         if meta.permissions().mode() & 0o077 != 0 {
             return Err(fail("others may enter it; its mode must be 0700".to_owned()));
         }
+        if meta.uid() != rustix::process::geteuid().as_raw() {
+            return Err(fail("it belongs to another user than the one who runs this".to_owned()));
+        }
         let mut keys = BTreeMap::new();
+        let mut former = Vec::new();
         for entry in fs::read_dir(folder).map_err(|error| fail(error.to_string()))? {
             let path = entry.map_err(|error| fail(error.to_string()))?.path();
-            if path.extension().is_some_and(|ending| ending == "key") {
-                let key = read(&path, meta.uid())
-                    .map_err(|why| fail(format!("`{}`: {why}", path.display())))?;
-                keys.insert(key.id().clone(), key);
+            let named = |why: String| fail(format!("`{}`: {why}", path.display()));
+            match path.extension().and_then(|ending| ending.to_str()) {
+                Some(ENDING | UNPUBLISHED) => {
+                    let key = read(&path, meta.uid()).map_err(named)?;
+                    keys.insert(key.id().clone(), key);
+                }
+                Some(FORMER) => former.push(read_former(&path, meta.uid()).map_err(named)?),
+                Some(_) | None => {}
             }
         }
-        Ok(Self { folder: folder.to_owned(), keys: RwLock::new(keys) })
+        former.sort_unstable_by_key(|(made, _)| std::cmp::Reverse(*made));
+        let former = former.into_iter().take(FORMER_MAX).map(|(_, public)| public).collect();
+        let (keys, former) = (RwLock::new(keys), RwLock::new(former));
+        Ok(Self { folder: folder.to_owned(), keys, former })
     }
 
     /// The key with this id, if its private half is here.
     #[must_use]
     pub fn find(&self, id: &KeyId) -> Option<SigningKey> {
-        self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(id).cloned()
+        self.read().get(id).cloned()
     }
 
-    /// Makes a key and keeps it on disk before anybody hears of it.
+    /// Makes a key and keeps it on disk before anybody hears of it. Say [`Self::published`] when the journal knows it.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn generate(&self, purpose: KeyPurpose) -> Result<SigningKey, StartError> {
+    pub fn generate(&self, purpose: KeyPurpose) -> Result<SigningKey, Unkept> {
         let seed = Zeroizing::new(random::bytes::<32>());
         let key = SigningKey::from_seed(&seed, purpose);
-        let path = self.folder.join(format!("{}.key", key.id()));
-        write(&path, &seed, purpose).map_err(|error| StartError::KeyFolder {
-            folder: self.folder.clone(),
-            why: format!("`{}`: {error}", path.display()),
-        })?;
-        let mut keys = self.keys.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        keys.insert(key.id().clone(), key.clone());
+        let path = self.path(key.id(), UNPUBLISHED);
+        write(&path, &seed, purpose).map_err(|why| unkept(&path, &why))?;
+        self.write().insert(key.id().clone(), key.clone());
         Ok(key)
+    }
+
+    /// The journal knows this key: from here on its file stays until [`Self::remove`].
+    ///
+    /// # Errors
+    /// When the file cannot be renamed.
+    pub fn published(&self, id: &KeyId) -> Result<(), Unkept> {
+        let (from, to) = (self.path(id, UNPUBLISHED), self.path(id, ENDING));
+        if !from.exists() {
+            return Ok(());
+        }
+        fs::rename(&from, &to).and_then(|()| self.sync()).map_err(|why| unkept(&to, &why))
+    }
+
+    /// At a start: a key that was written but never published is nobody's, and goes.
+    ///
+    /// # Errors
+    /// When the folder cannot be changed.
+    pub fn reconcile(&self, state: &State) -> Result<(), Unkept> {
+        let ids: Vec<KeyId> = self.read().keys().cloned().collect();
+        for id in ids {
+            if state.key(&id).is_some() {
+                self.published(&id)?;
+            } else if self.path(&id, UNPUBLISHED).exists() {
+                self.remove(&id)?;
+            } else {
+                // Perhaps another journal's, or a later state's of this one: not ours to remove.
+                tracing::warn!(key = %id, folder = %self.folder.display(), "the journal knows nothing of a key file");
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on this key signs nothing, whatever becomes of its file.
+    pub fn lock_away(&self, id: &KeyId) {
+        self.write().remove(id);
+    }
+
+    /// Removes a key that can never be asked to sign again: nothing of its private half is left in the folder. What a
+    /// journaling disk or a backup keeps of a removed file, no overwriting here would reach, so none is tried.
+    ///
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn remove(&self, id: &KeyId) -> Result<(), Unkept> {
+        let key = self.write().remove(id);
+        let path = self.path(id, ENDING);
+        if path.exists()
+            && let Some(key) = key.filter(|key| key.purpose() == KeyPurpose::Checkpoint)
+        {
+            let former = self.path(id, FORMER);
+            let line = format!("{FORM} former {}\n", BASE64URL_NOPAD.encode(&key.public()));
+            keep(&former, line.as_bytes()).map_err(|why| unkept(&former, &why))?;
+            self.former.write().unwrap_or_else(PoisonError::into_inner).push(key.public());
+        }
+        for path in [path, self.path(id, UNPUBLISHED)] {
+            match fs::remove_file(&path) {
+                Ok(()) => self.sync().map_err(|why| unkept(&path, &why))?,
+                Err(why) if why.kind() == std::io::ErrorKind::NotFound => {}
+                Err(why) => return Err(unkept(&path, &why)),
+            }
+        }
+        Ok(())
+    }
+
+    /// A key that was made and never published: its turn failed.
+    #[must_use]
+    pub fn spare(&self, purpose: KeyPurpose) -> Option<SigningKey> {
+        let spare = self.of(purpose);
+        spare.into_iter().find(|key| self.path(key.id(), UNPUBLISHED).exists())
+    }
+
+    /// The public halves of this broker's checkpoint keys of before.
+    #[must_use]
+    pub fn former(&self) -> Vec<[u8; 32]> {
+        self.former.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why a start cannot use the folder.
+    #[must_use]
+    pub fn unusable(&self, why: &Unkept) -> StartError {
+        StartError::KeyFolder { folder: self.folder.clone(), why: why.to_string() }
+    }
+
+    fn path(&self, id: &KeyId, ending: &str) -> PathBuf {
+        self.folder.join(format!("{id}.{ending}"))
+    }
+
+    /// Names, too, must outlive a power failure.
+    fn sync(&self) -> std::io::Result<()> {
+        fs::File::open(&self.folder)?.sync_all()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<KeyId, SigningKey>> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<KeyId, SigningKey>> {
+        self.keys.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every key here of this purpose.
     #[must_use]
     pub fn of(&self, purpose: KeyPurpose) -> Vec<SigningKey> {
-        let keys = self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let keys = self.read();
         keys.values().filter(|key| key.purpose() == purpose).cloned().collect()
     }
 }
@@ -142,7 +259,20 @@ fn counts(state: KeyState) -> bool {
     }
 }
 
-fn read(path: &Path, owner: u32) -> Result<SigningKey, String> {
+/// A key file that could not be written, renamed or removed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{path}`: {why}")]
+pub struct Unkept {
+    path: String,
+    why: String,
+}
+
+fn unkept(path: &Path, why: &std::io::Error) -> Unkept {
+    Unkept { path: path.display().to_string(), why: why.to_string() }
+}
+
+/// The text of a file that is ours alone, and when it was written.
+fn open(path: &Path, owner: u32) -> Result<(Zeroizing<String>, SystemTime), String> {
     let mut options = fs::OpenOptions::new();
     // A link could point at a file that others may change.
     let flags = rustix::fs::OFlags::NOFOLLOW.bits();
@@ -155,8 +285,25 @@ fn read(path: &Path, owner: u32) -> Result<SigningKey, String> {
     if meta.uid() != owner || !meta.is_file() {
         return Err("it is not a file of the folder's owner".to_owned());
     }
-    let mut text = Zeroizing::new(String::new());
+    // Room for all of it at once: a text that grows would leave copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(FILE_ROOM));
     file.take(FILE_MAX).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    Ok((text, meta.modified().map_err(|error| error.to_string())?))
+}
+
+fn read_former(path: &Path, owner: u32) -> Result<(SystemTime, [u8; 32]), String> {
+    let (text, made) = open(path, owner)?;
+    let words: Vec<&str> = text.split_ascii_whitespace().collect();
+    let [FORM, FORMER, public] = words.as_slice() else {
+        return Err("it is not what is left of a checkpoint key".to_owned());
+    };
+    let bytes = BASE64URL_NOPAD.decode(public.as_bytes()).ok();
+    let public = bytes.and_then(|bytes| bytes.try_into().ok());
+    public.map(|public| (made, public)).ok_or("it holds no public key".to_owned())
+}
+
+fn read(path: &Path, owner: u32) -> Result<SigningKey, String> {
+    let (text, _) = open(path, owner)?;
     let bad = || "it is not a protem key".to_owned();
     let mut words = text.split_ascii_whitespace();
     let (Some(FORM), Some(purpose), Some(seed), None) =
@@ -185,10 +332,15 @@ fn write(path: &Path, seed: &[u8; 32], purpose: KeyPurpose) -> std::io::Result<(
         KeyPurpose::Checkpoint => "checkpoint",
     };
     let line = Zeroizing::new(format!("{FORM} {purpose} {}\n", *text));
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(line.as_bytes())?;
+    keep(path, line.as_bytes())
+}
+
+/// Writes a file for its owner alone, so that it outlives a power failure: the journal is about to rely on it.
+fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
     file.sync_all()?;
-    // The name, too, must outlive a power failure: the journal is about to rely on this key.
     match path.parent() {
         Some(folder) => fs::File::open(folder)?.sync_all(),
         None => Ok(()),
@@ -207,7 +359,9 @@ mod tests {
     fn keys_come_back_and_looser_modes_are_refused() {
         let home = tempfile::tempdir().unwrap();
         let folder = home.path().join("keys");
-        let key = KeyRing::open(&folder).unwrap().generate(KeyPurpose::Credential).unwrap();
+        let ring = KeyRing::open(&folder).unwrap();
+        let key = ring.generate(KeyPurpose::Credential).unwrap();
+        ring.published(key.id()).unwrap();
         let again = KeyRing::open(&folder).unwrap();
         let found = again.find(key.id()).unwrap();
         assert_eq!((found.public(), found.purpose()), (key.public(), KeyPurpose::Credential));
@@ -223,5 +377,62 @@ mod tests {
         let other = folder.join("other.key");
         fs::rename(&file, &other).unwrap();
         assert!(KeyRing::open(&folder).is_err(), "a key under another key's name");
+    }
+
+    fn files(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_link_in_place_of_a_key_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("keys");
+        let ring = KeyRing::open(&folder).unwrap();
+        let key = ring.generate(KeyPurpose::Credential).unwrap();
+        let (from, to) = (folder.join(format!("{}.new", key.id())), home.path().join("elsewhere"));
+        fs::rename(&from, &to).unwrap();
+        std::os::unix::fs::symlink(&to, folder.join(format!("{}.key", key.id()))).unwrap();
+        assert!(KeyRing::open(&folder).is_err(), "others may change what a link points at");
+    }
+
+    #[test]
+    fn a_key_that_nobody_published_goes_and_what_the_journal_does_not_know_stays() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("keys");
+        let ring = KeyRing::open(&folder).unwrap();
+        let (one, other) = (KeyPurpose::Credential, KeyPurpose::Checkpoint);
+        let (one, other) = (ring.generate(one).unwrap(), ring.generate(other).unwrap());
+        assert_eq!(ring.spare(one.purpose()).unwrap().id(), one.id());
+        ring.published(other.id()).unwrap();
+        let again = KeyRing::open(&folder).unwrap();
+        again.reconcile(&State::new()).unwrap();
+        assert_eq!(files(&folder), [format!("{}.key", other.id())]);
+        assert!(again.find(one.id()).is_none());
+    }
+
+    #[test]
+    fn of_a_removed_key_nothing_is_left_but_what_tells_its_checkpoints_from_forged_ones() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("keys");
+        let ring = KeyRing::open(&folder).unwrap();
+        for purpose in [KeyPurpose::Credential, KeyPurpose::Checkpoint] {
+            let key = ring.generate(purpose).unwrap();
+            ring.published(key.id()).unwrap();
+            ring.remove(key.id()).unwrap();
+            ring.remove(key.id()).unwrap();
+            assert!(ring.find(key.id()).is_none());
+        }
+        // One that was cut off leaves nothing at all: its word counts no more.
+        let bad = ring.generate(KeyPurpose::Checkpoint).unwrap();
+        ring.published(bad.id()).unwrap();
+        ring.lock_away(bad.id());
+        ring.remove(bad.id()).unwrap();
+        let left = files(&folder);
+        assert!(matches!(left.as_slice(), [one] if one.ends_with(".former")), "{left:?}");
+        let again = KeyRing::open(&folder).unwrap();
+        assert_eq!(again.former(), ring.former());
+        assert_eq!(again.former().len(), 1);
+        assert!(again.of(KeyPurpose::Checkpoint).is_empty());
     }
 }

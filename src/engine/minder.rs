@@ -5,28 +5,20 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use protem_clock::clock::Clock;
-use protem_core::command::Command;
-use protem_core::event::KeyPurpose;
-use protem_core::grant::KeyState;
 use protem_core::state::State;
 use protem_verify::ids::Seq;
-use protem_verify::names::KeyId;
 
-use crate::engine::keys::KeyRing;
-use crate::engine::lane::{Lane, Lanes};
 use crate::engine::proof::Prover;
-use crate::engine::receipts::{Covers, Mark, Receipts};
-use crate::engine::sequencer::Work;
-use crate::engine::stop::Stop;
-use crate::engine::thread;
+use crate::engine::receipts::Receipts;
+use crate::engine::rotation::Rotation;
 use crate::journal::fault::Fault;
 use crate::journal::port::Head;
 use crate::journal::reader::Reader;
 
 /// How often it looks: soon enough that a bound that passed is told at once.
 const EVERY: Duration = Duration::from_millis(100);
-/// How often the keys are looked at.
-const KEYS_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether a snapshot is due.
+const SNAPSHOT_LOOK: Duration = Duration::from_secs(1);
 /// Entries between two snapshots: a start reads at most about so many, some seconds.
 pub const SNAPSHOT_EVERY: u64 = 100_000;
 /// Entries read at once.
@@ -41,11 +33,9 @@ pub struct Minder {
 
 /// What the minder minds.
 pub(in crate::engine) struct Minded {
-    pub(in crate::engine) lanes: Arc<Lanes>,
     pub(in crate::engine) clock: Arc<dyn Clock>,
     pub(in crate::engine) head: Arc<ArcSwap<Head>>,
-    pub(in crate::engine) keys: Arc<KeyRing>,
-    pub(in crate::engine) signing: Arc<ArcSwap<Option<KeyId>>>,
+    pub(in crate::engine) rotation: Arc<Rotation>,
     pub(in crate::engine) receipts: Arc<Receipts>,
     pub(in crate::engine) prover: Arc<Prover>,
 }
@@ -64,10 +54,12 @@ impl Minder {
             let now = minded.clock.boot();
             minded.receipts.sweep(now);
             minded.prover.anchor(&minded.head.load(), false);
-            if looked.is_none_or(|then| now.saturating_sub(then) >= KEYS_EVERY) {
+            let every = minded.rotation.every();
+            let due = looked.is_none_or(|then| now.saturating_sub(then) >= every);
+            if minded.rotation.woken() || due {
                 looked = Some(now);
-                if let Err(stop) = minded.succeed() {
-                    tracing::warn!(%stop, "the next signing key is not in force yet");
+                if let Err(halted) = minded.rotation.pass() {
+                    tracing::warn!(%halted, "a step of the signing keys was not taken");
                 }
             }
         }
@@ -79,7 +71,7 @@ impl Minder {
         let kept = reader.snapshot().ok().flatten().map_or(Seq(0), |(head, _)| head.seq);
         let mut replica: Option<State> = None;
         let mut last = kept;
-        while !self.sleep(KEYS_EVERY) {
+        while !self.sleep(SNAPSHOT_LOOK) {
             if head.load().seq.0.saturating_sub(last.0) < SNAPSHOT_EVERY {
                 continue;
             }
@@ -101,37 +93,6 @@ impl Minder {
 
     fn lock(&self) -> MutexGuard<'_, bool> {
         self.closed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Minded {
-    /// When the key that the journal says signs is not here, or is void: this broker's own published key comes into force
-    /// as soon as every enforcing gateway knows it or the bound has passed.
-    fn succeed(&self) -> Result<(), Stop> {
-        let usable =
-            (**self.signing.load()).as_ref().is_some_and(|id| self.keys.find(id).is_some());
-        if usable {
-            return Ok(());
-        }
-        let own: Vec<KeyId> =
-            self.keys.of(KeyPurpose::Credential).iter().map(|key| key.id().clone()).collect();
-        let found = thread::wait(&self.lanes, Lane::Ordinary, Work::Look, move |answered| {
-            let published = answered
-                .state
-                .keys()
-                .find(|record| record.state == KeyState::Published && own.contains(&record.key.id));
-            published.map(|record| (record.key.id.clone(), record.created, answered.head))
-        })?;
-        let Some((key, created, head)) = found else { return Ok(()) };
-        // Published at `created` or before: the bound is counted from the moment it was seen, which is later.
-        let age = head.at.max(protem_verify::time::Time::from(self.clock.unix())).since(created);
-        let committed = self.clock.boot().saturating_sub(age);
-        let mark = Mark { seq: head.seq, committed, covers: Covers::Everything };
-        if !self.receipts.enforcement(&mark, self.clock.boot()).everywhere {
-            return Ok(());
-        }
-        let work = Work::Command(Box::new(Command::ActivateKey { key }));
-        thread::wait(&self.lanes, Lane::Ordinary, work, |_| ())
     }
 }
 

@@ -17,11 +17,13 @@ pub mod lane;
 pub mod minder;
 pub mod minting;
 pub mod opening;
+pub mod plan;
 pub mod proof;
 pub mod receipts;
 pub mod ring;
 #[cfg(test)]
 mod ring_test;
+pub mod rotation;
 pub mod run;
 pub mod sequencer;
 #[cfg(test)]

@@ -8,11 +8,12 @@ use protem_clock::clock::Clock;
 use protem_core::command::Command;
 use protem_core::event::{Event, KeyPurpose};
 use protem_core::grant::KeyState;
+use protem_core::limits::SIGNING_KEYS_MAX;
 use protem_core::state::State;
 use protem_verify::ids::{Epoch, Seq};
 use protem_verify::time::Time;
 
-use crate::engine::keys::{KeyRing, public};
+use crate::engine::keys::{KeyRing, Unkept, public};
 use crate::engine::proof::{check_anchor, own_keys, read_anchor};
 use crate::engine::sequencer::{Job, Sequencer, Tail, Work};
 use crate::engine::start::{changes_keys, journal_id};
@@ -83,9 +84,12 @@ pub(in crate::engine) fn open<J: Journal>(
         }
         in_force(sequencer.state(), about)?
     };
+    let bad = |why: Unkept| about.keys.unusable(&why);
+    about.keys.reconcile(sequencer.state()).map_err(bad)?;
     let commands = missing_keys(sequencer.state(), about.keys)?;
     if !commands.is_empty() {
         turn(&mut sequencer, &mut noting, commands)?;
+        about.keys.reconcile(sequencer.state()).map_err(bad)?;
     }
     if sequencer.state().bundle().is_none() {
         let (digest, files) = (bundle.digest(), Arc::clone(bundle.files()));
@@ -126,35 +130,46 @@ fn load(files: &Files, dev: bool) -> Result<Bundle, StartError> {
     })
 }
 
-/// What the journal must learn of keys. A journal's first keys sign at once; later a credential key is published first,
-/// and comes into force when gateways know it. One more is always known ahead, for the day when the first must go.
+/// What the journal must learn of keys before anybody is served: a journal's first ones, which sign at once, as nobody
+/// knows another; a checkpoint key when the one that signs is not here, which gateways learn on the stream that it signs
+/// for; and one more of each purpose, known ahead for the day when the first must go. All else is [`Rotation`]'s.
+///
+/// [`Rotation`]: crate::engine::rotation::Rotation
 fn missing_keys(state: &State, ring: &KeyRing) -> Result<Vec<Command>, StartError> {
     let mut commands = Vec::new();
-    let here = |purpose| state.signing(purpose).is_some_and(|id| ring.find(id).is_some());
-    // After its key was cut off a restart is no shortcut: gateways must know the next one first.
-    let first = |purpose| state.keys().all(|record| record.key.purpose != purpose);
     for purpose in [KeyPurpose::Credential, KeyPurpose::Checkpoint] {
-        // A checkpoint key may change at once: gateways learn it on the stream that it signs for.
-        if first(purpose) || (purpose == KeyPurpose::Checkpoint && !here(purpose)) {
-            let key = ring.generate(purpose)?;
-            commands.push(Command::PublishKey(public(&key)));
-            commands.push(Command::ActivateKey { key: key.id().clone() });
+        let generate = || ring.generate(purpose).map_err(|why| ring.unusable(&why));
+        let here = state.signing(purpose).is_some_and(|id| ring.find(id).is_some());
+        let mut waiting = state.keys().filter(|record| {
+            let own = record.key.purpose == purpose && ring.find(&record.key.id).is_some();
+            own && record.state == KeyState::Published
+        });
+        let mut ahead = waiting.next();
+        // After its key was cut off a restart is no shortcut: gateways must know the next one first.
+        let first = state.keys().all(|record| record.key.purpose != purpose);
+        if first || (purpose == KeyPurpose::Checkpoint && !here) {
+            let key = match ahead.take() {
+                Some(record) => record.key.id.clone(),
+                None => {
+                    let key = generate()?;
+                    commands.push(Command::PublishKey(public(&key)));
+                    key.id().clone()
+                }
+            };
+            commands.push(Command::ActivateKey { key });
         }
-    }
-    let waiting = state.keys().any(|record| {
-        record.key.purpose == KeyPurpose::Credential
-            && record.state == KeyState::Published
-            && ring.find(&record.key.id).is_some()
-    });
-    if !waiting {
-        commands.push(Command::PublishKey(public(&ring.generate(KeyPurpose::Credential)?)));
+        let full = state.keys().filter(|record| record.key.purpose == purpose).count();
+        if ahead.is_none() && full.saturating_add(1) < SIGNING_KEYS_MAX {
+            commands.push(Command::PublishKey(public(&generate()?)));
+        }
     }
     Ok(commands)
 }
 
+/// Also those that were cut off: a file beside the journal that claims too much stops a start, and no more.
 fn checkpoint_keys(state: &State) -> Vec<[u8; 32]> {
     let keys = state.keys().filter(|record| record.key.purpose == KeyPurpose::Checkpoint);
-    keys.filter(|record| record.state != KeyState::CutOff).map(|record| record.key.public).collect()
+    keys.map(|record| record.key.public).collect()
 }
 
 /// One turn of all these, of which none may be refused.

@@ -300,8 +300,8 @@ pub fn wire(signed: &Signed) -> v1::Checkpoint {
 #[must_use]
 pub fn own_keys(ring: &KeyRing, journal: &[[u8; 32]]) -> Keys {
     let own = ring.of(KeyPurpose::Checkpoint);
-    let publics: Vec<[u8; 32]> =
-        own.iter().map(crate::mint::SigningKey::public).chain(journal.iter().copied()).collect();
+    let own = own.iter().map(crate::mint::SigningKey::public).chain(ring.former());
+    let publics: Vec<[u8; 32]> = own.chain(journal.iter().copied()).collect();
     Keys::of(&publics).unwrap_or_default()
 }
 

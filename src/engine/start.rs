@@ -1,7 +1,9 @@
 //! A start: the store is checked against what others saw of it, then the threads run.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use protem_clock::random;
@@ -22,6 +24,7 @@ use crate::engine::minting::Minting;
 use crate::engine::opening::{self, Opened};
 use crate::engine::proof::Prover;
 use crate::engine::receipts::Receipts;
+use crate::engine::rotation::{Known, Rotation};
 use crate::engine::sequencer::Sequencer;
 use crate::engine::stop::StartError;
 use crate::engine::tail::BrokerTail;
@@ -94,8 +97,19 @@ impl Broker {
             leases.hold((identity.clone(), task.clone()), hold.hold, hold.lease, boot);
         }
         let signing = state.signing(KeyPurpose::Credential).cloned();
+        let lanes = Arc::new(Lanes::new(start.limits));
+        let rotation = Rotation {
+            keys: Arc::clone(&keys),
+            lanes: Arc::clone(&lanes),
+            clock: Arc::clone(&start.clock),
+            receipts: Arc::clone(&receipts),
+            schedule: start.rotation,
+            known: Mutex::new(Known { published: BTreeMap::new(), started: boot }),
+            woken: AtomicBool::new(false),
+        };
         let inner = Inner {
-            lanes: Arc::new(Lanes::new(start.limits)),
+            lanes,
+            rotation: Arc::new(rotation),
             minting: Arc::new(Minting::new(Arc::clone(&keys), Arc::clone(&issuer))),
             reader: start.reader,
             clock: start.clock,
@@ -160,11 +174,9 @@ impl Drop for Inner {
 
 fn minded(inner: &Inner) -> Minded {
     Minded {
-        lanes: Arc::clone(&inner.lanes),
         clock: Arc::clone(&inner.clock),
         head: Arc::clone(&inner.head),
-        keys: Arc::clone(&inner.keys),
-        signing: Arc::clone(&inner.signing),
+        rotation: Arc::clone(&inner.rotation),
         receipts: Arc::clone(&inner.receipts),
         prover: Arc::clone(&inner.prover),
     }
@@ -233,6 +245,7 @@ pub(in crate::engine) fn changes_keys(event: &Event) -> bool {
         | Event::BundleActivated { .. }
         | Event::BundleSettled { .. }
         | Event::GrantsConfirmed { .. }
+        | Event::KeyRotationAsked { .. }
         | Event::GrantRequested(_)
         | Event::RequestReevaluated { .. }
         | Event::GrantActivated(_)

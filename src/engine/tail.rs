@@ -5,7 +5,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use protem_core::event::{Event, KeyPurpose};
+use protem_core::event::{Event, KeyPurpose, Target};
 use protem_core::state::State;
 use protem_verify::names::KeyId;
 
@@ -13,9 +13,10 @@ use crate::engine::broker::Inner;
 use crate::engine::bundle::Bundles;
 use crate::engine::changes::Watchers;
 use crate::engine::feed::News;
-use crate::engine::keys::KeySets;
+use crate::engine::keys::{KeyRing, KeySets};
 use crate::engine::proof::Prover;
 use crate::engine::receipts::Receipts;
+use crate::engine::rotation::Rotation;
 use crate::engine::sequencer::Tail;
 use crate::engine::start::changes_keys;
 use crate::engine::tasks::Leases;
@@ -32,6 +33,8 @@ pub(in crate::engine) struct BrokerTail {
     receipts: Arc<Receipts>,
     leases: Arc<Leases>,
     watchers: Arc<Watchers>,
+    ring: Arc<KeyRing>,
+    rotation: Arc<Rotation>,
     news: SyncSender<News>,
 }
 
@@ -46,12 +49,22 @@ impl BrokerTail {
             receipts: Arc::clone(&inner.receipts),
             leases: Arc::clone(&inner.leases),
             watchers: Arc::clone(&inner.watchers),
+            ring: Arc::clone(&inner.keys),
+            rotation: Arc::clone(&inner.rotation),
             news,
         }
     }
 
     fn keys(&self, rows: &[Committed<Event>], state: &State) -> Option<Arc<KeySets>> {
         let last = rows.iter().rfind(|row| changes_keys(row.what()))?;
+        for row in rows {
+            if let Event::CutOff { target: Target::Key(key), .. } = row.what() {
+                // INVARIANT(nothing_is_signed_with_a_cut_off_key): also not what was recorded before and waits to be signed.
+                self.ring.lock_away(key);
+                self.watchers.cut_off(key, state);
+            }
+        }
+        self.rotation.wake();
         let sets = Arc::new(KeySets::of(state, last.seq()));
         self.sets.store(Arc::clone(&sets));
         self.signing.store(Arc::new(state.signing(KeyPurpose::Credential).cloned()));

@@ -79,11 +79,25 @@ pub fn wait<T: Send + 'static>(
     work: Work,
     read: impl FnOnce(&Answered<'_>) -> T + Send + 'static,
 ) -> Result<T, Stop> {
+    wait_as(lanes, lane, system(), work, read)
+}
+
+/// The same in somebody's name.
+///
+/// # Errors
+/// When the turn refused or failed, or the broker stops.
+pub fn wait_as<T: Send + 'static>(
+    lanes: &Lanes,
+    lane: Lane,
+    actor: Actor,
+    work: Work,
+    read: impl FnOnce(&Answered<'_>) -> T + Send + 'static,
+) -> Result<T, Stop> {
     let (tell, told) = std::sync::mpsc::sync_channel(1);
     let answer = move |answered: Result<Answered<'_>, Stop>| {
         drop(tell.send(answered.map(|answered| read(&answered))));
     };
-    lanes.push(lane, Job { actor: system(), work, answer: Box::new(answer) });
+    lanes.push(lane, Job { actor, work, answer: Box::new(answer) });
     told.recv().unwrap_or(Err(Stop::Faulted(Fault::Stopping)))
 }
 

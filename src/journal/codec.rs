@@ -69,6 +69,7 @@ pub fn kind(event: &Event) -> &'static str {
         Event::KeyPublished(_) => "key.published",
         Event::KeyActivated { .. } => "key.activated",
         Event::KeyRetired { .. } => "key.retired",
+        Event::KeyRotationAsked { .. } => "key.rotation_asked",
         Event::KeyForgotten { .. } => "key.forgotten",
     }
 }

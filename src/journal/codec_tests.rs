@@ -285,10 +285,14 @@ impl Pick {
                 purpose: self.of(&[KeyPurpose::Credential, KeyPurpose::Checkpoint]),
                 public: [9; 32],
             }),
-            23 => self.of(&[
-                Event::KeyActivated { key: key.clone() },
-                Event::KeyRetired { key: key.clone() },
-            ]),
+            23 => {
+                let note = self.words();
+                self.of(&[
+                    Event::KeyActivated { key: key.clone() },
+                    Event::KeyRetired { key: key.clone() },
+                    Event::KeyRotationAsked { key: key.clone(), note },
+                ])
+            }
             _ => Event::KeyForgotten { key },
         }
     }

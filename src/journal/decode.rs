@@ -108,6 +108,9 @@ pub(in crate::journal) fn event(event: Wire) -> Result<Event, Malformed> {
         Wire::KeyPublished(it) => Event::KeyPublished(public_key(&it)?),
         Wire::KeyActivated(it) => Event::KeyActivated { key: name(&it.key)? },
         Wire::KeyRetired(it) => Event::KeyRetired { key: name(&it.key)? },
+        Wire::KeyRotationAsked(it) => {
+            Event::KeyRotationAsked { key: name(&it.key)?, note: words(&it.note)? }
+        }
         Wire::KeyForgotten(it) => Event::KeyForgotten { key: name(&it.key)? },
     })
 }

@@ -117,6 +117,10 @@ pub(in crate::journal) fn event(event: &Event) -> Wire {
         Event::KeyPublished(key) => Wire::KeyPublished(public_key(key)),
         Event::KeyActivated { key } => Wire::KeyActivated(wire::KeyName { key: key.to_string() }),
         Event::KeyRetired { key } => Wire::KeyRetired(wire::KeyName { key: key.to_string() }),
+        Event::KeyRotationAsked { key, note } => Wire::KeyRotationAsked(wire::KeyRotationAsked {
+            key: key.to_string(),
+            note: note.to_string(),
+        }),
         Event::KeyForgotten { key } => Wire::KeyForgotten(wire::KeyName { key: key.to_string() }),
         Event::IdentityQuarantined { identity, note } => {
             Wire::IdentityQuarantined(wire::Quarantine {

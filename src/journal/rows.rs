@@ -89,6 +89,7 @@ pub fn rows(event: &Event, seq: Seq, at: Time) -> Vec<RowChange> {
         | Event::KeyPublished(_)
         | Event::KeyActivated { .. }
         | Event::KeyRetired { .. }
+        | Event::KeyRotationAsked { .. }
         | Event::KeyForgotten { .. } => Vec::new(),
     }
 }

@@ -287,6 +287,9 @@ fn key(it: &KeyRecord) -> wire::SnapKey {
         created_ms: it.created.as_millis(),
         activated: it.activated.0,
         last_exp_ms: it.last_exp.as_millis(),
+        published: it.published.0,
+        since_ms: it.since.as_millis(),
+        leaving: it.leaving,
     }
 }
 
@@ -304,6 +307,9 @@ fn read_key(it: &wire::SnapKey) -> Result<KeyRecord, Malformed> {
         created: Time::from_millis(it.created_ms),
         activated: Seq(it.activated),
         last_exp: Time::from_millis(it.last_exp_ms),
+        published: Seq(it.published),
+        since: Time::from_millis(it.since_ms),
+        leaving: it.leaving,
     })
 }
 

@@ -21,6 +21,7 @@ use crate::serve::listing;
 use crate::serve::parse;
 use crate::serve::selector::{self, Selected};
 use crate::serve::show;
+use crate::serve::signing_keys;
 use crate::serve::status::Problem;
 use crate::serve::watch::Watch;
 use crate::serve::who;
@@ -139,15 +140,19 @@ impl GovernanceService for Governance {
         let signed_in = who::signed_in(&request)?;
         let caller = signed_in.caller()?;
         who::may_view(&self.broker, caller, &[Object::Broker])?;
-        let keys = inventory::keys(&self.broker).await?;
+        let keys = signing_keys::list(&self.broker).await?;
         Ok(Response::new(v1::ListKeysResponse { keys }))
     }
 
     async fn rotate_key(
         &self,
-        _: Request<v1::RotateKeyRequest>,
+        request: Request<v1::RotateKeyRequest>,
     ) -> Result<Response<v1::RotateKeyResponse>, Status> {
-        Err(not_built("rotating keys by hand", "revoke with a key id voids all it signed").into())
+        let signed_in = who::signed_in(&request)?;
+        let caller = signed_in.caller()?;
+        who::permit(&self.broker, who::person(caller)?, Action::Administer, &[Object::Broker])?;
+        let answer = signing_keys::rotate(&self.broker, caller, request.into_inner()).await?;
+        Ok(Response::new(answer))
     }
 
     async fn list_secrets(

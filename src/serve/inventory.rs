@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use protem_core::event::KeyPurpose;
-use protem_core::grant::KeyState;
 use protem_proto::wire::v1;
 use protem_verify::codes::wire;
 use protem_verify::names::IdentityName;
-use protem_verify::time::Time;
 
 use crate::engine::broker::Broker;
 use crate::journal::reader::GrantFilter;
@@ -128,45 +125,6 @@ pub fn gateways(broker: &Broker) -> Vec<v1::Gateway> {
     }
     found.sort_by(|one, other| (&one.name, &one.instance).cmp(&(&other.name, &other.instance)));
     found
-}
-
-/// The signing keys that the journal knows.
-///
-/// # Errors
-/// When the state cannot be asked.
-pub async fn keys(broker: &Broker) -> Result<Vec<v1::Key>, Problem> {
-    let keys = broker
-        .ask(|state| {
-            let keys = state.keys().map(|known| {
-                let never = known.last_exp == Time::ZERO;
-                v1::Key {
-                    key_id: known.key.id.to_string(),
-                    purpose: purpose(known.key.purpose).to_owned(),
-                    state: key_state(known.state).to_owned(),
-                    created: Some(show::time(known.created)),
-                    last_token_expires: (!never).then(|| show::time(known.last_exp)),
-                }
-            });
-            keys.collect()
-        })
-        .await;
-    Ok(keys?)
-}
-
-fn purpose(purpose: KeyPurpose) -> &'static str {
-    match purpose {
-        KeyPurpose::Credential => "credential",
-        KeyPurpose::Checkpoint => "checkpoint",
-    }
-}
-
-fn key_state(state: KeyState) -> &'static str {
-    match state {
-        KeyState::Published => "published",
-        KeyState::Signing => "signing",
-        KeyState::Retired => "retired",
-        KeyState::CutOff => "compromised",
-    }
 }
 
 /// Static secrets that the catalog still knows of.

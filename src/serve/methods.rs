@@ -94,7 +94,8 @@ pub const RULES: &[Rule] = &[
     ending("/protem.v1.GovernanceService/SetQuarantine", ANSWER_WITHIN),
     known("/protem.v1.GovernanceService/ListGateways"),
     known("/protem.v1.GovernanceService/ListKeys"),
-    known("/protem.v1.GovernanceService/RotateKey"),
+    // A compromised key's tokens are void with it.
+    ending("/protem.v1.GovernanceService/RotateKey", ANSWER_WITHIN),
     known("/protem.v1.GovernanceService/ListSecrets"),
     following("/protem.v1.GovernanceService/ReadJournal"),
     known("/protem.v1.GovernanceService/GetProof"),

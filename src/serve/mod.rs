@@ -31,6 +31,7 @@ pub mod seats;
 pub mod selector;
 pub mod server;
 pub mod show;
+pub mod signing_keys;
 pub mod status;
 pub mod strict_json;
 pub mod watch;

@@ -209,6 +209,7 @@ fn grpc_of(refusal: &Refusal) -> Grpc {
         | Refusal::TooManyPending { .. }
         | Refusal::TooManyLive
         | Refusal::TooManyTasks(_)
+        | Refusal::TooManySigningKeys
         | Refusal::TooManyKeys(_) => Grpc::ResourceExhausted,
         Refusal::Quarantined(_) | Refusal::MayNotDecide { .. } => Grpc::PermissionDenied,
         Refusal::TaskEnded(_)

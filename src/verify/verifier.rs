@@ -144,6 +144,9 @@ impl Verifier {
     pub fn still(&self, allowed: &Allowed, now: Moment) -> Result<(), Reason> {
         let view = self.view.load();
         let resource = view.catalog.resource(&allowed.resource).ok_or(Reason::UnknownResource)?;
+        if view.fences.voids_key(&allowed.key) {
+            return Err(Reason::KeyCutOff);
+        }
         if !view.keys.knows(&allowed.key) {
             return Err(Reason::UnknownKey);
         }
@@ -158,6 +161,10 @@ fn allowed(view: &Known, token: &str, call: &Call<'_>, now: Moment) -> Result<Al
     }
     if view.proven.is_none() {
         return Err(Reason::Unready);
+    }
+    if view.fences.voids_key(&jws.kid) {
+        // Before all else of the key: it has left the key set, and its holder is helped by another reason than a stranger.
+        return Err(Reason::KeyCutOff);
     }
     if !view.keys.knows(&jws.kid) {
         // Nobody vouches for its seq, so a forger may choose between two refusals.

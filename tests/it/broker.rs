@@ -9,6 +9,7 @@ use data_encoding::BASE64URL_NOPAD;
 use ed25519_dalek::{Signer, SigningKey};
 use protem::engine::broker::{Broker, Start};
 use protem::engine::lane::LaneLimits;
+use protem::engine::plan::Schedule;
 use protem::journal::port::Journal;
 use protem::journal::reader::Reader;
 use protem::journal::sqlite::SqliteJournal;
@@ -61,6 +62,8 @@ pub struct Wish {
     pub clock: Option<Arc<dyn Clock>>,
     /// As `protem serve` runs: the development key counts for nobody.
     pub no_dev: bool,
+    /// How long signing keys live.
+    pub rotation: Schedule,
 }
 
 impl TestBroker {
@@ -88,6 +91,7 @@ impl TestBroker {
             keys: folder.path().join("keys"),
             anchor: None,
             region: String::new(),
+            rotation: wish.rotation,
             limits: LaneLimits::default(),
         };
         let broker = tokio::task::spawn_blocking(|| Broker::start(start)).await.unwrap();

@@ -72,4 +72,7 @@ crate::codes! {
     TOO_MANY_KEYS = "PT-0133", "one grant was asked for under too many keys",
         "a grant answers 64 idempotency keys; a client that makes a new one for each try fills the memory",
         "repeat a request with the `request_id` that it had, or with none";
+    TOO_MANY_SIGNING_KEYS = "PT-0134", "too many signing keys are known",
+        "keys come faster than the tokens that the earlier ones signed die; a gateway holds a limited set",
+        "raise `keys.rotate_every`, or shorten the tiers' `credential`; rotation goes on by itself when earlier keys are forgotten";
 }

@@ -1,0 +1,301 @@
+//! Rotation: which key is published, signs, is retired and forgotten next. Each step follows from the journal and the key
+//! folder alone, so a broker that was stopped in the middle goes on where it was.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use protem_clock::clock::Clock;
+use protem_core::command::Command;
+use protem_core::event::{Actor, KeyPurpose};
+use protem_core::grant::{KeyRecord, KeyState};
+use protem_core::refusal::Refusal;
+use protem_verify::ids::Seq;
+use protem_verify::names::{KeyId, Words};
+use protem_verify::time::Time;
+
+use crate::engine::keys::{KeyRing, Unkept, public};
+use crate::engine::lane::{Lane, Lanes};
+use crate::engine::plan::{Plan, Schedule, Step, Waits, signing};
+use crate::engine::receipts::{Covers, Enforcement, Mark, Receipts};
+use crate::engine::sequencer::{Answered, Work};
+use crate::engine::stop::Stop;
+use crate::engine::thread::{system, wait_as};
+
+/// Steps taken in one pass: a rotation is four, of two purposes.
+const STEPS_MAX: usize = 16;
+/// How often the keys are looked at, unless they live so short that a tenth of that is less.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Takes the steps of this broker's keys, one pass at a time.
+pub struct Rotation {
+    pub(in crate::engine) keys: Arc<KeyRing>,
+    pub(in crate::engine) lanes: Arc<Lanes>,
+    pub(in crate::engine) clock: Arc<dyn Clock>,
+    pub(in crate::engine) receipts: Arc<Receipts>,
+    pub(in crate::engine) schedule: Schedule,
+    pub(in crate::engine) known: Mutex<Known>,
+    pub(in crate::engine) woken: AtomicBool,
+}
+
+/// What only this process knows of keys.
+pub(in crate::engine) struct Known {
+    /// When keys were found durable, on the monotonic clock; earlier processes' count from this one's start, which is later.
+    pub(in crate::engine) published: BTreeMap<KeyId, Duration>,
+    pub(in crate::engine) started: Duration,
+}
+
+/// What an operator asks.
+#[derive(Clone, Debug)]
+pub struct Replacement {
+    /// Of which purpose the key is.
+    pub purpose: KeyPurpose,
+    /// Which key must go; absent: the one that signs.
+    pub key: Option<KeyId>,
+    /// Somebody else may have it: all that it ever signed becomes void, now.
+    pub compromised: bool,
+    /// Why.
+    pub note: Words,
+}
+
+/// What became of it.
+#[derive(Clone, Debug)]
+pub struct Replaced {
+    /// The key that goes.
+    pub replaced: KeyId,
+    /// The key that signs now, or that will.
+    pub key: Option<KeyId>,
+    /// Whether it signs.
+    pub signs: bool,
+    /// What it waits for, when it does not.
+    pub waits: Waits,
+    /// The entry that gateways must have applied.
+    pub mark: Mark,
+}
+
+/// A key as an operator sees it.
+#[derive(Clone, Debug)]
+pub struct ShownKey {
+    /// As the journal has it.
+    pub record: KeyRecord,
+    /// Whether it is the one that signs for its purpose.
+    pub signs: bool,
+    /// Whether its private half is here.
+    pub here: bool,
+    /// What its next step waits for.
+    pub waits: Waits,
+    /// Who knows that it was published.
+    pub enforcement: Enforcement,
+}
+
+/// Why a step was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Halted {
+    /// The law or the world said no.
+    #[error(transparent)]
+    Stop(#[from] Stop),
+    /// The key folder cannot be changed.
+    #[error("key folder: {0}")]
+    Unkept(#[from] Unkept),
+}
+
+/// The keys at one moment.
+struct Looked {
+    keys: Vec<KeyRecord>,
+    now: Time,
+    head: Seq,
+}
+
+impl Rotation {
+    /// How often [`Self::pass`] is to be called.
+    #[must_use]
+    pub fn every(&self) -> Duration {
+        self.schedule.rotate_every.map_or(EVERY, |every| (every / 10).min(EVERY))
+    }
+
+    /// Something about the keys changed: the next pass is due at once.
+    pub fn wake(&self) {
+        self.woken.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Self::wake`] was called since the last time.
+    #[must_use]
+    pub fn woken(&self) -> bool {
+        self.woken.swap(false, Ordering::AcqRel)
+    }
+
+    /// Takes every step that is due.
+    ///
+    /// # Errors
+    /// When one cannot be taken; the next pass tries again.
+    pub fn pass(&self) -> Result<(), Halted> {
+        self.steps(&mut self.lock()).map(drop)
+    }
+
+    /// An operator wants another key to sign. Where a successor is known everywhere it signs before the old one is cut off,
+    /// so that there is no moment without.
+    ///
+    /// # Errors
+    /// When there is no such key, or a step cannot be taken. What was recorded by then goes on by itself.
+    pub fn replace(&self, actor: &Actor, asked: &Replacement) -> Result<Replaced, Halted> {
+        let mut known = self.lock();
+        let looked = self.look()?;
+        let signs = signing(&looked.keys, asked.purpose);
+        let old = asked.key.clone().or_else(|| signs.map(|record| record.key.id.clone()));
+        let old = old.ok_or(Stop::Refused(Refusal::NoSigningKey))?;
+        let record = looked.keys.iter().find(|record| record.key.id == old);
+        let record = record.ok_or_else(|| Stop::Refused(Refusal::UnknownKey(old.clone())))?;
+        let purpose = record.key.purpose;
+        let mut mark =
+            Mark { seq: looked.head, committed: self.clock.boot(), covers: Covers::Everything };
+        if asked.compromised {
+            if signs.is_some_and(|signs| signs.key.id == old) {
+                let successor = self.planning(&looked, &known, |plan| plan.successor(purpose));
+                if let Some(key) = successor {
+                    self.command(actor, Command::ActivateKey { key })?;
+                }
+            }
+            let (key, note) = (old.clone(), asked.note.clone());
+            mark = self.command(actor, Command::RetireKey { key, compromised: true, note })?;
+        } else if record.state == KeyState::Signing {
+            let (key, note) = (old.clone(), asked.note.clone());
+            mark = self.command(actor, Command::ReplaceKey { key, note })?;
+        }
+        // The answer is durable already: what cannot be done now is tried again by the next pass.
+        if let Err(halted) = self.steps(&mut known) {
+            tracing::warn!(%halted, "a rotation is not finished yet");
+        }
+        let looked = self.look()?;
+        let signs = signing(&looked.keys, purpose).map(|record| record.key.id.clone());
+        let now = signs.filter(|id| *id != old);
+        let (next, waits) = self.planning(&looked, &known, |plan| {
+            let next = plan.next_of(purpose);
+            let waits = next.map_or(Waits::Nothing, |record| plan.waits(record));
+            (next.map(|record| record.key.id.clone()), waits)
+        });
+        let (signs, waits) = (now.is_some(), if now.is_some() { Waits::Nothing } else { waits });
+        Ok(Replaced { replaced: old, key: now.or(next), signs, waits, mark })
+    }
+
+    /// Every key that is not forgotten.
+    ///
+    /// # Errors
+    /// When the state cannot be asked.
+    pub fn shown(&self) -> Result<Vec<ShownKey>, Halted> {
+        let known = self.lock();
+        let looked = self.look()?;
+        let show = |record: &KeyRecord| {
+            let id = &record.key.id;
+            let signs = signing(&looked.keys, record.key.purpose);
+            ShownKey {
+                record: record.clone(),
+                signs: signs.is_some_and(|signs| signs.key.id == *id),
+                here: self.keys.find(id).is_some(),
+                waits: self.planning(&looked, &known, |plan| plan.waits(record)),
+                enforcement: self.enforcement(record, looked.head, &known),
+            }
+        };
+        Ok(looked.keys.iter().map(show).collect())
+    }
+
+    fn steps(&self, known: &mut Known) -> Result<(), Halted> {
+        for _ in 0..STEPS_MAX {
+            let looked = self.look()?;
+            self.tidy(&looked)?;
+            let step = self.planning(&looked, known, |plan| plan.step());
+            let Some(step) = step else { break };
+            self.take(step, known)?;
+        }
+        Ok(())
+    }
+
+    fn take(&self, step: Step, known: &mut Known) -> Result<(), Halted> {
+        let by = system();
+        match step {
+            Step::Publish(purpose) => {
+                let spare = self.keys.spare(purpose);
+                let key = spare.map_or_else(|| self.keys.generate(purpose), Ok)?;
+                let mark = self.command(&by, Command::PublishKey(public(&key)))?;
+                known.published.insert(key.id().clone(), mark.committed);
+                self.keys.published(key.id())?;
+                tracing::info!(key = %key.id(), ?purpose, "the next signing key is published");
+            }
+            Step::Activate(key) => {
+                self.command(&by, Command::ActivateKey { key: key.clone() })?;
+                tracing::info!(%key, "a signing key came into force");
+            }
+            Step::Retire(key) => {
+                let note = Words::default();
+                let retire = Command::RetireKey { key: key.clone(), compromised: false, note };
+                self.command(&by, retire)?;
+            }
+            Step::Forget(key) => {
+                // INVARIANT(no_private_half_is_forgotten): once the journal has forgotten it, nobody would remove it.
+                self.keys.remove(&key)?;
+                self.command(&by, Command::ForgetKey { key: key.clone() })?;
+                known.published.remove(&key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes private halves that can never be asked to sign again. A retired credential key can: a request that is
+    /// repeated gets the same token while that lives.
+    fn tidy(&self, looked: &Looked) -> Result<(), Halted> {
+        for record in &looked.keys {
+            let over = match record.state {
+                KeyState::CutOff => true,
+                KeyState::Retired => record.key.purpose == KeyPurpose::Checkpoint,
+                KeyState::Published | KeyState::Signing => false,
+            };
+            if over {
+                self.keys.remove(&record.key.id)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn planning<T>(&self, looked: &Looked, known: &Known, ask: impl FnOnce(&Plan<'_>) -> T) -> T {
+        let here = |id: &KeyId| self.keys.find(id).is_some();
+        let everywhere =
+            |record: &KeyRecord| self.enforcement(record, looked.head, known).everywhere;
+        ask(&Plan {
+            keys: &looked.keys,
+            now: looked.now,
+            here: &here,
+            everywhere: &everywhere,
+            schedule: self.schedule,
+        })
+    }
+
+    fn enforcement(&self, record: &KeyRecord, head: Seq, known: &Known) -> Enforcement {
+        let committed = known.published.get(&record.key.id).copied().unwrap_or(known.started);
+        // A snapshot of an earlier version does not say which entry published it.
+        let seq = if record.published == Seq(0) { head } else { record.published };
+        let mark = Mark { seq, committed, covers: Covers::Everything };
+        self.receipts.enforcement(&mark, self.clock.boot())
+    }
+
+    fn look(&self) -> Result<Looked, Stop> {
+        let read = |answered: &Answered<'_>| Looked {
+            keys: answered.state.keys().cloned().collect(),
+            now: answered.now,
+            head: answered.head.seq,
+        };
+        wait_as(&self.lanes, Lane::Ending, system(), Work::Look, read)
+    }
+
+    fn command(&self, actor: &Actor, command: Command) -> Result<Mark, Stop> {
+        let work = Work::Command(Box::new(command));
+        wait_as(&self.lanes, Lane::Ending, actor.clone(), work, |answered| Mark {
+            seq: answered.rows.last().map_or(answered.head.seq, |row| row.seq()),
+            committed: answered.committed,
+            covers: Covers::Everything,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
