@@ -333,6 +333,34 @@ fn warnings_refuse_nothing() {
         "PT-0339",
         "shop/checkout",
     );
+    for claim in [
+        r#"sub = "system:serviceaccount:payments:agent""#,
+        r#""kubernetes.io/serviceaccount/name" = "agent""#,
+    ] {
+        let login = format!(
+            "\n[[identity.\"payments/agent\".login]]\nissuer = \"github\"\nclaims = {{ repository_id = \"7\", {claim} }}\n"
+        );
+        finds("identities.toml", "", &login, "PT-0317", "kubernetes.io/serviceaccount/uid");
+    }
+}
+
+#[test]
+fn an_issuers_url_names_a_server_and_nothing_else() {
+    for bad in [
+        "http://idp.shop.example",
+        "http://localhost.evil.example",
+        "http://127.0.0.1.evil.example",
+        "http://127.0.0.1@evil.example",
+        "https://",
+        "https://:443",
+        "https://idp.shop.example?a",
+        "https://idp.shop.example#a",
+        "https://user@idp.shop.example",
+        "https://idp.shop.example ",
+        "ftp://idp.shop.example",
+    ] {
+        finds("issuers.toml", "https://idp.shop.example", bad, "PT-0341", "https URL");
+    }
 }
 
 #[test]

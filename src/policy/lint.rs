@@ -6,7 +6,7 @@ use protem_verify::time::Time;
 
 use crate::policy::ask::{Action, Object};
 use crate::policy::bundle::Bundle;
-use crate::policy::catalog::People;
+use crate::policy::catalog::{LoginRule, People};
 use crate::policy::entities::{BROKER, Kind, Store};
 use crate::policy::finding::{At, Findings, did_you_mean};
 use crate::policy::login::Person;
@@ -127,6 +127,17 @@ pub fn warnings(bundle: &Bundle, parsed: &Parsed, findings: &mut Findings) {
         let message = format!("identity `{}` has no login: nobody can ever be it", identity.name);
         findings.warning(&place(format!("identity {}", identity.name)), policy::NO_LOGIN, message);
     }
+    for identity in bundle.identities.values() {
+        if identity.logins.iter().any(by_name_alone) {
+            let message = format!(
+                "a login of identity `{}` names a service account, and one that is deleted and made again keeps its name: \
+                 match `{ACCOUNT_UID}`, too",
+                identity.name
+            );
+            let at = place(format!("identity {}", identity.name));
+            findings.warning(&at, policy::WIDE_LOGIN, message);
+        }
+    }
     for (name, secret) in &bundle.catalog.secrets {
         if let Some(found) = &secret.found_in {
             let message = format!("secret `{name}`, found in {found}, is not under control yet");
@@ -134,6 +145,17 @@ pub fn warnings(bundle: &Bundle, parsed: &Parsed, findings: &mut Findings) {
         }
     }
 }
+
+/// Whether a login matches a service account of Kubernetes by what another one may be called tomorrow.
+fn by_name_alone(rule: &LoginRule) -> bool {
+    let by_subject =
+        rule.claims.get("sub").is_some_and(|sub| sub.starts_with("system:serviceaccount:"));
+    let by_name = rule.claims.contains_key("kubernetes.io/serviceaccount/name");
+    (by_subject || by_name) && !rule.claims.contains_key(ACCOUNT_UID)
+}
+
+/// The claim of a projected token that is never given again.
+const ACCOUNT_UID: &str = "kubernetes.io/serviceaccount/uid";
 
 /// Whether any permit of access is about this scope.
 fn reachable(bundle: &Bundle, resource: &ResourceName, scope: &ScopeName) -> bool {

@@ -1,7 +1,7 @@
 //! Rates: how often one identity may ask, and how often one address may fail to sign in.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -73,7 +73,7 @@ impl Rates {
     /// # Errors
     /// RESOURCE_EXHAUSTED and when to come back: too many of its tokens were bad.
     pub fn may_try(&self, peer: IpAddr, now: Duration) -> Result<(), Problem> {
-        let until = lock(&self.blocked).get(&peer).copied();
+        let until = lock(&self.blocked).get(&household(peer)).copied();
         match until.filter(|until| *until > now) {
             None => Ok(()),
             Some(until) => {
@@ -86,6 +86,7 @@ impl Rates {
 
     /// A sign-in from this address failed.
     pub fn failed(&self, peer: IpAddr, now: Duration) {
+        let peer = household(peer);
         if let Err(not_until) = self.failed.check_key(&peer) {
             let wait = not_until.wait_time_from(self.clock.now());
             let mut blocked = lock(&self.blocked);
@@ -111,6 +112,14 @@ impl Rates {
         let mut by_rate = lock(&self.by_rate);
         let fresh = || Arc::new(RateLimiter::keyed(quota(rate.count, rate.per)));
         Arc::clone(by_rate.entry((rate.count, rate.per)).or_insert_with(fresh))
+    }
+}
+
+/// Whom an address is counted with: an IPv6 host has a whole /64 to choose from, and an IPv4 one may come in IPv6's clothes.
+fn household(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
     }
 }
 
@@ -142,6 +151,14 @@ mod tests {
         let passed = (0..10).filter(|_| limiter.check_key(&one).is_ok()).count();
         assert_eq!(passed, 3);
         assert!(limiter.check_key(&other).is_ok());
+    }
+
+    #[test]
+    fn a_host_cannot_walk_through_its_own_network() {
+        let counted = |text: &str| household(text.parse().unwrap()).to_string();
+        assert_eq!(counted("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(counted("::ffff:192.0.2.1"), "192.0.2.1");
+        assert_eq!(counted("192.0.2.1"), "192.0.2.1");
     }
 
     #[test]
