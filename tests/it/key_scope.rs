@@ -22,8 +22,8 @@ use crate::broker::{TestBroker, fresh_task};
 use crate::served::refused;
 
 /// A gateway of a broker, with a fresh view.
-struct Guard {
-    gate: Gate,
+pub struct Guard {
+    pub gate: Gate,
     _state: tempfile::TempDir,
 }
 
@@ -36,7 +36,7 @@ impl Login for Token {
 }
 
 impl Guard {
-    async fn of(broker: &TestBroker) -> Self {
+    pub async fn of(broker: &TestBroker) -> Self {
         let state = tempfile::tempdir().unwrap();
         let config = GateConfig {
             broker: broker.url.clone(),
@@ -53,7 +53,7 @@ impl Guard {
     }
 
     /// What the gateway says when orders are read with this credential.
-    async fn reads_orders(&self, token: &str) -> Result<(), Reason> {
+    pub async fn reads_orders(&self, token: &str) -> Result<(), Reason> {
         self.calls(token, &orders(), "/v1/orders").await
     }
 
@@ -74,7 +74,7 @@ impl Guard {
     }
 }
 
-fn orders() -> ResourceName {
+pub fn orders() -> ResourceName {
     ResourceName::try_from("orders-api").unwrap()
 }
 

@@ -40,6 +40,8 @@ mod key_scope;
 mod kill9;
 mod process;
 mod python;
+mod rotation;
+mod rotation_restarts;
 mod secrets;
 mod served;
 mod simulation;

@@ -26,21 +26,28 @@ pub struct Broker {
     home: tempfile::TempDir,
     bundle: bool,
     orders: bool,
+    env: Vec<(&'static str, String)>,
     logins: Mutex<HashMap<String, PathBuf>>,
 }
 
 impl Broker {
     /// With the built-in example bundle, and the example orders API behind its gateway.
     pub fn example() -> Self {
-        Self::prepared(&[], true)
+        Self::prepared(&[], true, Vec::new())
+    }
+
+    /// The same, whose keys sign so long.
+    pub fn rotating(files: &[(&str, &str)], orders: bool, every: &str) -> Self {
+        let wait = ("PROTEM_DEV_JWKS_WAIT", "0s".to_owned());
+        Self::prepared(files, orders, vec![("PROTEM_DEV_ROTATE_EVERY", every.to_owned()), wait])
     }
 
     /// With a bundle of the test's own: file names and texts.
     pub fn with_bundle(files: &[(&str, &str)]) -> Self {
-        Self::prepared(files, false)
+        Self::prepared(files, false, Vec::new())
     }
 
-    fn prepared(files: &[(&str, &str)], orders: bool) -> Self {
+    fn prepared(files: &[(&str, &str)], orders: bool, env: Vec<(&'static str, String)>) -> Self {
         let home = tempfile::tempdir().unwrap();
         for (name, text) in files {
             let path = home.path().join("policies").join(name);
@@ -49,7 +56,7 @@ impl Broker {
         }
         std::fs::create_dir(home.path().join("tmp")).unwrap();
         let (bundle, logins, port) = (!files.is_empty(), Mutex::default(), free_port());
-        let mut broker = Self { process: None, port, home, bundle, orders, logins };
+        let mut broker = Self { process: None, port, home, bundle, orders, env, logins };
         broker.start();
         broker
     }
@@ -64,6 +71,7 @@ impl Broker {
         // It reads our pipe, so that it ends even if this process is killed.
         command.args(["dev", "--until-eof", "-o", "json", "--listen", &self.address()]);
         command.arg("--data").arg(self.data()).stdin(Stdio::piped());
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         if !self.orders {
             command.arg("--no-orders");
         }
