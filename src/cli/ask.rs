@@ -9,12 +9,14 @@ use protem_proto::wire::v1::GrantState;
 use protem_proto::wire::v1::verdict::Effect;
 use protem_verify::codes::tool;
 use protem_verify::ids::RequestId;
+use tonic::Code;
 
 use crate::cli::args::Global;
 use crate::cli::args_work::{AskArgs, WaitArgs, What};
 use crate::cli::client::{Client, repeat, wait_before};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Screen, Tint};
+use crate::cli::watch::TOKEN_LATE;
 use crate::cli::{find, show, task_id};
 
 /// A grant and, when it is active, its credential.
@@ -176,16 +178,23 @@ async fn follow(
     began: Duration,
 ) -> Result<Answer, Failure> {
     let mut until = show::at(grant.decide_by.as_ref());
+    // When the broker last knew us: a stream ends with its token, and a fresh one may come a little late.
+    let mut seen: Option<Duration> = None;
     loop {
         let watched = v1::WatchGrantRequest { grant_id: grant.id.clone() };
         let mut changes = match client.access().watch_grant(watched).await {
             Ok(changes) => changes.into_inner(),
             Err(status) => {
+                let now = SystemClock.boot();
+                let lately = seen.is_some_and(|seen| now.saturating_sub(seen) < TOKEN_LATE);
+                let late = status.code() == Code::Unauthenticated && lately;
                 let wait = wait_before(&status, Duration::from_secs(1));
-                let Some(wait) = wait.filter(|_| repeat(&status)) else {
+                let Some(wait) = wait.filter(|_| late || repeat(&status)) else {
                     return Err(client.failure(&status));
                 };
-                screen.draw("  the broker does not answer; trying again");
+                if !late {
+                    screen.draw("  the broker does not answer; trying again");
+                }
                 tokio::time::sleep(wait).await;
                 continue;
             }
@@ -217,6 +226,7 @@ async fn follow(
                 }
             }
         }
+        seen = Some(SystemClock.boot());
         tokio::time::sleep(RETRY_FIRST).await;
     }
 }

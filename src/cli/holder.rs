@@ -72,6 +72,7 @@ impl Holder {
             grant: grant.to_owned(),
             tell: tell.clone(),
             held: Some(held),
+            open: false,
         };
         let tasks = vec![tokio::spawn(hold.keep())];
         // A broker that is away right now must not keep the command from starting: access ends by itself.
@@ -81,10 +82,9 @@ impl Holder {
 
     /// Begins to renew the grant's credential in time.
     pub fn renew(&mut self, credential: &v1::Credential) {
-        let due = renew_at(Some(credential));
         let (client, grant) = (self.client.clone(), self.grant.clone());
         let renewal = Renewal { client, grant, tell: self.tell.clone(), void: self.void.clone() };
-        self.tasks.push(tokio::spawn(renewal.keep(due)));
+        self.tasks.push(tokio::spawn(renewal.keep(credential.clone())));
     }
 }
 
@@ -99,6 +99,8 @@ struct Hold {
     tell: mpsc::Sender<News>,
     void: Arc<Notify>,
     held: Option<tokio::sync::oneshot::Sender<()>>,
+    /// Whether the stream at hand was answered.
+    open: bool,
 }
 
 impl Hold {
@@ -107,7 +109,12 @@ impl Hold {
         let mut pause = PAUSE_FIRST;
         let mut lost = false;
         loop {
+            self.open = false;
             let Err(status) = self.stream(&mut lost, &mut pause).await;
+            // A stream ends with its caller's token; the next one begins with a fresh one, and nothing was lost.
+            if self.open && status.code() == Code::Unauthenticated {
+                continue;
+            }
             if is_no(status.code()) {
                 // The task is over, or somebody else's: the grant says which way.
                 self.look_at_grant().await;
@@ -145,6 +152,7 @@ impl Hold {
                         let _ = self.tell.send(News::Back).await;
                     }
                     *pause = PAUSE_FIRST;
+                    self.open = true;
                     if let Some(held) = self.held.take() {
                         let _ = held.send(());
                     }
@@ -202,11 +210,13 @@ struct Renewal {
 
 impl Renewal {
     /// Asks when the credential at hand is due or may be void; a lost answer is asked for again, more often than it ends.
-    async fn keep(self, mut due: Option<Time>) {
-        while let Some(at) = due {
-            let now = Time::from(SystemClock.unix());
+    async fn keep(self, mut newest: v1::Credential) {
+        let mut wait = Life::of(&newest).wait(Time::from(SystemClock.unix()));
+        // It lives as long as its grant: nothing but a void one is left to renew.
+        let mut last = false;
+        loop {
             let early = tokio::select! {
-                () = tokio::time::sleep(at.since(now)) => false,
+                () = tokio::time::sleep(wait), if !last => false,
                 () = self.void.notified() => {
                     // Everybody whose key was cut off comes now.
                     tokio::time::sleep(jitter(SPREAD)).await;
@@ -216,18 +226,28 @@ impl Renewal {
             let asked = v1::RenewCredentialRequest { grant_id: self.grant.clone() };
             match self.client.access().renew_credential(asked).await {
                 Ok(answer) => {
-                    let Some(credential) = answer.into_inner().credential else { return };
-                    let before = if early { Time::from(SystemClock.unix()) } else { at };
-                    due = next(renew_at(Some(&credential)), before);
-                    let fresh = News::Fresh(Zeroizing::new(credential.token));
+                    let answer = answer.into_inner();
+                    let Some(credential) = answer.credential else { return };
+                    let life = Life::of(&credential);
+                    let until = answer.grant.and_then(|grant| grant.active_until);
+                    last = until.is_some_and(|until| life.ends + SECOND > time(&until));
+                    if credential.token == newest.token {
+                        // The broker says that it is not due, whatever our clock says.
+                        wait = life.again();
+                        continue;
+                    }
+                    wait = life.wait(Time::from(SystemClock.unix()));
+                    newest = credential;
+                    let fresh = News::Fresh(Zeroizing::new(newest.token.clone()));
                     if self.tell.send(fresh).await.is_err() {
                         return;
                     }
                 }
                 // Anything but a clear no may pass: a rate, a broker that is busy or has no key at this moment.
                 Err(status) if !is_no(status.code()) => {
-                    tokio::time::sleep(jitter(PAUSE_MAX)).await;
+                    wait = jitter(PAUSE_MAX);
                     if early {
+                        tokio::time::sleep(wait).await;
                         self.void.notify_one();
                     }
                 }
@@ -244,9 +264,42 @@ impl Renewal {
     }
 }
 
-/// When to renew next; none when the grant's own end is so near that there is nothing left to renew.
-fn next(due: Option<Time>, before: Time) -> Option<Time> {
-    due.filter(|due| *due > before)
+/// From when to when a credential lives, by its broker's clock; ours may stand minutes off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Life {
+    due: Time,
+    ends: Time,
+}
+
+impl Life {
+    fn of(credential: &v1::Credential) -> Self {
+        let at = |at: &Option<prost_types::Timestamp>| at.as_ref().map_or(Time::from_secs(0), time);
+        Self { due: at(&credential.renew_at), ends: at(&credential.expires_at) }
+    }
+
+    /// How long until it is due: never longer than a fresh one may wait, which is two thirds of its life, so that a clock
+    /// that is slow misses nothing.
+    fn wait(self, now: Time) -> Duration {
+        self.due.since(now).min(self.ends.since(self.due).saturating_mul(2))
+    }
+
+    /// How long until asking again, when the broker says that it is not due: a few times in what is left of its life.
+    fn again(self) -> Duration {
+        let rest = self.ends.since(self.due);
+        (rest / 4).clamp(AGAIN_MIN, AGAIN_MAX)
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+/// The shortest pause between two questions whether a credential is due: clocks that agree differ by milliseconds.
+const AGAIN_MIN: Duration = Duration::from_millis(100);
+/// The longest pause between two questions whether a credential is due.
+const AGAIN_MAX: Duration = Duration::from_secs(30);
+
+fn time(at: &prost_types::Timestamp) -> Time {
+    let millis = u64::try_from(at.nanos).unwrap_or(0) / 1_000_000;
+    let whole = Time::from_secs(u64::try_from(at.seconds).unwrap_or(0));
+    whole + Duration::from_millis(millis)
 }
 
 /// Whether asking again cannot help.
@@ -258,15 +311,33 @@ fn refused(client: &Client, status: &Status) -> Failure {
     client.failure(status)
 }
 
-fn renew_at(credential: Option<&v1::Credential>) -> Option<Time> {
-    let at = credential?.renew_at.as_ref()?;
-    let millis = u64::try_from(at.nanos).unwrap_or(0) / 1_000_000;
-    let at = Time::from_secs(u64::try_from(at.seconds).unwrap_or(0));
-    Some(at + Duration::from_millis(millis))
-}
-
 /// Between half of `of` and all of it, so that many holders of a restarted broker do not come at once.
 fn jitter(of: Duration) -> Duration {
     let [byte] = random::bytes::<1>();
     of / 2 + (of / 2).mul_f64(f64::from(byte) / 255.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A credential of five minutes, renewed after 200 s, read at `now` by a clock that stands `off` seconds ahead.
+    #[track_caller]
+    fn check(now: u64, off: i64, expect: u64) {
+        let life = Life { due: Time::from_secs(100_200), ends: Time::from_secs(100_300) };
+        let shown = now.checked_add_signed(off).unwrap();
+        assert_eq!(life.wait(Time::from_secs(shown)), Duration::from_secs(expect), "{now} {off}");
+    }
+
+    #[test]
+    fn a_clock_ten_minutes_off_misses_no_renewal() {
+        check(100_000, 0, 200);
+        check(100_150, 0, 50);
+        check(100_250, 0, 0);
+        // Slow: as long as a fresh one may wait, which is before its end. Fast: at once, and then as the broker says.
+        check(100_000, -600, 200);
+        check(100_000, 600, 0);
+        let life = Life { due: Time::from_secs(100_200), ends: Time::from_secs(100_300) };
+        assert_eq!(life.again(), Duration::from_secs(25));
+    }
 }

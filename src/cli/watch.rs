@@ -2,6 +2,7 @@
 
 use data_encoding::BASE64URL_NOPAD;
 use prost::Message;
+use protem_clock::clock::{Clock, SystemClock};
 use protem_clock::random;
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::revocation::Target;
@@ -27,14 +28,24 @@ use crate::cli::show;
 pub async fn watch(global: &Global, args: &WatchArgs) -> Result<Exit, Failure> {
     let (client, screen) = Client::open(global)?;
     let mut cursor = args.after.as_deref().map(parse_cursor).transpose()?;
+    // When a stream was last open: the token of a long one expires under it, and the next may come a little late.
+    let mut seen: Option<Duration> = None;
     loop {
         let mut opened = false;
-        match once(&client, &screen, args, &mut cursor, &mut opened).await {
+        let ended = once(&client, &screen, args, &mut cursor, &mut opened).await;
+        let now = SystemClock.boot();
+        if opened {
+            seen = Some(now);
+        }
+        let lately = seen.is_some_and(|seen| now.saturating_sub(seen) < TOKEN_LATE);
+        match ended {
             Ok(End::Reader) => return Ok(Exit::Done),
             Ok(End::Stream) => screen.say("  the stream ended; following again"),
-            // The token of a long stream expires under it; each new stream begins with a fresh one.
-            Err(status) if status.code() == tonic::Code::Unauthenticated && opened => {
-                screen.say("  the stream ended with its token; following again with a fresh one");
+            Err(status) if status.code() == tonic::Code::Unauthenticated && lately => {
+                if opened {
+                    screen
+                        .say("  the stream ended with its token; following again with a fresh one");
+                }
             }
             Err(status) if repeat(&status) && cursor.is_some() => {
                 screen.say("  the broker does not answer; trying again");
@@ -49,6 +60,9 @@ pub async fn watch(global: &Global, args: &WatchArgs) -> Result<Exit, Failure> {
 
 /// The pause when the broker asks for a longer one than others would wait for: who watches has time.
 const PAUSE_LONG: Duration = Duration::from_secs(30);
+/// How late a fresh token may come after the old one has ended a stream.
+pub const TOKEN_LATE: Duration = Duration::from_secs(30);
+
 /// How a stream ended that nothing went wrong with.
 enum End {
     /// The broker ended it.

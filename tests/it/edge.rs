@@ -36,6 +36,11 @@ impl Login for FromFile {
 impl Edge {
     /// Starts it, and waits until its view is fresh.
     pub async fn start(broker: &Broker) -> Self {
+        Self::with_token(broker, broker.token_file(GATEWAY)).await
+    }
+
+    /// The same, signing in with what this file holds at each connect.
+    pub async fn with_token(broker: &Broker, token: PathBuf) -> Self {
         let state = tempfile::tempdir().unwrap();
         let gate = Gate::start(GateConfig {
             broker: broker.url(),
@@ -43,7 +48,7 @@ impl Edge {
             issuer: broker.url(),
             resources: Vec::new(),
             state: state.path().to_owned(),
-            login: Arc::new(FromFile(broker.token_file(GATEWAY))),
+            login: Arc::new(FromFile(token)),
             clock: Arc::new(SystemClock),
         });
         let edge = Self { gate: gate.unwrap(), _state: state };

@@ -48,3 +48,4 @@ mod simulation;
 mod site;
 mod streams;
 mod tidy;
+mod tokens;

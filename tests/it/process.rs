@@ -139,6 +139,11 @@ impl Broker {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// What `--broker` takes.
     pub fn url(&self) -> String {
         format!("http://{}", self.address())
