@@ -42,5 +42,6 @@ pub mod show;
 pub mod stop;
 pub mod task_id;
 pub mod token;
+pub mod transport;
 pub mod watch;
 pub mod ways;

@@ -16,6 +16,7 @@ use crate::cli::bundle;
 use crate::cli::child::asked_to_end;
 use crate::cli::client::settings;
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::transport;
 use crate::config::{Format, Keys, Log, Settings};
 use crate::engine::broker::{Broker, Start};
 use crate::engine::lane::LaneLimits;
@@ -54,10 +55,7 @@ pub struct Parts {
 pub async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     let settings = settings(args.config.as_deref())?;
     let listen = settings.broker.listen;
-    if !listen.ip().is_loopback() {
-        let what = format!("`broker.listen` is {listen}");
-        return Err(Failure::of(Exit::Usage, tool::LOOPBACK_ONLY, what));
-    }
+    let files = transport::files(&settings)?;
     let parts = parts(&settings)?;
     check_bundle(&parts.bundle)?;
     if args.check_config {
@@ -76,7 +74,7 @@ pub async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     };
     let drain = Drain(settings.broker.drain.0);
     let reach = Reach { fetch: settings.fetch, issuers: settings.issuer };
-    let settings = ServeSettings { drain, reach, ..ServeSettings::default() };
+    let settings = ServeSettings { drain, reach, files, ..ServeSettings::default() };
     run(broker, settings, listener, ended).await
 }
 
@@ -99,7 +97,12 @@ pub async fn run(
 fn parts(settings: &Settings) -> Result<Parts, Failure> {
     let broker = &settings.broker;
     let issuer = match broker.issuer.as_str() {
-        "" => format!("http://{}", broker.listen),
+        "" if settings.tls.cert.as_os_str().is_empty() => format!("http://{}", broker.listen),
+        "" if broker.listen.ip().is_unspecified() => {
+            let what = "`broker.issuer` is empty, and `broker.listen` is no address to find it at";
+            return Err(Failure::of(Exit::Usage, tool::SETTINGS, what));
+        }
+        "" => format!("https://{}", broker.listen),
         issuer => issuer.trim_end_matches('/').to_owned(),
     };
     Ok(Parts {

@@ -10,16 +10,16 @@ use protem_verify::codes::caller;
 use protem_verify::ids::Hash;
 use protem_verify::time::Time;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use tonic::Code as Grpc;
 
 use crate::policy::bundle::Bundle;
-use crate::policy::login::{Caller, Claim, DEV_ISSUER, Login, NoMatch};
-use crate::serve::grounds::{Changes, Grounds};
+use crate::policy::login::{Caller, Claim, DEV_ISSUER, Login, NoMatch, SPIFFE_ISSUER};
+use crate::serve::grounds::{Changes, Grounds, KeyPrint};
 use crate::serve::issuers::{Issuers, Reach};
 use crate::serve::jwt::{Keys, Kind, Rejected, Token, Trusted, Verified, unreadable};
 use crate::serve::limits::{FAULT_RETRY, TOKENS_REMEMBERED_MAX};
 use crate::serve::status::Problem;
+use crate::serve::svid::PeerCert;
 
 /// Somebody who proved who they are; whether the bundle knows them is another matter.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl SignedIn {
 pub struct Door {
     issuers: Issuers,
     changes: Changes,
-    remembered: Mutex<HashMap<[u8; 32], Arc<SignedIn>>>,
+    remembered: Mutex<HashMap<KeyPrint, Arc<SignedIn>>>,
 }
 
 impl Door {
@@ -82,12 +82,13 @@ impl Door {
 
     /// Whether what was believed once would be believed again, but for its end: the same key vouches for the same audience.
     #[must_use]
-    pub fn still(&self, signed_in: &SignedIn, bundle: &Bundle) -> bool {
+    pub fn still(&self, signed_in: &SignedIn, bundle: &Bundle, now: Time) -> bool {
         match &signed_in.grounds {
             Grounds::Token { audience, key } => {
                 let trusted = self.issuers.trusted(&signed_in.issuer, bundle);
                 trusted.is_some_and(|now| *now.audience == **audience && now.keys.hold(key))
             }
+            Grounds::Certificate(certificate) => certificate.check(now).is_ok(),
         }
     }
 
@@ -101,32 +102,75 @@ impl Door {
         Ok(Trusted { issuer, audience, keys, kind: Kind::Oidc })
     }
 
-    /// Who sent these headers, when their token was good before and still is. No signature is looked at.
+    /// Who sent these headers over this connection, when their token or certificate was good before and still is. No
+    /// signature is looked at.
     #[must_use]
-    pub fn known(&self, headers: &HeaderMap, bundle: &Bundle, now: Time) -> Option<Arc<SignedIn>> {
-        let token = bearer(headers).ok()?;
-        self.remembered(&Sha256::digest(token.as_bytes()).into(), bundle.digest(), now)
+    pub fn known(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<&Arc<PeerCert>>,
+        bundle: &Bundle,
+        now: Time,
+    ) -> Option<Arc<SignedIn>> {
+        let proof = match certificate(headers, peer) {
+            Some(certificate) => {
+                certificate.check(now).ok()?;
+                certificate.print()
+            }
+            None => token_print(bearer(headers).ok()?),
+        };
+        self.remembered(&proof, bundle.digest(), now)
     }
 
-    /// Who sent these headers. Nothing but the one `authorization` header is looked at: identity never comes from other
-    /// metadata.
+    /// Who sent these headers over this connection. Nothing but the one `authorization` header is looked at, and without one
+    /// the certificate that the connection was opened with: identity never comes from other metadata.
     ///
     /// # Errors
     /// UNAUTHENTICATED with a code of its own for each reason.
     pub async fn sign_in(
         &self,
         headers: &HeaderMap,
+        peer: Option<&Arc<PeerCert>>,
         bundle: &Bundle,
         now: Time,
     ) -> Result<Arc<SignedIn>, Problem> {
+        if let Some(certificate) = certificate(headers, peer) {
+            return self.certified(certificate, bundle, now);
+        }
         let token = bearer(headers).map_err(|rejected| unauthenticated(&rejected))?;
-        let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        let proof = token_print(token);
         let signed_in =
             self.verify(token, bundle, now).await.map_err(|rejected| unauthenticated(&rejected))?;
         let signed_in = Arc::new(signed_in);
         // Anybody can get tokens of a public issuer: those that are nobody's take no place.
         if signed_in.who.is_ok() {
-            self.remember(digest, &signed_in, now);
+            self.remember(proof, &signed_in, now);
+        }
+        Ok(signed_in)
+    }
+
+    /// By a certificate: its SPIFFE ID is the login, and its end the login's end.
+    fn certified(
+        &self,
+        certificate: &Arc<PeerCert>,
+        bundle: &Bundle,
+        now: Time,
+    ) -> Result<Arc<SignedIn>, Problem> {
+        let generation = self.changes.generation();
+        certificate.check(now).map_err(|untrusted| {
+            Problem::new(Grpc::Unauthenticated, untrusted.code, untrusted.why)
+        })?;
+        let (issuer, subject) = (SPIFFE_ISSUER.to_owned(), certificate.id.as_str().to_owned());
+        let claims = BTreeMap::from([("sub".to_owned(), Claim::Text(subject.clone()))]);
+        let login = Arc::new(Login { issuer: issuer.clone(), subject, claims });
+        let who =
+            bundle.who(&login).map(|principal| Caller { principal, login: Arc::clone(&login) });
+        let (expires, bundle) = (certificate.not_after, bundle.digest());
+        let grounds = Grounds::Certificate(Arc::clone(certificate));
+        let signed_in =
+            Arc::new(SignedIn { who, login, issuer, expires, bundle, grounds, generation });
+        if signed_in.who.is_ok() {
+            self.remember(certificate.print(), &signed_in, now);
         }
         Ok(signed_in)
     }
@@ -145,13 +189,13 @@ impl Door {
         Ok(SignedIn { who, login, issuer, expires, bundle: bundle.digest(), grounds, generation })
     }
 
-    fn remembered(&self, digest: &[u8; 32], bundle: Hash, now: Time) -> Option<Arc<SignedIn>> {
-        let known = self.lock().get(digest).cloned()?;
+    fn remembered(&self, proof: &KeyPrint, bundle: Hash, now: Time) -> Option<Arc<SignedIn>> {
+        let known = self.lock().get(proof).cloned()?;
         let unchanged = known.bundle == bundle && known.generation == self.changes.generation();
         (unchanged && known.expires > now).then_some(known)
     }
 
-    fn remember(&self, digest: [u8; 32], signed_in: &Arc<SignedIn>, now: Time) {
+    fn remember(&self, proof: KeyPrint, signed_in: &Arc<SignedIn>, now: Time) {
         let mut remembered = self.lock();
         if remembered.len() >= TOKENS_REMEMBERED_MAX {
             let unchanged = |known: &SignedIn| {
@@ -163,12 +207,24 @@ impl Door {
             // All of them are in use: forgetting costs a signature check each, keeping more costs memory without end.
             remembered.clear();
         }
-        remembered.insert(digest, Arc::clone(signed_in));
+        remembered.insert(proof, Arc::clone(signed_in));
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Arc<SignedIn>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<KeyPrint, Arc<SignedIn>>> {
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The certificate that speaks for a call: that of its connection, unless the call says by a token of its own who it is.
+fn certificate<'p>(
+    headers: &HeaderMap,
+    peer: Option<&'p Arc<PeerCert>>,
+) -> Option<&'p Arc<PeerCert>> {
+    peer.filter(|_| !headers.contains_key(AUTHORIZATION))
+}
+
+fn token_print(token: &str) -> KeyPrint {
+    KeyPrint::of(&[b"token", token.as_bytes()])
 }
 
 /// The one bearer token of a call.

@@ -28,6 +28,7 @@ use crate::serve::methods::{self, Lane, Rule, Who};
 use crate::serve::rates::Rates;
 use crate::serve::seats::{Seat, Seated, Seats};
 use crate::serve::status::{DOMAIN, Problem};
+use crate::serve::svid::PeerCert;
 use crate::serve::watch::Watch;
 use crate::serve::who;
 
@@ -124,7 +125,9 @@ impl Entrance {
 
     async fn admit(&self, request: &mut Request, rule: &Rule) -> Result<Admitted, Problem> {
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
-        let signed_in = self.sign_in(request.headers(), rule, peer.as_deref()).await?;
+        let certificate = request.extensions().get::<Arc<PeerCert>>().cloned();
+        let from = (peer.as_deref(), certificate.as_ref());
+        let signed_in = self.sign_in(request.headers(), rule, from).await?;
         let caller = signed_in.as_deref().and_then(|signed_in| signed_in.who.as_ref().ok());
         let place = self.place(rule.lane, caller)?;
         let stream = if rule.follows { self.stream(caller)? } else { None };
@@ -180,7 +183,7 @@ impl Entrance {
         &self,
         headers: &HeaderMap,
         rule: &Rule,
-        peer: Option<&Peer>,
+        (peer, certificate): (Option<&Peer>, Option<&Arc<PeerCert>>),
     ) -> Result<Option<Arc<SignedIn>>, Problem> {
         if rule.who == Who::Anyone {
             return Ok(None);
@@ -194,13 +197,13 @@ impl Entrance {
             }
         };
         // Who signed in before costs no signature check, so a neighbour's bad tokens keep nobody from ending access.
-        let signed_in = match self.door.known(headers, &bundle, now) {
+        let signed_in = match self.door.known(headers, certificate, &bundle, now) {
             Some(known) => known,
             None => {
                 if let Some(ip) = ip {
                     self.rates.may_try(ip, boot)?;
                 }
-                let signed_in = self.door.sign_in(headers, &bundle, now).await;
+                let signed_in = self.door.sign_in(headers, certificate, &bundle, now).await;
                 // An issuer that is down must not lock its callers' whole address out.
                 let blamed = |problem: &Problem| problem.code() != caller::ISSUER_UNREACHABLE;
                 signed_in.inspect_err(|problem| blamed(problem).then(failed).unwrap_or_default())?

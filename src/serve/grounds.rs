@@ -8,8 +8,10 @@ use protem_verify::time::Time;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use crate::serve::svid::PeerCert;
+
 /// Why a caller was believed. What is not written here cannot be asked again, so it must not have mattered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Grounds {
     /// A token: the audience that it was for, and the key that signed it.
     Token {
@@ -18,10 +20,12 @@ pub enum Grounds {
         /// The issuer's key.
         key: KeyPrint,
     },
+    /// The certificate of the caller's connection; it knows the chain that was verified.
+    Certificate(Arc<PeerCert>),
 }
 
 /// Tells one public key, under one name and for one algorithm, from all others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KeyPrint([u8; 32]);
 
 impl KeyPrint {

@@ -118,3 +118,17 @@ pub const HEAD_ITEMS_MAX: usize = 10_000;
 pub const INSTANCE_MAX: usize = 64;
 /// How long a refused call's body is waited for: it comes with its headers, or the caller is not in a hurry.
 pub const PASS_OVER_WITHIN: Duration = Duration::from_millis(250);
+/// A trust bundle: a few roots and keys; what is read before it is understood costs memory.
+pub const TRUST_BUNDLE_MAX: u64 = 256 * 1024;
+/// Roots of one trust domain: those of its servers, each with its next.
+pub const TRUST_ROOTS_MAX: usize = 64;
+/// Certificates that a caller may send: a leaf and its intermediates. Building paths through more is work for nothing.
+pub const CHAIN_MAX: usize = 8;
+/// How long a TLS handshake may take, with its wait for a place (CVE-2026-7776).
+pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
+/// TLS handshakes at once: each costs a signature and some KiB, and two cores make thousands a second.
+pub const HANDSHAKES_MAX: usize = 256;
+/// The same of one address, so that one that stalls leaves room for the others.
+pub const HANDSHAKES_OF_ONE_MAX: usize = 64;
+/// How often certificate, key and trust bundles are read again: rotation is never in a hurry, and a file is small.
+pub const RELOAD_EVERY: Duration = Duration::from_secs(2);

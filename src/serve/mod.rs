@@ -34,6 +34,8 @@ pub mod show;
 pub mod signing_keys;
 pub mod status;
 pub mod strict_json;
+pub mod svid;
+pub mod trust;
 pub mod watch;
 pub mod welcome;
 pub mod who;

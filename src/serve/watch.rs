@@ -62,7 +62,7 @@ impl Watch {
             }
             let left = signed_in.expires.since(self.time.now());
             if left.is_zero() {
-                return changed("the caller's token has expired");
+                return changed("the caller's token or certificate has expired");
             }
             tokio::select! {
                 _ = draining.wait_for(|draining| *draining) => return stopping(),
@@ -85,8 +85,8 @@ impl Watch {
         may: &impl Fn(&SignedIn) -> bool,
     ) -> Result<(), &'static str> {
         let bundle = self.broker.bundle();
-        if !self.door.still(signed_in, &bundle) {
-            return Err("nobody vouches for the caller's token any more");
+        if !self.door.still(signed_in, &bundle, self.time.now()) {
+            return Err("nobody vouches for the caller any more");
         }
         let now = bundle.who(&signed_in.login).ok();
         let then = signed_in.who.as_ref().ok().map(|caller| &caller.principal);

@@ -18,8 +18,8 @@ crate::codes! {
         "neither the beginning nor the end of any grant that you may see is like that", "look at `protem grants`";
     DEV_JOURNAL = "PT-0708", "the journal was made by `protem dev`",
         "a development journal is trusted by a key on a workstation, so `protem serve` never continues it", "give `store.path` a new file";
-    LOOPBACK_ONLY = "PT-0709", "this version serves on loopback only",
-        "a broker beyond loopback needs TLS, which comes with a later version", "set `listen` to an address on 127.0.0.1";
+    LOOPBACK_ONLY = "PT-0709", "a broker beyond loopback needs TLS",
+        "callers' tokens and credentials would travel in the clear", "give `[tls]` a certificate and its key, or set `listen` to an address on 127.0.0.1";
     COMMAND = "PT-0710", "the command cannot be started",
         "the program does not exist, or may not be executed", "check its name and path";
     STEP = "PT-0711", "a step did not go as told",
