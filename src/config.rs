@@ -50,9 +50,10 @@ macro_rules! table {
 table! {
     /// A broker for real: `protem serve --config protem.toml`.
     Broker {
-        /// Where API and discovery documents are served. Loopback only until this version speaks TLS.
+        /// Where API and discovery documents are served. Beyond loopback only with `[tls]`.
         listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)), "\"127.0.0.1:7420\"";
-        /// The `iss` of all credentials, and where their verifiers find the key set. Empty: `http://` and `listen`.
+        /// The `iss` of all credentials, and where their verifiers find the key set. Empty: `http://` or, with `[tls]`,
+        /// `https://` and `listen`.
         /// It is written into a new journal and cannot change later.
         issuer: String = String::new(), "\"http://127.0.0.1:7420\"";
         /// The bundle that a new journal begins with: a folder as `protem init` writes it. Later ones come by
@@ -64,6 +65,26 @@ table! {
         region: String = String::new(), "\"eu1\"";
         /// How long a stopping broker waits for calls that have begun.
         drain: Span = Span(Duration::from_secs(10)), "\"10s\"";
+    }
+}
+
+table! {
+    /// TLS for the whole port, gRPC and HTTP. All three files, and those of `[spiffe]`, are read anew every 2 s and on SIGHUP.
+    Tls {
+        /// The broker's certificate and its intermediates, in PEM. Empty: no TLS.
+        cert: PathBuf = PathBuf::new(), "\"/etc/protem/tls/cert.pem\"";
+        /// Its key, in PEM. A file that others may read is refused.
+        key: PathBuf = PathBuf::new(), "\"/etc/protem/tls/key.pem\"";
+        /// The oldest version that is spoken: `1.3`, or `1.2` for clients that know nothing newer.
+        min_version: TlsVersion = TlsVersion::Tls13, "\"1.3\"";
+    }
+}
+
+table! {
+    /// Whose X.509-SVIDs and JWT-SVIDs count, here those of the trust domain `shop.example`. Needs `[tls]`.
+    TrustDomain {
+        /// Its trust bundle: SPIFFE's JSON, or roots in PEM.
+        bundle: PathBuf = PathBuf::new(), "\"/run/spire/bundle.json\"";
     }
 }
 
@@ -107,6 +128,13 @@ table! {
         /// A file that holds the caller's token (a JWT of an issuer that the bundle trusts), read anew each time.
         /// Empty: none.
         token_file: PathBuf = PathBuf::new(), "\"/var/run/secrets/protem/token\"";
+        /// The caller's certificate and its intermediates in PEM, an X.509-SVID, read anew at each connection. It says who
+        /// the caller is where no token does. Empty: none.
+        cert: PathBuf = PathBuf::new(), "\"/run/spiffe/svid.pem\"";
+        /// Its key, in PEM.
+        key: PathBuf = PathBuf::new(), "\"/run/spiffe/key.pem\"";
+        /// CAs in PEM that the broker's certificate must come from. Empty: the system's.
+        ca: PathBuf = PathBuf::new(), "\"/etc/protem/ca.pem\"";
         /// `text` or `json`.
         output: Format = Format::Text, "\"text\"";
     }
@@ -138,6 +166,10 @@ table! {
 pub struct Settings {
     /// A broker for real.
     pub broker: Broker,
+    /// TLS for its port.
+    pub tls: Tls,
+    /// Whose SVIDs count, by trust domain.
+    pub spiffe: BTreeMap<String, TrustDomain>,
     /// Where the journal is.
     pub store: Store,
     /// How long signing keys live.
@@ -164,6 +196,18 @@ pub enum Format {
     Text,
     /// For machines.
     Json,
+}
+
+/// The oldest version of TLS that is spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum TlsVersion {
+    /// TLS 1.2 and newer.
+    #[serde(rename = "1.2")]
+    Tls12,
+    /// TLS 1.3.
+    #[default]
+    #[serde(rename = "1.3")]
+    Tls13,
 }
 
 /// A length of time as people write it: `1h 30m`.
@@ -238,6 +282,8 @@ pub fn sample() -> String {
          # Searched in this order: ./protem.toml, $XDG_CONFIG_HOME/protem/, /etc/protem/; flags and PROTEM_… win.\n",
     );
     section(&mut text, "broker", Broker::HEAD, Broker::ENTRIES);
+    section(&mut text, "tls", Tls::HEAD, Tls::ENTRIES);
+    section(&mut text, "spiffe.\"shop.example\"", TrustDomain::HEAD, TrustDomain::ENTRIES);
     section(&mut text, "store", Store::HEAD, Store::ENTRIES);
     section(&mut text, "keys", Keys::HEAD, Keys::ENTRIES);
     section(&mut text, "log", Log::HEAD, Log::ENTRIES);
@@ -252,7 +298,9 @@ fn section(text: &mut String, name: &str, head: &[&str], entries: &[Entry]) {
     for line in head {
         text.push_str(&format!("#{line}\n"));
     }
-    text.push_str(&format!("[{name}]\n"));
+    // A table of names is an example whole: a name that nobody gave is no setting.
+    let off = if name.contains('.') { "# " } else { "" };
+    text.push_str(&format!("{off}[{name}]\n"));
     for entry in entries {
         for line in entry.doc {
             text.push_str(&format!("#{line}\n"));
@@ -310,6 +358,7 @@ mod tests {
         let uncommented: Vec<&str> = lines
             .lines()
             .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if rest.starts_with('[') => rest,
                 Some(rest) if rest.split(' ').nth(1) == Some("=") => rest,
                 _ => line,
             })

@@ -132,3 +132,5 @@ pub const HANDSHAKES_MAX: usize = 256;
 pub const HANDSHAKES_OF_ONE_MAX: usize = 64;
 /// How often certificate, key and trust bundles are read again: rotation is never in a hurry, and a file is small.
 pub const RELOAD_EVERY: Duration = Duration::from_secs(2);
+/// How long before its certificate ends a connection is asked to leave: its owner has the next one by then.
+pub const LEAVE_AHEAD: Duration = Duration::from_secs(10);

@@ -8,31 +8,42 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::engine::broker::Broker;
+use crate::serve::reload::Files;
 
 #[derive(Clone)]
 struct Private {
     broker: Broker,
     draining: watch::Receiver<bool>,
+    files: Files,
 }
 
 /// Serves `/livez` and `/readyz` until the task is dropped.
-pub async fn serve(broker: Broker, listener: TcpListener, draining: watch::Receiver<bool>) {
+pub async fn serve(
+    broker: Broker,
+    listener: TcpListener,
+    draining: watch::Receiver<bool>,
+    files: Files,
+) {
     let router = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
-        .with_state(Private { broker, draining });
+        .with_state(Private { broker, draining, files });
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "the private listener ended");
     }
 }
 
-/// Ready: not draining, and the store can still prove its head, as gateways need it to.
+/// Ready: not draining, and the store can still prove its head, as gateways need it to. A file that cannot be read anew is
+/// told of and takes nobody out of service: all brokers would go at once.
 async fn ready(State(private): State<Private>) -> (StatusCode, String) {
     if *private.draining.borrow() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
     }
     match private.broker.prove(Vec::new()).await {
-        Ok(_) => (StatusCode::OK, "ready\n".to_owned()),
+        Ok(_) => {
+            let told = private.files.problems().into_iter().map(|why| format!("warning: {why}\n"));
+            (StatusCode::OK, format!("ready\n{}", told.collect::<String>()))
+        }
         Err(fault) => {
             let code = fault.code();
             (StatusCode::SERVICE_UNAVAILABLE, format!("{}: {}\n", code.id, code.title))

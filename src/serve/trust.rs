@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -16,7 +17,6 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
 
 use crate::serve::jwt::Keys;
 use crate::serve::limits::{CHAIN_MAX, TRUST_BUNDLE_MAX, TRUST_ROOTS_MAX};
@@ -27,7 +27,8 @@ use crate::serve::svid::{Leaf, PeerCert, Untrusted, check_authority, is_trust_do
 #[derive(Debug)]
 pub struct Trust {
     domains: BTreeMap<String, Domain>,
-    changes: watch::Sender<u64>,
+    /// How many contents have been read.
+    newest: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -77,12 +78,14 @@ impl Trust {
             let anchors = ArcSwap::from_pointee(anchors);
             domains.insert(domain, Domain { file, anchors, problem: Mutex::default() });
         }
-        Ok(Arc::new(Self { domains, changes: watch::Sender::new(FIRST) }))
+        Ok(Arc::new(Self { domains, newest: AtomicU64::new(FIRST) }))
     }
 
     /// Reads the files again. A file that cannot be used leaves its domain as it was, and says so in the log and in
-    /// [`Self::problems`].
-    pub fn reload(&self) {
+    /// [`Self::problems`]. Whether any domain's roots or keys are new.
+    #[must_use]
+    pub fn reload(&self) -> bool {
+        let mut changed = false;
         for (name, domain) in &self.domains {
             let content = read(&domain.file);
             let known = domain.anchors.load().content;
@@ -90,23 +93,18 @@ impl Trust {
                 domain.is_fine();
                 continue;
             }
-            let next = self.changes.borrow().saturating_add(1);
+            let next = self.newest.fetch_add(1, Ordering::Relaxed).saturating_add(1);
             match content.and_then(|content| Anchors::read(&content, next)) {
                 Ok(anchors) => {
                     tracing::info!(trust_domain = %name, generation = next, "trust bundle read anew");
                     domain.anchors.store(Arc::new(anchors));
                     domain.is_fine();
-                    self.changes.send_replace(next);
+                    changed = true;
                 }
                 Err(why) => domain.has(name, why),
             }
         }
-    }
-
-    /// Told at each change of any bundle; the value is the newest generation.
-    #[must_use]
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+        changed
     }
 
     /// The generation of one domain's roots; `None` when the domain is not trusted.

@@ -55,6 +55,8 @@ pub struct Wish {
     pub calls: CallLimits,
     pub drain: Drain,
     pub reach: Reach,
+    /// TLS and trust bundles; the URL is then an `https` one.
+    pub files: protem::serve::reload::Files,
     pub bundle: Option<Files>,
     /// Another store than SQLite.
     pub journal: Option<(Box<dyn Journal>, Arc<dyn Reader>)>,
@@ -104,6 +106,7 @@ impl TestBroker {
             calls: wish.calls,
             drain: wish.drain,
             reach: wish.reach,
+            files: wish.files,
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = serve(broker.clone(), settings, listener, async {
