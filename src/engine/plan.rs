@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn a_key_is_known_before_it_signs_and_one_more_is_known_ahead() {
         let old = key("a", Signing, 1_000);
-        check(&[old.clone()], &[], 1_001, Some(Step::Publish(KeyPurpose::Credential)));
+        check(std::slice::from_ref(&old), &[], 1_001, Some(Step::Publish(KeyPurpose::Credential)));
         let both = [old, key("b", Published, 1_090)];
         check(&both, &["b"], 1_099, None);
         check(&both, &["b"], 1_100, None); // pollers have had 10 s

@@ -30,20 +30,20 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Takes the steps of this broker's keys, one pass at a time.
 pub struct Rotation {
-    pub(in crate::engine) keys: Arc<KeyRing>,
-    pub(in crate::engine) lanes: Arc<Lanes>,
-    pub(in crate::engine) clock: Arc<dyn Clock>,
-    pub(in crate::engine) receipts: Arc<Receipts>,
-    pub(in crate::engine) schedule: Schedule,
-    pub(in crate::engine) known: Mutex<Known>,
-    pub(in crate::engine) woken: AtomicBool,
+    keys: Arc<KeyRing>,
+    lanes: Arc<Lanes>,
+    clock: Arc<dyn Clock>,
+    receipts: Arc<Receipts>,
+    schedule: Schedule,
+    known: Mutex<Known>,
+    woken: AtomicBool,
 }
 
 /// What only this process knows of keys.
-pub(in crate::engine) struct Known {
+struct Known {
     /// When keys were found durable, on the monotonic clock; earlier processes' count from this one's start, which is later.
-    pub(in crate::engine) published: BTreeMap<KeyId, Duration>,
-    pub(in crate::engine) started: Duration,
+    published: BTreeMap<KeyId, Duration>,
+    started: Duration,
 }
 
 /// What an operator asks.
@@ -108,6 +108,20 @@ struct Looked {
 }
 
 impl Rotation {
+    /// Of the keys in this folder; takes no step before [`Self::pass`].
+    #[must_use]
+    pub fn new(
+        keys: Arc<KeyRing>,
+        lanes: Arc<Lanes>,
+        clock: Arc<dyn Clock>,
+        receipts: Arc<Receipts>,
+        schedule: Schedule,
+    ) -> Self {
+        let known = Known { published: BTreeMap::new(), started: clock.boot() };
+        let (known, woken) = (Mutex::new(known), AtomicBool::new(false));
+        Self { keys, lanes, clock, receipts, schedule, known, woken }
+    }
+
     /// How often [`Self::pass`] is to be called.
     #[must_use]
     pub fn every(&self) -> Duration {

@@ -1,9 +1,7 @@
 //! A start: the store is checked against what others saw of it, then the threads run.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use protem_clock::random;
@@ -24,7 +22,7 @@ use crate::engine::minting::Minting;
 use crate::engine::opening::{self, Opened};
 use crate::engine::proof::Prover;
 use crate::engine::receipts::Receipts;
-use crate::engine::rotation::{Known, Rotation};
+use crate::engine::rotation::Rotation;
 use crate::engine::sequencer::Sequencer;
 use crate::engine::stop::StartError;
 use crate::engine::tail::BrokerTail;
@@ -98,15 +96,9 @@ impl Broker {
         }
         let signing = state.signing(KeyPurpose::Credential).cloned();
         let lanes = Arc::new(Lanes::new(start.limits));
-        let rotation = Rotation {
-            keys: Arc::clone(&keys),
-            lanes: Arc::clone(&lanes),
-            clock: Arc::clone(&start.clock),
-            receipts: Arc::clone(&receipts),
-            schedule: start.rotation,
-            known: Mutex::new(Known { published: BTreeMap::new(), started: boot }),
-            woken: AtomicBool::new(false),
-        };
+        let (ring, told) = (Arc::clone(&keys), Arc::clone(&receipts));
+        let (now, every) = (Arc::clone(&start.clock), start.rotation);
+        let rotation = Rotation::new(ring, Arc::clone(&lanes), now, told, every);
         let inner = Inner {
             lanes,
             rotation: Arc::new(rotation),

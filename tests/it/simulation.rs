@@ -73,10 +73,11 @@ const SOMETIMES: &[&str] = &[
     "key.retired",
     "key.forgotten",
     "access.refused",
-    // why gateways refuse: unknown key, expired, revoked, nothing proven, too old
+    // why gateways refuse: unknown key, expired, revoked, key cut off, nothing proven, too old
     "PT-0403",
     "PT-0407",
     "PT-0410",
+    "PT-0411",
     "PT-0416",
     "PT-0417",
     // why brokers refuse: ended, quarantined, rules changed, store failed, unknown, clock

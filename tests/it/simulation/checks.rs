@@ -88,6 +88,7 @@ impl Checker {
             Fact::Stands { gateway, epoch, seq } => self.stands(*gateway, *epoch, *seq),
             Fact::Acked { gateway, seq } => self.whole(*gateway, *seq, "acknowledged"),
             Fact::Decided(decided) if decided.accepted => self.accepted(decided),
+            Fact::Decided(decided) if decided.reason == UNKNOWN_KEY => self.unknown_key(decided),
             Fact::Decided(_) | Fact::Asked { .. } | Fact::Stopped { .. } | Fact::Note(_) => Ok(()),
         }
     }
@@ -256,6 +257,21 @@ impl Checker {
         hold(missed.is_none(), "I9", || format!("gateway {gateway} {how} {seq} without {missed:?}"))
     }
 
+    /// I16: no gateway loses the key of a live token, unless the key itself was cut off.
+    fn unknown_key(&self, decided: &Decided) -> Result<(), Violation> {
+        let Some(record) = self.credentials.get(&(decided.grant, decided.number)) else {
+            return Ok(());
+        };
+        let end = record.exp.as_millis().saturating_sub(self.start);
+        let dead = decided.now + CLOCK_BOUND.as_millis() as u64 >= end;
+        let of_key = |end: &End| matches!(&end.target, Target::Key(key) if *key == record.key);
+        let void = self.ends.values().any(of_key);
+        let (gateway, grant, now) = (decided.gateway, decided.grant, decided.now);
+        hold(dead || void, "I16", || {
+            format!("gateway {gateway} lost the key of {grant} at {now}, which lives until {end}")
+        })
+    }
+
     /// I10, I11 and I12.
     fn accepted(&self, decided: &Decided) -> Result<(), Violation> {
         let (id, now) = (decided.grant, decided.now);
@@ -283,6 +299,9 @@ impl Checker {
         Ok(())
     }
 }
+
+/// What a gateway says of a key that it does not know.
+const UNKNOWN_KEY: &str = "PT-0403";
 
 /// The first item after `after` that the feed carries.
 fn next_told(ends: &BTreeMap<Seq, End>, after: Seq) -> Option<Seq> {

@@ -145,7 +145,7 @@ impl World {
             76..=85 => self.revoke(index),
             86..=89 => self.quarantine(index),
             90..=92 => self.bundle(index),
-            93..=97 => self.settle(index),
+            93..=96 => self.settle(index),
             _ => self.key(index),
         }
     }
@@ -338,8 +338,19 @@ impl World {
         self.send(broker, "system", Op::Other, command, Look::Nothing);
     }
 
-    /// The next key takes over; sometimes since the one before it leaked.
+    /// The next key takes over; sometimes since the one before it leaked. One whose last token is dead is forgotten.
     fn key(&mut self, broker: usize) {
+        let now = self.time().max(self.state(broker).last_at());
+        let dead = self.state(broker).keys().find(|record| record.dead(now));
+        if let Some(key) = dead.map(|record| record.key.id.clone()) {
+            return self.send(
+                broker,
+                "system",
+                Op::Other,
+                Command::ForgetKey { key },
+                Look::Nothing,
+            );
+        }
         let keys = Arc::clone(&self.work.keys);
         let signing = self.state(broker).signing(KeyPurpose::Credential).cloned();
         let Some(next) = keys.credentials.get(self.work.key + 1) else { return };
