@@ -34,6 +34,10 @@ pub struct Global {
     /// A file with your token, a JWT of an issuer that the bundle trusts; read anew each time
     #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
     pub token_file: Option<PathBuf>,
+    /// In GitHub Actions: whom the job's id token is for, the `audience` of the issuer in the bundle [default: as the
+    /// broker says, if that is its own address]
+    #[arg(long, global = true, value_name = "AUDIENCE", help_heading = "Everywhere")]
+    pub audience: Option<String>,
     /// Against `protem dev` only: act as this identity or gateway of the bundle, or as a person in groups
     /// (`alice:shop-oncall,operators`)
     #[arg(long = "as", global = true, value_name = "NAME", help_heading = "Everywhere")]
@@ -127,7 +131,7 @@ pub enum Command {
     Audit(AuditArgs),
     /// See and replace the broker's signing keys
     Keys(KeysArgs),
-    /// See who the broker takes you for
+    /// Sign in, and see who the broker takes you for
     Auth(AuthArgs),
     /// Read what an error code means and what to do
     ExplainError {
@@ -176,7 +180,7 @@ pub struct WatchArgs {
     pub expiries: bool,
 }
 
-/// See who the broker takes you for.
+/// Sign in, and see who the broker takes you for.
 #[derive(Args, Debug)]
 pub struct AuthArgs {
     /// What to do.
@@ -187,6 +191,14 @@ pub struct AuthArgs {
 /// What to do about the own login.
 #[derive(Debug, Subcommand)]
 pub enum AuthCommand {
+    /// Sign in as a person, in your browser; the sign-in is kept in a file that only you can read
+    Login {
+        /// Where, if people sign in to this broker at more than one issuer: its name in the bundle
+        #[arg(long, value_name = "NAME")]
+        issuer: Option<String>,
+    },
+    /// Forget the sign-in that `auth login` keeps
+    Logout,
     /// See what the broker sees of you and what matched, or why nothing did
     Status,
     /// Print the token that this command line would present, for other clients

@@ -16,11 +16,13 @@ use tonic_types::StatusExt;
 
 use crate::cli::args::{Global, Output};
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::keeper::Keeper;
 use crate::cli::line::Line;
 use crate::cli::output::Screen;
 use crate::cli::task_id::process_env;
 use crate::cli::token::{Login, broker_uri};
 use crate::cli::ways::{From, Given};
+use crate::cli::web::Web;
 use crate::config::{self, Settings};
 
 /// A broker to talk to, as one caller.
@@ -45,7 +47,10 @@ impl Client {
         let settings = settings(None)?;
         let output = global.output.unwrap_or(settings.client.output.into());
         let uri = broker_uri(global.broker.as_ref().unwrap_or(&settings.client.broker))?;
-        let login = Login::by(given(global, &settings).way()?, &uri)?;
+        let web = web(global);
+        let signed_in = Keeper::of(&uri, web.clone()).holds();
+        let given = Given { signed_in, ..given(global, &settings) };
+        let login = Login::by(given.way()?, &uri, global.audience.clone(), web)?;
         Ok((Self::new(uri, login), Screen::new(output)))
     }
 
@@ -126,6 +131,20 @@ impl Client {
         }
         explain(status, &self.uri)
     }
+}
+
+/// The broker's address, and a client for its web pages and those of its issuers.
+///
+/// # Errors
+/// When the address cannot be used.
+pub fn broker(global: &Global) -> Result<(Uri, Web), Failure> {
+    let settings = settings(None)?;
+    let uri = broker_uri(global.broker.as_ref().unwrap_or(&settings.client.broker))?;
+    Ok((uri, web(global)))
+}
+
+fn web(_global: &Global) -> Web {
+    Web::new(None)
 }
 
 /// What flags, environment and settings say about who the caller is.

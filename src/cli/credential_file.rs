@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::cli::dev_key::write_private;
 use crate::cli::exit::Failure;
+use crate::cli::private_file::write_private;
 
 /// A file of mode 0600 in a folder of its own; both go when this goes.
 pub struct CredentialFile {

@@ -1,8 +1,8 @@
 //! The key that `protem dev` and `protem demo` trust: a file only its own user can read; the command line signs with it.
 
 use std::fmt;
-use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::private_file::{make_folder, write_private};
 
 /// The issuer of development tokens.
 pub const ISSUER: &str = "protem-dev";
@@ -66,8 +67,7 @@ pub fn folder(state: &Path, port: u16) -> PathBuf {
 /// When the folder or file cannot be written.
 pub fn make(port: u16, names: &Names) -> Result<DevKey, Failure> {
     let folder = folder(&state(), port);
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-    made.map_err(|why| Failure::file(&folder, &why))?;
+    make_folder(&folder)?;
     let seed = Zeroizing::new(random::bytes::<32>());
     let text = Zeroizing::new(HEXLOWER.encode(seed.as_slice()));
     write_private(&folder.join(KEY), text.as_bytes())?;
@@ -166,24 +166,6 @@ impl DevKey {
     }
 }
 
-/// Writes a file that only its own user can read, as a whole or not at all.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let fresh = path.with_extension(format!("new-{}", HEXLOWER.encode(&random::bytes::<4>())));
-    let write = || -> std::io::Result<()> {
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(0o600).open(&fresh)?;
-        file.write_all(bytes)?;
-        std::fs::rename(&fresh, path)
-    };
-    write().map_err(|why| {
-        let _ = std::fs::remove_file(&fresh);
-        Failure::file(path, &why)
-    })
-}
-
 const KEY: &str = "key";
 const NAMES: &str = "names.json";
 
@@ -218,16 +200,5 @@ mod tests {
         check("alice", "alice", "person", &[]);
         check("bob:a,b", "bob", "person", &["a", "b"]);
         check("bob:", "bob", "person", &[]);
-    }
-
-    #[test]
-    fn a_private_file_is_private() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("key");
-        write_private(&path, b"a").unwrap();
-        write_private(&path, b"b").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"b");
-        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

@@ -12,8 +12,8 @@ use crate::cli::client::screen;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::lost;
 use crate::cli::{
-    ask, audit, bench, bench_raw, bundle, demo, demo_job, dev, gateway, give_back, init, keys,
-    reference, run, see, serve, stop, watch,
+    ask, audit, auth, bench, bench_raw, bundle, demo, demo_job, dev, gateway, give_back, init,
+    keys, reference, run, see, serve, stop, watch,
 };
 use crate::config;
 
@@ -74,7 +74,7 @@ async fn command(read: Protem) -> Result<Exit, Failure> {
         Command::Watch(args) => watch::watch(global, &args).await,
         Command::Audit(args) => audit_command(global, args.command).await,
         Command::Keys(args) => keys::keys(global, &args.command).await,
-        Command::Auth(AuthArgs { command }) => see::auth(global, &command).await,
+        Command::Auth(AuthArgs { command }) => auth::auth(global, &command).await,
         Command::ExplainError { code } => {
             screen(global)?.print(reference::explain_error(code.as_deref())?);
             Ok(Exit::Done)

@@ -1,16 +1,15 @@
-//! Looking: `grants`, `grant`, `gateways` and `auth`.
+//! Looking: `grants`, `grant` and `gateways`.
 
 use protem_clock::clock::{Clock, SystemClock};
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::GrantState;
 use protem_proto::wire::v1::selector::By;
-use protem_verify::codes::tool;
 
-use crate::cli::args::{AuthCommand, Global};
+use crate::cli::args::Global;
 use crate::cli::args_work::{GrantsArgs, StateArg, WaitArgs};
 use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure, visible};
-use crate::cli::output::{Tint, columns};
+use crate::cli::output::columns;
 use crate::cli::{find, show};
 
 /// `protem grants`.
@@ -123,60 +122,4 @@ fn gateway(gateway: &v1::Gateway) -> Vec<String> {
         length(gateway.lag_p50.as_ref()),
         length(gateway.lag_p99.as_ref()),
     ]
-}
-
-/// `protem auth status` and `protem auth token`.
-///
-/// # Errors
-/// When nothing says who the caller is, or the broker does not take it.
-pub async fn auth(global: &Global, command: &AuthCommand) -> Result<Exit, Failure> {
-    let (client, screen) = Client::open(global)?;
-    match command {
-        AuthCommand::Token => {
-            let Some(token) = client.login().token().await? else {
-                let what = "there is no token to show";
-                return Err(Failure::of(Exit::NotAuthenticated, tool::NO_LOGIN, what));
-            };
-            screen.print(token.as_str());
-            Ok(Exit::Done)
-        }
-        AuthCommand::Status => {
-            screen.say(screen.tint(Tint::Dim, &format!("  by {}", client.login().source())));
-            let answer = client.access().who_am_i(v1::WhoAmIRequest {}).await;
-            let answer = answer.map_err(|status| client.failure(&status))?.into_inner();
-            if screen.json {
-                screen.json("WhoAmIResponse", &answer, false)?;
-            } else {
-                screen.print(who(&answer));
-            }
-            Ok(if answer.why_not.is_empty() { Exit::Done } else { Exit::NotAuthenticated })
-        }
-    }
-}
-
-fn who(answer: &v1::WhoAmIResponse) -> String {
-    let lines = [
-        ("subject", answer.subject.clone()),
-        ("issuer", answer.issuer.clone()),
-        ("identity", answer.identity.clone()),
-        ("person", answer.person.clone()),
-        ("groups", answer.groups.join(", ")),
-        ("gateway", answer.gateway.clone()),
-        ("login", answer.login.clone()),
-        ("no match", answer.why_not.clone()),
-        ("audience", answer.audience.join(", ")),
-        ("expires", answer.expires.as_ref().map_or_else(String::new, |at| show::at(Some(at)))),
-    ];
-    let lines = lines.into_iter().filter(|(_, text)| !text.is_empty());
-    let mut lines: Vec<String> =
-        lines.map(|(name, text)| format!("{name:<10}{}", visible(&text))).collect();
-    let mut claims: Vec<_> = answer.claims.iter().collect();
-    claims.sort();
-    if !claims.is_empty() {
-        lines.push("claims".to_owned());
-    }
-    lines.extend(
-        claims.iter().map(|(name, text)| format!("  {} = {}", visible(name), visible(text))),
-    );
-    lines.join("\n")
 }

@@ -12,7 +12,10 @@ use zeroize::Zeroizing;
 
 use crate::cli::dev_key::{self, DevKey, TOKEN_LIFE};
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::github::GitHub;
+use crate::cli::keeper::Keeper;
 use crate::cli::ways::{ID_TOKEN_VAR, Way};
+use crate::cli::web::Web;
 
 /// A way to present oneself; it gives a token that is fresh enough each time.
 #[derive(Clone)]
@@ -28,6 +31,8 @@ enum Source {
     Nothing,
     File(PathBuf),
     IdToken(Zeroizing<String>),
+    GitHub(Box<GitHub>),
+    SignedIn(Box<Keeper>),
     Dev(Box<Dev>),
 }
 
@@ -65,11 +70,17 @@ impl Login {
         Self::new(Source::File(path))
     }
 
+    /// With the sign-in that is kept.
+    #[must_use]
+    pub fn kept(keeper: Keeper) -> Self {
+        Self::new(Source::SignedIn(Box::new(keeper)))
+    }
+
     /// The way that counts, against a broker.
     ///
     /// # Errors
     /// When there is no development key for `--as`.
-    pub fn by(way: Way, broker: &Uri) -> Result<Self, Failure> {
+    pub fn by(way: Way, broker: &Uri, audience: Option<String>, web: Web) -> Result<Self, Failure> {
         Ok(match way {
             Way::File(path) => Self::file(path),
             Way::IdToken(token) => Self::new(Source::IdToken(one_token(&token).map_err(bad_var)?)),
@@ -77,7 +88,12 @@ impl Login {
                 let key = dev_key::read(&dev_key::state(), broker.port_u16().unwrap_or(80))?;
                 Self::dev(key, &name)
             }
-            Way::GitHub(_) | Way::SignedIn | Way::Nothing => Self::nobody(),
+            Way::GitHub(vars) => {
+                let github = GitHub::new(vars, broker.clone(), audience, web);
+                Self::new(Source::GitHub(Box::new(github)))
+            }
+            Way::SignedIn => Self::kept(Keeper::of(broker, web)),
+            Way::Nothing => Self::nobody(),
         })
     }
 
@@ -97,6 +113,8 @@ impl Login {
             Source::Nothing => Ok(None),
             Source::File(path) => read_token(path).map(Some),
             Source::IdToken(token) => Ok(Some(token.clone())),
+            Source::GitHub(github) => github.token().await.map(Some),
+            Source::SignedIn(keeper) => keeper.token().await.map(Some),
             Source::Dev(dev) => Ok(Some(dev.token())),
         };
         let mut trouble = self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,6 +141,8 @@ impl Login {
             Source::Nothing => "nothing says who you are".to_owned(),
             Source::File(path) => format!("the token file `{}`", path.display()),
             Source::IdToken(_) => format!("the id token in {ID_TOKEN_VAR}"),
+            Source::GitHub(_) => "the id token that GitHub Actions gives this job".to_owned(),
+            Source::SignedIn(keeper) => keeper.source(),
             Source::Dev(dev) => format!("`--as {}`, signed with the development key", dev.name),
         }
     }
@@ -191,7 +211,15 @@ pub fn broker_uri(text: &str) -> Result<Uri, Failure> {
     }
 }
 
-fn is_loopback(host: &str) -> bool {
+/// A broker's address as a text that paths are put behind.
+#[must_use]
+pub fn base(broker: &Uri) -> String {
+    broker.to_string().trim_end_matches('/').to_owned()
+}
+
+/// Whether a host's name or address is this machine's own.
+#[must_use]
+pub fn is_loopback(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }

@@ -313,8 +313,9 @@ async fn within<T>(
     timeout(limit, work).await.map_err(slow)
 }
 
-/// Percent-encodes all but unreserved characters (RFC 3986 §2.3), which every reader of forms understands.
-fn encode(text: &str) -> String {
+/// Percent-encoded, but for what RFC 3986 §2.3 leaves alone: for forms and queries alike.
+#[must_use]
+pub fn encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

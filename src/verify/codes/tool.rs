@@ -40,4 +40,18 @@ crate::codes! {
         "every port that was tried is taken", "give another one with `--listen`";
     USAGE = "PT-0719", "the arguments do not fit together",
         "one of them is missing, or contradicts another", "see `--help` of the command";
+    SIGN_IN = "PT-0730", "the sign-in did not work",
+        "the issuer, or what came back from it, is not as OpenID Connect says", "try `protem auth login` again; if it repeats, show this to whoever runs the issuer";
+    SIGN_IN_REFUSED = "PT-0731", "the issuer refused the sign-in",
+        "you or the issuer said no, or the client is not registered there as it should be", "try `protem auth login` again; the client must be public, with the redirect `http://127.0.0.1/callback` on any port";
+    SIGN_IN_LATE = "PT-0732", "nobody signed in in time",
+        "the page that was shown stayed open too long", "try `protem auth login` again";
+    SIGN_IN_OVER = "PT-0733", "the sign-in has ended",
+        "the token of `protem auth login` has expired and cannot be renewed", "sign in again with `protem auth login`";
+    NO_ISSUER = "PT-0734", "there is no such place to sign in",
+        "the broker's bundle names no such issuer for people", "give one that it names with `--issuer NAME`, or have one added to `issuers.toml`";
+    CI_TOKEN = "PT-0735", "the CI system gives no id token",
+        "its token service refused or did not answer", "give the job `permissions: id-token: write`, and look at the CI system's status";
+    AUDIENCE = "PT-0736", "it is not clear whom the token must be for",
+        "an audience that the broker names counts by itself only when it is the broker's own address, as a token for anybody else could be used there", "give the `audience` of the issuer in `issuers.toml` with `--audience` (PROTEM_AUDIENCE)";
 }
