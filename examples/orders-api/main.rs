@@ -13,6 +13,7 @@ use axum::Router;
 use axum::http::HeaderMap;
 use axum::routing::get;
 use protem_clock::clock::SystemClock;
+use protem_gate::connect::TlsFiles;
 use protem_gate::gate::{Gate, GateConfig};
 use protem_gate::login::{CallerToken, Login, LoginFailed};
 use protem_verify::names::{GatewayName, ResourceName};
@@ -21,13 +22,19 @@ use protem_verify::names::{GatewayName, ResourceName};
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().init();
     let broker = setting("PROTEM_BROKER", "http://127.0.0.1:7420");
+    // With a certificate (an X.509-SVID) that says who it is; else with a token.
+    let file = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let identity = file("PROTEM_CERT").zip(file("PROTEM_KEY"));
+    let token = TokenFile(setting("PROTEM_TOKEN_FILE", "token").into());
+    let login = identity.is_none().then(|| Arc::new(token) as Arc<dyn Login>);
     let gate = Gate::start(GateConfig {
         issuer: setting("PROTEM_ISSUER", &broker),
         broker,
         gateway: GatewayName::try_from("edge-eu-1")?,
         resources: vec![ResourceName::try_from("orders-api")?],
         state: setting("PROTEM_STATE", "gate-state").into(),
-        login: Arc::new(TokenFile(setting("PROTEM_TOKEN_FILE", "token").into())),
+        login,
+        tls: TlsFiles { ca: file("PROTEM_CA"), identity },
         clock: Arc::new(SystemClock),
     })?;
     let app = Router::new()

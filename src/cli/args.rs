@@ -42,6 +42,15 @@ pub struct Global {
     /// (`alice:shop-oncall,operators`)
     #[arg(long = "as", global = true, value_name = "NAME", help_heading = "Everywhere")]
     pub act_as: Option<String>,
+    /// Your certificate with its intermediates, an X.509-SVID in PEM; it says who you are where no token does
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    pub cert: Option<PathBuf>,
+    /// The key of `--cert`, in PEM; both are read anew at each connection
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    pub key: Option<PathBuf>,
+    /// CAs in PEM that the broker's certificate must come from [default: the system's]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    pub ca: Option<PathBuf>,
     /// Text for people, or JSON for machines
     #[arg(short, long, global = true, value_name = "FORMAT", help_heading = "Everywhere")]
     pub output: Option<Output>,
@@ -57,13 +66,19 @@ pub struct Typed {
     pub token_file: bool,
     /// `--as`.
     pub act_as: bool,
+    /// `--cert`.
+    pub cert: bool,
 }
 
 impl Typed {
     /// As the arguments were read.
     #[must_use]
     pub fn of(matches: &ArgMatches) -> Self {
-        Self { token_file: typed(matches, "token_file"), act_as: typed(matches, "act_as") }
+        Self {
+            token_file: typed(matches, "token_file"),
+            act_as: typed(matches, "act_as"),
+            cert: typed(matches, "cert"),
+        }
     }
 }
 

@@ -58,7 +58,10 @@ impl BenchStage {
     /// When the development key cannot be read.
     pub fn client(&self, name: &str) -> Result<Client, Failure> {
         match &self.kind {
-            Kind::Named(client) => Ok(Client::new(client.uri().clone(), client.login().clone())),
+            Kind::Named(client) => {
+                let (uri, login) = (client.uri().clone(), client.login().clone());
+                Ok(Client::over(uri, login, client.tls().clone()))
+            }
             Kind::Own { stage, .. } => {
                 Ok(Client::new(stage.uri.clone(), self.login(&stage.uri, name)?))
             }

@@ -1,16 +1,18 @@
 //! Talking to a broker: one channel, the caller's token on each call, and answers that people can act on.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::Uri;
 use prost::Message;
+use protem_gate::connect::{Dial, TlsFiles};
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::access_service_client::AccessServiceClient;
 use protem_proto::wire::v1::bundle_service_client::BundleServiceClient;
 use protem_proto::wire::v1::governance_service_client::GovernanceServiceClient;
 use protem_proto::wire::v1::revocation_service_client::RevocationServiceClient;
 use protem_verify::codes::{self, tool};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -31,6 +33,7 @@ pub struct Client {
     uri: Uri,
     channel: Channel,
     login: Login,
+    tls: TlsFiles,
 }
 
 /// How long to wait for a connection: longer than a slow network, shorter than patience.
@@ -47,22 +50,33 @@ impl Client {
         let settings = settings(None)?;
         let output = global.output.unwrap_or(settings.client.output.into());
         let uri = broker_uri(global.broker.as_ref().unwrap_or(&settings.client.broker))?;
-        let web = web(global);
+        let web = web(global, &settings);
         let signed_in = Keeper::of(&uri, web.clone()).holds();
-        let given = Given { signed_in, ..given(global, &settings) };
+        let given = Given { signed_in, ..given(global, &settings)? };
+        // A certificate is shown also beside a token, which then says who calls.
+        let identity = given.cert.as_ref().map(|(files, _)| files.clone());
+        let tls = TlsFiles { ca: ca(global, &settings), identity };
         let login = Login::by(given.way()?, &uri, global.audience.clone(), web)?;
-        Ok((Self::new(uri, login), Screen::new(output)))
+        Ok((Self::over(uri, login, tls), Screen::new(output)))
     }
 
-    /// To one broker, as one caller. Connects with the first call.
+    /// To one broker, as one caller, trusting the system's CAs. Connects with the first call.
     #[must_use]
     pub fn new(uri: Uri, login: Login) -> Self {
-        let endpoint = Endpoint::from(uri.clone())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .tcp_nodelay(true);
-        Self { uri, channel: endpoint.connect_lazy(), login }
+        Self::over(uri, login, TlsFiles::default())
+    }
+
+    /// The same, with the files that say whom to believe and what to show.
+    #[must_use]
+    pub fn over(uri: Uri, login: Login, tls: TlsFiles) -> Self {
+        let dial = Dial::new(uri.clone(), tls.clone(), CONNECT_TIMEOUT);
+        Self { uri, channel: dial.connect_lazy(), login, tls }
+    }
+
+    /// Whom it believes, and what it shows.
+    #[must_use]
+    pub fn tls(&self) -> &TlsFiles {
+        &self.tls
     }
 
     /// The same connection for another caller.
@@ -140,28 +154,48 @@ impl Client {
 pub fn broker(global: &Global) -> Result<(Uri, Web), Failure> {
     let settings = settings(None)?;
     let uri = broker_uri(global.broker.as_ref().unwrap_or(&settings.client.broker))?;
-    Ok((uri, web(global)))
+    Ok((uri, web(global, &settings)))
 }
 
-fn web(_global: &Global) -> Web {
-    Web::new(None)
+fn web(global: &Global, settings: &Settings) -> Web {
+    Web::new(ca(global, settings))
+}
+
+fn ca(global: &Global, settings: &Settings) -> Option<PathBuf> {
+    global.ca.clone().or_else(|| named(&settings.client.ca))
 }
 
 /// What flags, environment and settings say about who the caller is.
-fn given(global: &Global, settings: &Settings) -> Given {
+fn given(global: &Global, settings: &Settings) -> Result<Given, Failure> {
     let from = |typed| if typed { From::Flag } else { From::Environment };
-    let named = global.token_file.clone().map(|file| (file, from(global.typed.token_file)));
-    let kept = Some(&settings.client.token_file).filter(|file| !file.as_os_str().is_empty());
-    let file = named.or_else(|| kept.map(|file| (file.clone(), From::Settings)));
+    let token = global.token_file.clone().map(|file| (file, from(global.typed.token_file)));
+    let kept = named(&settings.client.token_file).map(|file| (file, From::Settings));
     let act_as = global.act_as.clone().map(|name| (name, from(global.typed.act_as)));
-    Given { file, act_as, ..Given::of_ci(&process_env) }
+    let kept_cert = (named(&settings.client.cert), named(&settings.client.key), From::Settings);
+    let (cert, key, how) = match (&global.cert, &global.key) {
+        (None, None) => kept_cert,
+        (cert, key) => (cert.clone(), key.clone(), from(global.typed.cert)),
+    };
+    let cert = match (cert, key) {
+        (Some(cert), Some(key)) => Some(((cert, key), how)),
+        (None, None) => None,
+        (Some(_), None) | (None, Some(_)) => {
+            let what = "a certificate and its key go together";
+            return Err(Failure::of(Exit::Usage, tool::USAGE, what).helps("give --cert and --key"));
+        }
+    };
+    Ok(Given { file: token.or(kept), act_as, cert, ..Given::of_ci(&process_env) })
+}
+
+fn named(file: &Path) -> Option<PathBuf> {
+    Some(file.to_owned()).filter(|file| !file.as_os_str().is_empty())
 }
 
 /// Settings of the usual places, or of one file.
 ///
 /// # Errors
 /// When a file cannot be used.
-pub fn settings(named: Option<&std::path::Path>) -> Result<Settings, Failure> {
+pub fn settings(named: Option<&Path>) -> Result<Settings, Failure> {
     config::read(named).map_err(|why| Failure::of(Exit::Usage, tool::SETTINGS, why.to_string()))
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::Uri;
 use protem_clock::clock::{Clock, SystemClock};
+use protem_gate::connect::{self, BadAddress};
 use protem_verify::codes::tool;
 use zeroize::Zeroizing;
 
@@ -30,6 +31,7 @@ struct Inner {
 enum Source {
     Nothing,
     File(PathBuf),
+    Certificate(PathBuf),
     IdToken(Zeroizing<String>),
     GitHub(Box<GitHub>),
     SignedIn(Box<Keeper>),
@@ -83,6 +85,12 @@ impl Login {
     pub fn by(way: Way, broker: &Uri, audience: Option<String>, web: Web) -> Result<Self, Failure> {
         Ok(match way {
             Way::File(path) => Self::file(path),
+            Way::Certificate(..) if broker.scheme_str() == Some("http") => {
+                let what = format!("a certificate cannot be shown to `{broker}`");
+                let why = "certificates come with TLS, so the address begins with https://";
+                return Err(Failure::of(Exit::Usage, tool::USAGE, what).because(why));
+            }
+            Way::Certificate(cert, _) => Self::new(Source::Certificate(cert)),
             Way::IdToken(token) => Self::new(Source::IdToken(one_token(&token).map_err(bad_var)?)),
             Way::As(name) => {
                 let key = dev_key::read(&dev_key::state(), broker.port_u16().unwrap_or(80))?;
@@ -110,7 +118,7 @@ impl Login {
     /// When it cannot be read or fetched.
     pub async fn token(&self) -> Result<Option<Zeroizing<String>>, Failure> {
         let found = match &self.0.source {
-            Source::Nothing => Ok(None),
+            Source::Nothing | Source::Certificate(_) => Ok(None),
             Source::File(path) => read_token(path).map(Some),
             Source::IdToken(token) => Ok(Some(token.clone())),
             Source::GitHub(github) => github.token().await.map(Some),
@@ -134,12 +142,19 @@ impl Login {
         !matches!(&self.0.source, Source::Nothing)
     }
 
+    /// Whether the certificate of the connection says who calls, and no token.
+    #[must_use]
+    pub fn is_certificate(&self) -> bool {
+        matches!(&self.0.source, Source::Certificate(_))
+    }
+
     /// Where the token comes from, in words.
     #[must_use]
     pub fn source(&self) -> String {
         match &self.0.source {
             Source::Nothing => "nothing says who you are".to_owned(),
             Source::File(path) => format!("the token file `{}`", path.display()),
+            Source::Certificate(file) => format!("the certificate `{}`", file.display()),
             Source::IdToken(_) => format!("the id token in {ID_TOKEN_VAR}"),
             Source::GitHub(_) => "the id token that GitHub Actions gives this job".to_owned(),
             Source::SignedIn(keeper) => keeper.source(),
@@ -195,19 +210,18 @@ fn one_token(text: &str) -> Result<Zeroizing<String>, &'static str> {
 pub fn broker_uri(text: &str) -> Result<Uri, Failure> {
     let bad = |why: &str| {
         let what = format!("`{text}` is no broker's address: {why}");
-        Failure::of(Exit::Usage, tool::USAGE, what).helps("write it like http://127.0.0.1:7420")
+        Failure::of(Exit::Usage, tool::USAGE, what)
+            .helps("write it like https://broker.example:7420")
     };
     let uri: Uri = text.parse().map_err(|why: http::uri::InvalidUri| bad(&why.to_string()))?;
-    let host = uri.host().ok_or_else(|| bad("it names no host"))?;
-    match uri.scheme_str() {
-        Some("http") if is_loopback(host) => Ok(uri),
-        Some("http") => Err(Failure::of(
+    match connect::check(&uri) {
+        Ok(()) => Ok(uri),
+        Err(BadAddress::InTheClear(_)) => Err(Failure::of(
             Exit::Usage,
             tool::PLAIN_HTTP,
             format!("`{text}` is beyond loopback and has no TLS"),
         )),
-        Some("https") => Err(bad("this version speaks no TLS yet")),
-        Some(_) | None => Err(bad("it does not begin with http://")),
+        Err(BadAddress::NoAddress(_)) => Err(bad("it does not begin with https:// or http://")),
     }
 }
 
@@ -215,13 +229,6 @@ pub fn broker_uri(text: &str) -> Result<Uri, Failure> {
 #[must_use]
 pub fn base(broker: &Uri) -> String {
     broker.to_string().trim_end_matches('/').to_owned()
-}
-
-/// Whether a host's name or address is this machine's own.
-#[must_use]
-pub fn is_loopback(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -242,6 +249,7 @@ mod tests {
         check("http://127.0.0.1.evil.example", Err("PT-0702"));
         check("http://10.0.0.1:7420", Err("PT-0702"));
         check("http://localhost.example", Err("PT-0702"));
+        check("https://broker.example:7420", Ok(()));
         check("ftp://127.0.0.1", Err("PT-0719"));
         check("nothing", Err("PT-0719"));
     }

@@ -14,6 +14,8 @@ pub struct Given {
     pub file: Option<(PathBuf, From)>,
     /// `--as`, and how it was given.
     pub act_as: Option<(String, From)>,
+    /// A certificate with its key, and how it was named.
+    pub cert: Option<((PathBuf, PathBuf), From)>,
     /// The variables with which GitHub Actions lets a job fetch id tokens.
     pub github: Option<GitHubVars>,
     /// The id token that a GitLab job was started with.
@@ -46,6 +48,8 @@ pub struct GitHubVars {
 pub enum Way {
     /// A file with a token.
     File(PathBuf),
+    /// The certificate that the connection is opened with; its file, and that of its key.
+    Certificate(PathBuf, PathBuf),
     /// An id token that GitHub Actions gives its job.
     GitHub(GitHubVars),
     /// The id token that a GitLab job was started with.
@@ -74,7 +78,7 @@ impl Given {
         Self { github: github(), id_token, ..Self::default() }
     }
 
-    /// The way that counts. An explicit flag wins; then a token file, what the CI system gives, a person's sign-in, and at last
+    /// The way that counts. An explicit flag wins; then a token file, a certificate, what the CI system gives, a person's sign-in, and at last
     /// `PROTEM_AS`, which is for `protem dev` only.
     ///
     /// # Errors
@@ -90,11 +94,17 @@ impl Given {
         // What a shell exports is nearer than what a file says.
         let file = self.file.filter(|(_, from)| *from != From::Settings || self.act_as.is_none());
         let file = file.map(|(file, _)| Way::File(file));
+        let typed_cert = flag(self.cert.as_ref().map(|(_, from)| *from));
+        let cert = self.cert.filter(|(_, from)| *from != From::Settings || self.act_as.is_none());
+        let cert = cert.map(|((cert, key), _)| Way::Certificate(cert, key));
         let named = self.act_as.map(|(name, _)| Way::As(name));
         let found = if by_name {
             named
+        } else if typed_cert && !by_file {
+            cert
         } else {
-            file.or(self.github.map(Way::GitHub))
+            file.or(cert)
+                .or(self.github.map(Way::GitHub))
                 .or(self.id_token.map(Way::IdToken))
                 .or(self.signed_in.then_some(Way::SignedIn))
                 .or(named)
@@ -128,11 +138,13 @@ mod tests {
         let given = Given {
             file: from("file").map(|from| ("f".into(), from)),
             act_as: from("as").map(|from| ("a".into(), from)),
+            cert: from("cert").map(|from| (("c".into(), "k".into()), from)),
             signed_in: has("login"),
             ..Given::of_ci(&env)
         };
         let found = match given.way() {
             Ok(Way::File(_)) => "file",
+            Ok(Way::Certificate(..)) => "cert",
             Ok(Way::GitHub(_)) => "github",
             Ok(Way::IdToken(_)) => "gitlab",
             Ok(Way::SignedIn) => "login",
@@ -147,6 +159,9 @@ mod tests {
     fn the_nearest_way_counts() {
         check("$file github gitlab login $as", "file");
         check("[file] github gitlab login", "file");
+        check("$file $cert github", "file");
+        check("$cert github gitlab login $as", "cert");
+        check("[cert] github", "cert");
         check("github gitlab login $as", "github");
         check("gitlab login $as", "gitlab");
         check("login $as", "login");
@@ -160,6 +175,10 @@ mod tests {
         check("--as [file] github", "as");
         check("--file $as github gitlab login", "file");
         check("--file --as", "two");
+        check("--cert $file github login $as", "cert");
+        check("--cert --file", "file");
+        check("--cert --as", "as");
+        check("[cert] $as", "as");
         check("[file] $as", "as");
         check("[file] $as github", "github");
     }

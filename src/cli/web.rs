@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
+use protem_gate::connect::is_loopback;
 use serde_json::Value;
 
-use crate::cli::token::is_loopback;
 use crate::fetch::client::{Body, Fetcher, Limits};
 use crate::fetch::network::Network;
 

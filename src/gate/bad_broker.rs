@@ -32,6 +32,7 @@ use tonic::{Status, Streaming};
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::apply::checkpoint_message;
+use crate::connect::TlsFiles;
 use crate::gate::{Gate, GateConfig};
 use crate::login::{CallerToken, Login, LoginFailed};
 
@@ -237,7 +238,8 @@ fn start(address: SocketAddr, folder: &std::path::Path) -> Gate {
         issuer: ISSUER.into(),
         resources: vec![resource()],
         state: folder.join("gate"),
-        login: Arc::new(Password),
+        login: Some(Arc::new(Password)),
+        tls: TlsFiles::default(),
         clock: Arc::new(SystemClock),
     })
     .unwrap()

@@ -14,9 +14,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
-use tonic::transport::Endpoint;
 
 use crate::apply::{Follower, Told};
+use crate::connect::Dial;
 use crate::login::{Login, LoginFailed};
 use crate::state::Store;
 use crate::tally::Tally;
@@ -25,14 +25,14 @@ use crate::tally::Tally;
 pub struct Follow {
     /// The view and its pings.
     pub follower: Follower,
-    /// The broker, `http://127.0.0.1:7420`.
-    pub broker: Endpoint,
+    /// The way to the broker.
+    pub broker: Dial,
     /// The gateway's name in the bundle.
     pub gateway: String,
     /// The resources it protects.
     pub resources: Vec<ResourceName>,
-    /// Its identity to the broker.
-    pub login: Arc<dyn Login>,
+    /// Its token for the broker; `None`: its certificate says who it is.
+    pub login: Option<Arc<dyn Login>>,
     /// Its clocks.
     pub clock: Arc<dyn Clock>,
     /// What outlives the process.
@@ -139,16 +139,21 @@ impl Follow {
         requests: &mpsc::Sender<v1::SubscribeRequest>,
         waiting: mpsc::Receiver<v1::SubscribeRequest>,
     ) -> Result<tonic::Streaming<v1::SubscribeResponse>, Ended> {
-        let token = self.login.token().await?;
+        let token = match &self.login {
+            Some(login) => Some(login.token().await?),
+            None => None,
+        };
         let channel = self.broker.connect().await?;
         let open = self.follower.open(&self.gateway, &self.resources, &self.store.instance);
         let open = v1::SubscribeRequest { message: Some(Message::Open(open)) };
         let _ = requests.try_send(open);
         let mut request = tonic::Request::new(ReceiverStream::new(waiting));
-        let mut bearer = MetadataValue::try_from(format!("Bearer {}", token.reveal()))
-            .map_err(|_| LoginFailed("the token is not ASCII".into()))?;
-        bearer.set_sensitive(true);
-        request.metadata_mut().insert("authorization", bearer);
+        if let Some(token) = token {
+            let mut bearer = MetadataValue::try_from(format!("Bearer {}", token.reveal()))
+                .map_err(|_| LoginFailed("the token is not ASCII".into()))?;
+            bearer.set_sensitive(true);
+            request.metadata_mut().insert("authorization", bearer);
+        }
         Ok(RevocationServiceClient::new(channel).subscribe(request).await?.into_inner())
     }
 

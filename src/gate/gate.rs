@@ -4,15 +4,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Uri;
 use protem_clock::clock::Clock;
 use protem_verify::known::State;
 use protem_verify::names::{GatewayName, ResourceName};
 use protem_verify::verifier::Verifier;
 use protem_verify::view::View;
 use tokio::task::JoinHandle;
-use tonic::transport::Endpoint;
 
 use crate::apply::Follower;
+use crate::connect::{BadAddress, Dial, TlsFiles, check};
 use crate::follow::{Follow, moment};
 use crate::layer::GateLayer;
 use crate::login::Login;
@@ -21,7 +22,7 @@ use crate::tally::Tally;
 
 /// What a gateway must be told.
 pub struct GateConfig {
-    /// The broker, `http://127.0.0.1:7420`.
+    /// The broker, `https://broker.example:7420`; `http` on this machine only.
     pub broker: String,
     /// Its name in the bundle.
     pub gateway: GatewayName,
@@ -31,8 +32,10 @@ pub struct GateConfig {
     pub resources: Vec<ResourceName>,
     /// A folder of its own.
     pub state: PathBuf,
-    /// How it signs in.
-    pub login: Arc<dyn Login>,
+    /// How it signs in; `None`: by the certificate of `tls`.
+    pub login: Option<Arc<dyn Login>>,
+    /// Whom it believes, and the certificate that it shows.
+    pub tls: TlsFiles,
     /// Its clocks.
     pub clock: Arc<dyn Clock>,
 }
@@ -57,12 +60,12 @@ impl Drop for Running {
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The broker's address is none.
-    #[error("`{0}` is not an address of a broker, such as `http://127.0.0.1:7420`")]
-    Broker(String),
-    /// A caller token would travel in the clear.
-    #[error("`{0}` is beyond loopback and has no TLS; a caller token is never sent there")]
-    InTheClear(String),
+    /// Nothing may be sent to the broker's address.
+    #[error(transparent)]
+    Broker(#[from] BadAddress),
+    /// Neither a token nor a certificate says who it is.
+    #[error("nothing says who the gateway is: it has neither a login nor a certificate")]
+    Nobody,
     /// No issuer: then any would do.
     #[error("the gateway has no issuer to trust")]
     NoIssuer,
@@ -71,15 +74,8 @@ pub enum StartError {
     State(#[from] StateError),
 }
 
-fn is_loopback(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
-}
-
 /// How long a connect may take; the view does not get younger meanwhile.
 const CONNECT: Duration = Duration::from_secs(3);
-/// How often the transport asks a silent peer whether it is there, and how long it waits.
-const ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
 impl Gate {
     /// Starts to follow the feed; must be called in a tokio runtime. Until the first proof everything is refused.
@@ -90,23 +86,21 @@ impl Gate {
         if config.issuer.is_empty() {
             return Err(StartError::NoIssuer);
         }
-        let broker = Endpoint::from_shared(config.broker.clone());
-        let broker = broker.map_err(|_| StartError::Broker(config.broker.clone()))?;
-        let https = broker.uri().scheme_str() == Some("https");
-        if !https && !broker.uri().host().is_some_and(is_loopback) {
-            return Err(StartError::InTheClear(config.broker));
+        if config.login.is_none() && config.tls.identity.is_none() {
+            return Err(StartError::Nobody);
         }
+        let broker: Result<Uri, _> = config.broker.parse();
+        let broker = broker.map_err(|_| BadAddress::NoAddress(config.broker))?;
+        check(&broker)?;
+        let broker = Dial::new(broker, config.tls, CONNECT)
+            .with(|endpoint| endpoint.keep_alive_while_idle(true));
         let (store, newest) = Store::open(&config.state)?;
         let view = View::new(&config.issuer, newest);
         let verifier = Verifier::new(view.reader());
         let tally = Arc::new(Tally::default());
         let follow = Follow {
             follower: Follower::new(view),
-            broker: broker
-                .connect_timeout(CONNECT)
-                .http2_keep_alive_interval(ALIVE.0)
-                .keep_alive_timeout(ALIVE.1)
-                .keep_alive_while_idle(true),
+            broker,
             gateway: config.gateway.to_string(),
             resources: config.resources,
             login: config.login,
@@ -153,21 +147,6 @@ impl Gate {
     pub async fn fresh(&self) {
         while self.state() != State::Fresh {
             tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_travels_in_the_clear_on_loopback_only() {
-        for near in ["127.0.0.1", "127.9.9.9", "[::1]", "localhost"] {
-            assert!(is_loopback(near), "{near}");
-        }
-        for far in ["10.0.0.1", "broker.example", "127.0.0.1.example", "localhost.example", ""] {
-            assert!(!is_loopback(far), "{far}");
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod bad_broker;
 pub mod body;
+pub mod connect;
 pub mod follow;
 pub mod gate;
 pub mod layer;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use protem_clock::clock::SystemClock;
+use protem_gate::connect::TlsFiles;
 use protem_gate::follow::moment;
 use protem_gate::gate::{Gate, GateConfig};
 use protem_gate::login::{CallerToken, Login, LoginFailed};
@@ -48,7 +49,8 @@ impl Edge {
             issuer: broker.url(),
             resources: Vec::new(),
             state: state.path().to_owned(),
-            login: Arc::new(FromFile(token)),
+            login: Some(Arc::new(FromFile(token))),
+            tls: TlsFiles::default(),
             clock: Arc::new(SystemClock),
         });
         let edge = Self { gate: gate.unwrap(), _state: state };

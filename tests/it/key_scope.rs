@@ -6,6 +6,7 @@ use std::sync::Arc;
 use data_encoding::BASE64URL_NOPAD;
 use ed25519_dalek::{Signer, SigningKey};
 use protem_clock::clock::{Clock, SystemClock};
+use protem_gate::connect::TlsFiles;
 use protem_gate::gate::{Gate, GateConfig};
 use protem_gate::login::{CallerToken, Login, LoginFailed};
 use protem_proto::wire::v1;
@@ -44,7 +45,8 @@ impl Guard {
             issuer: broker.url.clone(),
             resources: vec![orders(), crm()],
             state: state.path().to_owned(),
-            login: Arc::new(Token(broker.sign(&broker.claims("edge-eu-1", "gateway", &[])))),
+            login: Some(Arc::new(Token(broker.sign(&broker.claims("edge-eu-1", "gateway", &[]))))),
+            tls: TlsFiles::default(),
             clock: Arc::new(SystemClock),
         };
         let gate = Gate::start(config).unwrap();
