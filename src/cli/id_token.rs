@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_short_life_has_a_short_margin() {
-        let said = |life| Said { iat: 100, exp: 100 + life, ..Said::default() };
+        let said = |life: u64| Said { iat: 100, exp: 100 + life, ..Said::default() };
         assert_eq!(said(4).margin(), Duration::from_secs(1));
         assert_eq!(said(3_600).margin(), Duration::from_secs(30));
     }
