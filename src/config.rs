@@ -85,6 +85,8 @@ table! {
     TrustDomain {
         /// Its trust bundle: SPIFFE's JSON, or roots in PEM.
         bundle: PathBuf = PathBuf::new(), "\"/run/spire/bundle.json\"";
+        /// The `aud` that its JWT-SVIDs must have. Empty: `broker.issuer`.
+        audience: String = String::new(), "\"https://protem.shop.example\"";
     }
 }
 

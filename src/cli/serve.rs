@@ -73,7 +73,9 @@ pub async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
         }
     };
     let drain = Drain(settings.broker.drain.0);
-    let reach = Reach { fetch: settings.fetch, issuers: settings.issuer };
+    let audiences = settings.spiffe.into_iter().map(|(domain, of)| (domain, of.audience));
+    let svid_audiences = audiences.filter(|(_, audience)| !audience.is_empty()).collect();
+    let reach = Reach { fetch: settings.fetch, issuers: settings.issuer, svid_audiences };
     let settings = ServeSettings { drain, reach, files, ..ServeSettings::default() };
     run(broker, settings, listener, ended).await
 }

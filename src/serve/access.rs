@@ -20,6 +20,7 @@ use crate::policy::login::{Caller, Claim, Login, Principal};
 use crate::serve::answers::{Answers, Gone, Sink};
 use crate::serve::caller::SignedIn;
 use crate::serve::entrance::Room;
+use crate::serve::grounds::Grounds;
 use crate::serve::hold;
 use crate::serve::parse;
 use crate::serve::show;
@@ -245,7 +246,10 @@ fn who_am_i(signed_in: &SignedIn, bundle: &Bundle) -> v1::WhoAmIResponse {
     let audience = match login.claims.get("aud") {
         Some(Claim::Text(one)) => vec![one.clone()],
         Some(Claim::List(all)) => all.clone(),
-        None => Vec::new(),
+        None => match &signed_in.grounds {
+            Grounds::Token { audience, .. } => vec![audience.clone()],
+            Grounds::Certificate(_) => Vec::new(),
+        },
     };
     let mut answer = v1::WhoAmIResponse {
         subject: login.subject.clone(),

@@ -15,11 +15,11 @@ use tonic::Code as Grpc;
 use crate::policy::bundle::Bundle;
 use crate::policy::login::{Caller, Claim, DEV_ISSUER, Login, NoMatch, SPIFFE_ISSUER};
 use crate::serve::grounds::{Changes, Grounds, KeyPrint};
-use crate::serve::issuers::{Issuers, Reach};
+use crate::serve::issuers::{Issuers, Reach, Svids};
 use crate::serve::jwt::{Keys, Kind, Rejected, Token, Trusted, Verified, unreadable};
 use crate::serve::limits::{FAULT_RETRY, TOKENS_REMEMBERED_MAX};
 use crate::serve::status::Problem;
-use crate::serve::svid::PeerCert;
+use crate::serve::svid::{PeerCert, SpiffeId};
 
 /// Somebody who proved who they are; whether the bundle knows them is another matter.
 #[derive(Debug)]
@@ -63,9 +63,9 @@ pub struct Door {
 impl Door {
     /// A door for the bundle's issuers, and in development for one more, whose key only its user can read.
     #[must_use]
-    pub fn new(dev: Option<Trusted>, reach: Reach, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(dev: Option<Trusted>, svids: Svids, reach: Reach, clock: Arc<dyn Clock>) -> Self {
         let changes = Changes::default();
-        let issuers = Issuers::new(dev, reach, clock, changes.clone());
+        let issuers = Issuers::new(dev, svids, reach, clock, changes.clone());
         Self { issuers, changes, remembered: Mutex::default() }
     }
 
@@ -160,9 +160,8 @@ impl Door {
         certificate.check(now).map_err(|untrusted| {
             Problem::new(Grpc::Unauthenticated, untrusted.code, untrusted.why)
         })?;
-        let (issuer, subject) = (SPIFFE_ISSUER.to_owned(), certificate.id.as_str().to_owned());
-        let claims = BTreeMap::from([("sub".to_owned(), Claim::Text(subject.clone()))]);
-        let login = Arc::new(Login { issuer: issuer.clone(), subject, claims });
+        let login = Arc::new(spiffe_login(&certificate.id));
+        let issuer = login.issuer.clone();
         let who =
             bundle.who(&login).map(|principal| Caller { principal, login: Arc::clone(&login) });
         let (expires, bundle) = (certificate.not_after, bundle.digest());
@@ -180,7 +179,10 @@ impl Door {
         let generation = self.changes.generation();
         let (name, trusted) = self.issuers.of(&token, bundle).await?;
         let verified = token.verify(&trusted, now)?;
-        let login = Arc::new(login(&name, &verified)?);
+        let login = Arc::new(match trusted.kind {
+            Kind::Oidc => login(&name, &verified)?,
+            Kind::Svid => svid_login(&verified)?,
+        });
         let who =
             bundle.who(&login).map(|principal| Caller { principal, login: Arc::clone(&login) });
         let audience = trusted.audience.to_string();
@@ -256,6 +258,23 @@ fn unauthenticated(rejected: &Rejected) -> Problem {
         return problem(Grpc::Unavailable).retry(FAULT_RETRY);
     }
     problem(Grpc::Unauthenticated)
+}
+
+/// What a SPIFFE ID is to policy, whether a certificate or a token proves it.
+fn spiffe_login(id: &SpiffeId) -> Login {
+    let (issuer, subject) = (SPIFFE_ISSUER.to_owned(), id.as_str().to_owned());
+    let claims = BTreeMap::from([("sub".to_owned(), Claim::Text(subject.clone()))]);
+    Login { issuer, subject, claims }
+}
+
+/// Whose JWT-SVID it is: a SPIFFE ID of the trust domain whose key signed it.
+fn svid_login(verified: &Verified) -> Result<Login, Rejected> {
+    let bad = |why: &str| unreadable(&format!("is no JWT-SVID: {why}"));
+    let id = SpiffeId::parse(&verified.subject).map_err(|unfit| bad(&unfit.0))?;
+    if verified.issuer.strip_prefix("spiffe://") != Some(id.domain()) {
+        return Err(bad("it is of another trust domain than its key"));
+    }
+    Ok(spiffe_login(&id))
 }
 
 /// What policy looks at of a verified token: texts and lists of texts; numbers and flags as their text; what is nested under

@@ -13,10 +13,11 @@ use crate::fetch::client::Fetcher;
 use crate::policy::bundle::Bundle;
 use crate::policy::catalog::{Issuer, IssuerKeys};
 use crate::policy::finding::did_you_mean;
-use crate::policy::login::DEV_ISSUER;
+use crate::policy::login::{DEV_ISSUER, SPIFFE_ISSUER};
 use crate::serve::fetched::{Fetched, Way};
 use crate::serve::grounds::Changes;
-use crate::serve::jwt::{Keys, Kind, Rejected, Token, Trusted, reject, unknown_issuer};
+use crate::serve::jwt::{Keys, Kind, Rejected, Token, Trusted, clean, reject, unknown_issuer};
+use crate::serve::trust::Trust;
 
 /// How issuers are reached.
 #[derive(Clone, Debug, Default)]
@@ -25,19 +26,34 @@ pub struct Reach {
     pub fetch: Fetch,
     /// Tokens and CAs, by the issuers' names.
     pub issuers: BTreeMap<String, IssuerSettings>,
+    /// The audience of a trust domain's JWT-SVIDs, where it is not the broker's own name.
+    pub svid_audiences: BTreeMap<String, String>,
+}
+
+/// Whose JWT-SVIDs count.
+#[derive(Clone, Debug)]
+pub struct Svids {
+    /// The trust domains and their keys; none: nobody's.
+    pub trust: Option<Arc<Trust>>,
+    /// The broker's own name, which is their audience.
+    pub audience: Arc<str>,
 }
 
 /// All issuers.
 pub struct Issuers {
     dev: Option<Trusted>,
+    svids: Svids,
     reach: Reach,
     fetcher: Fetcher,
     clock: Arc<dyn Clock>,
     changes: Changes,
     table: ArcSwapOption<Table>,
-    /// What was fetched, by name and URL: it outlives bundles that keep the issuer.
-    fetched: Mutex<HashMap<(Arc<str>, Arc<str>), Arc<Fetched>>>,
+    /// It outlives bundles that keep the issuer.
+    fetched: Mutex<ByName>,
 }
+
+/// What is fetched, by the issuer's name and URL.
+type ByName = HashMap<(Arc<str>, Arc<str>), Arc<Fetched>>;
 
 /// The issuers of one bundle.
 struct Table {
@@ -73,13 +89,14 @@ impl Issuers {
     #[must_use]
     pub fn new(
         dev: Option<Trusted>,
+        svids: Svids,
         reach: Reach,
         clock: Arc<dyn Clock>,
         changes: Changes,
     ) -> Self {
         let fetcher = Fetcher::new(reach.fetch.allow_private.clone());
         let (table, fetched) = (ArcSwapOption::empty(), Mutex::default());
-        Self { dev, reach, fetcher, clock, changes, table, fetched }
+        Self { dev, svids, reach, fetcher, clock, changes, table, fetched }
     }
 
     /// Whose token this says it is: its issuer's name in the bundle, and what is trusted of it. Waits for that issuer's keys
@@ -98,9 +115,10 @@ impl Issuers {
         }
         let table = self.table(bundle);
         let Some(known) = token.issuer().and_then(|iss| table.by_url.get(iss)) else {
-            let hint =
-                token.issuer().map(|iss| did_you_mean(iss, table.by_url.keys().map(|url| &**url)));
-            return Err(unknown_issuer(token.issuer(), &hint.unwrap_or_default()));
+            return match token.trust_domain() {
+                Some(domain) => self.svid(domain).map(|trusted| (SPIFFE_ISSUER.into(), trusted)),
+                None => Err(self.unknown(token.issuer(), &table)),
+            };
         };
         let keys = match &known.keys {
             Source::File(keys) => Arc::clone(keys),
@@ -119,6 +137,9 @@ impl Issuers {
         if let Some(dev) = self.dev.as_ref().filter(|dev| *dev.issuer == *iss) {
             return Some(dev.clone());
         }
+        if let Some(domain) = iss.strip_prefix(SPIFFE) {
+            return self.svid(domain).ok();
+        }
         let table = self.table(bundle);
         let known = table.by_url.get(iss)?;
         match &known.keys {
@@ -126,6 +147,32 @@ impl Issuers {
             Source::Fetched(fetched) => fetched.last().map(|keys| known.trusted(keys)),
             Source::Bad(_) => None,
         }
+    }
+
+    /// What is trusted of a trust domain's JWT-SVIDs: its own keys and no other's.
+    fn svid(&self, domain: &str) -> Result<Trusted, Rejected> {
+        let Svids { trust, audience } = &self.svids;
+        let known = trust.as_ref().filter(|trust| trust.domains().any(|known| known == domain));
+        let Some(trust) = known else {
+            let domains = trust.iter().flat_map(|trust| trust.domains());
+            let hint = did_you_mean(domain, domains);
+            let why = format!("`{}` is no trust domain of `[spiffe]`{hint}", clean(domain));
+            return Err(reject(caller::UNKNOWN_ISSUER, &why));
+        };
+        let keys = trust.jwt_keys(domain).ok_or_else(|| {
+            let why = format!("the trust bundle of `{domain}` has no keys for JWT-SVIDs");
+            reject(caller::UNKNOWN_KEY, &why)
+        })?;
+        let own = self.reach.svid_audiences.get(domain).map(|own| Arc::from(own.as_str()));
+        let (issuer, audience) =
+            (Arc::from(format!("{SPIFFE}{domain}")), own.unwrap_or_else(|| Arc::clone(audience)));
+        Ok(Trusted { issuer, audience, keys, kind: Kind::Svid })
+    }
+
+    fn unknown(&self, iss: Option<&str>, table: &Table) -> Rejected {
+        let urls = table.by_url.keys().map(|url| &**url);
+        let hint = iss.map(|iss| did_you_mean(iss, urls)).unwrap_or_default();
+        unknown_issuer(iss, &hint)
     }
 
     /// Fetches what is due for the bundle in force, and forgets issuers that it does not have. Called every second or so.
@@ -192,3 +239,6 @@ impl Known {
         }
     }
 }
+
+/// How the name of a trust domain's issuer begins; no issuer of a bundle is called so, as those are http URLs.
+const SPIFFE: &str = "spiffe://";

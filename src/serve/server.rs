@@ -15,7 +15,7 @@ use crate::serve::connection::Served;
 use crate::serve::entrance::{CallLimits, Entrance};
 use crate::serve::grounds::CallerTime;
 use crate::serve::incoming::{ConnectionLimits, Connections};
-use crate::serve::issuers::Reach;
+use crate::serve::issuers::{Reach, Svids};
 use crate::serve::limits::GRACE;
 use crate::serve::private;
 use crate::serve::reload::Files;
@@ -71,7 +71,8 @@ pub async fn serve(
     let is_dev = dev.is_some();
     let (drain, draining) = watch::channel(false);
     let clock = Arc::clone(broker.clock());
-    let door = Arc::new(Door::new(dev, settings.reach, Arc::clone(&clock)));
+    let svids = Svids { trust: settings.files.trust.clone(), audience: broker.issuer().into() };
+    let door = Arc::new(Door::new(dev, svids, settings.reach, Arc::clone(&clock)));
     let time = CallerTime::start(clock);
     let watch = Watch::start(broker.clone(), Arc::clone(&door), time.clone(), draining.clone());
     let entrance = Entrance::new(

@@ -50,5 +50,6 @@ mod sign_in;
 mod simulation;
 mod site;
 mod streams;
+mod svid_tokens;
 mod tidy;
 mod tokens;
