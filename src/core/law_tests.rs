@@ -13,8 +13,8 @@ use crate::grant::Status;
 use crate::refusal::Refusal;
 use crate::request::AccessRequest;
 use crate::testbed::{
-    BUNDLE, START, World, edit, hold, key, keyed, name, person, request, revoke, scopes, task,
-    words, workload,
+    BUNDLE, START, World, edit, hold, keyed, name, person, request, revoke, scopes, task, words,
+    workload,
 };
 use crate::verdict::{Effect, Ruling};
 
