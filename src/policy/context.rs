@@ -1,5 +1,7 @@
 //! The context of a question, as Cedar wants it.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cedar_policy::{Context, Entity, EntityUid, RestrictedExpression};
@@ -21,8 +23,8 @@ pub fn access(store: &Store, ask: &Ask<'_>, lifetime: Duration) -> Result<Contex
     let findings = ask.findings.iter().map(|finding| text(word(finding)));
     let pairs = [
         ("task", task(&ask.request.task)?),
-        ("lifetime", span(lifetime)),
-        ("now", moment(ask.now)?),
+        ("lifetime", store.literals.span(lifetime)),
+        ("now", store.literals.moment(ask.now)?),
         ("region", text(ask.region)),
         ("login", RestrictedExpression::new_entity_uid(store.uid(Kind::Login, LOGIN))),
         ("bound", RestrictedExpression::new_bool(false)),
@@ -78,6 +80,45 @@ pub fn login(store: &Store, login: &Login) -> Result<Entity, String> {
 #[must_use]
 pub fn word(finding: &str) -> &str {
     finding.split_once(':').map_or(finding, |(word, _)| word)
+}
+
+/// Moments and spans that were written for Cedar before. Each is a call of a function whose name Cedar parses anew, which
+/// costs more than the decision.
+#[derive(Debug, Default)]
+pub struct Literals {
+    now: Mutex<Option<(Time, RestrictedExpression)>>,
+    spans: Mutex<HashMap<Duration, RestrictedExpression>>,
+}
+
+/// Spans kept: lifetimes are few, and one that is asked for once is written again.
+const SPANS_MAX: usize = 64;
+
+impl Literals {
+    /// A moment in whole seconds, so that requests of one second share it.
+    fn moment(&self, now: Time) -> Result<RestrictedExpression, String> {
+        let second = Time::from_secs(now.as_secs());
+        if let Some((_, known)) = held(&self.now).as_ref().filter(|(at, _)| *at == second) {
+            return Ok(known.clone());
+        }
+        let made = moment(second)?;
+        *held(&self.now) = Some((second, made.clone()));
+        Ok(made)
+    }
+
+    fn span(&self, duration: Duration) -> RestrictedExpression {
+        let mut spans = held(&self.spans);
+        if let Some(known) = spans.get(&duration) {
+            return known.clone();
+        }
+        if spans.len() >= SPANS_MAX {
+            spans.clear();
+        }
+        spans.entry(duration).or_insert_with(|| span(duration)).clone()
+    }
+}
+
+fn held<T>(memo: &Mutex<T>) -> MutexGuard<'_, T> {
+    memo.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn context<const N: usize>(pairs: [(&str, RestrictedExpression); N]) -> Result<Context, String> {

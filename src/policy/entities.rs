@@ -8,6 +8,7 @@ use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpres
 use protem_verify::names::IdentityName;
 
 use crate::policy::catalog::{Catalog, Identity, People};
+use crate::policy::context::Literals;
 
 /// The kinds of entities of the schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -82,6 +83,8 @@ pub struct Store {
     types: BTreeMap<Kind, EntityTypeName>,
     broker: EntityUid,
     nodes: HashMap<EntityUid, Node>,
+    /// What was written for Cedar before.
+    pub literals: Literals,
 }
 
 #[derive(Debug)]
@@ -107,7 +110,8 @@ impl Store {
             types.insert(kind, name);
         }
         let broker = "Broker::\"protem\"".parse().map_err(|error| format!("{error}"))?;
-        let mut store = Self { types, broker, nodes: HashMap::new() };
+        let mut store =
+            Self { types, broker, nodes: HashMap::new(), literals: Literals::default() };
         let broker = store.broker.clone();
         store.add(broker.clone(), &[], Vec::new())?;
         for class in catalog.classes.keys() {
