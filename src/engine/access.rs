@@ -1,13 +1,15 @@
 //! Asking for access: policy's verdict, a turn, and the credential of what was committed.
 
+use std::sync::Arc;
+
 use protem_core::command::Command;
-use protem_core::event::{EndReason, Event};
+use protem_core::event::{CredentialIssued, EndReason, Event};
 use protem_core::grant::{Grant, Newest, renew_at};
 use protem_core::request::{AccessRequest, Workload};
 use protem_core::state::State;
 use protem_core::verdict::{Effect, Ruling};
 use protem_verify::ids::{GrantId, Seq};
-use protem_verify::names::PersonName;
+use protem_verify::names::{KeyId, PersonName};
 use protem_verify::time::Time;
 
 use crate::engine::broker::Broker;
@@ -19,6 +21,7 @@ use crate::engine::stop::Stop;
 use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
 use crate::journal::records::GrantRecord;
+use crate::mint::Token;
 use crate::policy::ask::Ask;
 use crate::policy::login::{Caller, Login, Principal};
 
@@ -67,20 +70,28 @@ impl Broker {
                 verdict,
                 behind: behind.clone(),
             };
-            let asked = request.clone();
-            let read = move |answered: &Answered<'_>| find(answered, &asked);
-            match self.submit(Lane::Ordinary, caller.actor(), command, read).await {
+            let (asked, sets) = (request.clone(), Arc::clone(&self.0.sets));
+            let read = move |answered: &Answered<'_>| {
+                let found = find(answered, &asked);
+                let issued = match &found {
+                    Found::Grant(answer) => answer.to_sign(answered, &sets.load().ids),
+                    Found::Refused(_) | Found::Nothing => None,
+                };
+                (found, issued)
+            };
+            match self.submit_and_sign(Lane::Ordinary, caller.actor(), command, read).await {
                 Err(stop) if stop.is_stale_verdict() && tries < REEVALUATIONS_MAX => tries += 1,
                 answer => break answer?,
             }
         };
+        let (found, token) = found;
         match found {
             Found::Grant(answer) => {
                 let id = answer.id;
                 let signer = answer.newest.as_ref().filter(|_| answer.active);
                 let void = signer.is_some_and(|newest| !self.key_ids().contains(&newest.key));
                 // Its key was cut off, which ended no grant: whoever asks again gets what a renewal would bring.
-                if void { self.renew(caller, id).await } else { self.answer(*answer).await }
+                if void { self.renew(caller, id).await } else { self.answer(*answer, token).await }
             }
             Found::Refused(ruling) => Err(Stop::Denied(ruling)),
             Found::Nothing => Err(Fault::Store("the answer cannot be found".to_owned()).into()),
@@ -115,18 +126,22 @@ impl Broker {
                 bundle.reevaluate(&record.ruling, &record.request, self.now(), active, as_issued);
             let ruling = verdict.ruling().clone();
             let command = Command::RenewCredential { by: by.clone(), grant, verdict };
+            let sets = Arc::clone(&self.0.sets);
             let read = move |answered: &Answered<'_>| {
                 let ended = answered.rows.iter().any(|row| ends_by_policy(row.what()));
-                (ended, look(answered, &grant))
+                let found = look(answered, &grant).filter(|_| !ended);
+                let issued = found.as_ref();
+                let issued = issued.and_then(|found| found.to_sign(answered, &sets.load().ids));
+                ((ended, found), issued)
             };
-            match self.submit(Lane::Ordinary, caller.actor(), command, read).await {
+            match self.submit_and_sign(Lane::Ordinary, caller.actor(), command, read).await {
                 Err(stop) if stop.is_stale_verdict() && tries < REEVALUATIONS_MAX => tries += 1,
                 Err(stop) => return Err(stop),
-                Ok((true, _)) => return Err(Stop::Denied(Box::new(ruling))),
-                Ok((false, None)) => {
+                Ok(((true, _), _)) => return Err(Stop::Denied(Box::new(ruling))),
+                Ok(((false, None), _)) => {
                     return Err(protem_core::refusal::Refusal::UnknownGrant(grant).into());
                 }
-                Ok((false, Some(answer))) => return self.answer(answer).await,
+                Ok(((false, Some(answer)), token)) => return self.answer(answer, token).await,
             }
         }
     }
@@ -191,16 +206,20 @@ impl Broker {
         self.bundle().evaluate(&ask)
     }
 
-    /// The record of a grant, and its credential while it is active.
-    async fn answer(&self, answer: Answer) -> Result<Granted, Stop> {
+    /// The record of a grant, and its credential while it is active: `token`, when its turn recorded one.
+    async fn answer(&self, answer: Answer, token: Option<Token>) -> Result<Granted, Stop> {
         let Answer { id, by, active, newest, row } = answer;
         // A grant that this turn made and left active is all in its own row: the store need not be asked.
         let made = row.as_ref().filter(|_| active);
         let made =
             made.and_then(|row| GrantRecord::from_entries(id, std::slice::from_ref(row), &[]));
         let credential = match (active, newest, row) {
-            (false, ..) | (true, None, None) => None,
-            (true, _, Some(row)) => self.credential(row).await?,
+            (false, ..) | (true, None, _) => None,
+            (true, Some(newest), Some(_)) => token.map(|token| Credential {
+                token,
+                expires_at: newest.exp,
+                renew_at: newest.renew_at(),
+            }),
             (true, Some(newest), None) => self.newest(newest.seq).await?,
         };
         let record = match made {
@@ -230,6 +249,19 @@ impl Broker {
         }
         let token = self.0.minting.token(issued).await?;
         Ok(Some(Credential { token, expires_at: exp, renew_at: renew_at(iat, exp) }))
+    }
+}
+
+impl Answer {
+    /// What is to be signed for this answer: what its own turn recorded, unless a later command of the turn undid it.
+    fn to_sign(
+        &self,
+        answered: &Answered<'_>,
+        keys: &[KeyId],
+    ) -> Option<Committed<CredentialIssued>> {
+        let issued = self.row.as_ref().filter(|_| self.active)?.credential()?;
+        let alive = issued.what().exp > answered.now && keys.contains(&issued.what().key);
+        alive.then_some(issued)
     }
 }
 

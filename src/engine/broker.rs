@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use protem_clock::clock::Clock;
 use protem_core::command::Command;
-use protem_core::event::Actor;
+use protem_core::event::{Actor, CredentialIssued};
 use protem_core::state::State;
 use protem_verify::names::KeyId;
 use protem_verify::time::Time;
@@ -29,9 +29,11 @@ use crate::engine::sequencer::{Answered, Job, Work};
 use crate::engine::stop::Stop;
 use crate::engine::tasks::Leases;
 use crate::engine::threads::Threads;
+use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
 use crate::journal::port::{Head, Journal};
 use crate::journal::reader::Reader;
+use crate::mint::Token;
 use crate::policy::bundle::{Bundle, Files};
 
 /// What a broker is started with.
@@ -248,6 +250,35 @@ impl Broker {
             // A caller that left changes nothing: the command has run.
             answer: Box::new(move |answered| {
                 drop(tell.send(answered.map(|answered| read(&answered))));
+            }),
+        };
+        self.0.lanes.push(lane, job);
+        told.await.unwrap_or(Err(Stop::Faulted(Fault::Stopping)))
+    }
+
+    /// The same, where the turn may record a credential: it goes from the turn straight to those who sign, together with the
+    /// turn's others, and the caller is woken once, when its token is there.
+    pub(in crate::engine) async fn submit_and_sign<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        actor: Actor,
+        command: Command,
+        read: impl FnOnce(&Answered<'_>) -> (T, Option<Committed<CredentialIssued>>) + Send + 'static,
+    ) -> Result<(T, Option<Token>), Stop> {
+        let (tell, told) = oneshot::channel();
+        let minting = Arc::clone(&self.0.minting);
+        let job = Job {
+            actor,
+            work: Work::Command(Box::new(command)),
+            answer: Box::new(move |answered| match answered.map(|answered| read(&answered)) {
+                Err(stop) => drop(tell.send(Err(stop))),
+                Ok((found, None)) => drop(tell.send(Ok((found, None)))),
+                Ok((found, Some(issued))) => minting.order(
+                    issued,
+                    Box::new(move |token| {
+                        drop(tell.send(token.map(|token| (found, Some(token)))));
+                    }),
+                ),
             }),
         };
         self.0.lanes.push(lane, job);

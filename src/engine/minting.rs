@@ -14,6 +14,11 @@ use crate::mint::{self, Token, Unchecked, Unminted};
 
 /// Credentials signed and checked together by one thread: beyond this a batch saves little and its first waits.
 const BATCH_MAX: usize = 64;
+/// Fewer than this are not shared out among threads: their check as one batch saves more than a second thread brings.
+const SHARED_MIN: usize = 32;
+
+/// Takes a token when it is signed and checked, on the thread that signed it: short work only.
+pub type Take = Box<dyn FnOnce(Result<Token, Stop>) + Send>;
 
 /// Signs what is on record. Each of its threads takes a share of what waits.
 pub struct Minting {
@@ -31,7 +36,7 @@ struct Queue {
 
 struct Order {
     issued: Committed<CredentialIssued>,
-    reply: oneshot::Sender<Result<Token, Stop>>,
+    take: Take,
 }
 
 impl Minting {
@@ -47,34 +52,41 @@ impl Minting {
     /// When the key on record is not here, or the token fails its own check.
     pub async fn token(&self, issued: Committed<CredentialIssued>) -> Result<Token, Stop> {
         let (reply, token) = oneshot::channel();
+        self.order(issued, Box::new(move |token| drop(reply.send(token))));
+        token.await.unwrap_or(Err(Stop::Faulted(Fault::Stopping)))
+    }
+
+    /// The same without waiting: `take` is called once.
+    pub fn order(&self, issued: Committed<CredentialIssued>, take: Take) {
         {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            if queue.closed {
-                return Err(Fault::Stopping.into());
+            if !queue.closed {
+                queue.waiting.push_back(Order { issued, take });
+                drop(queue);
+                self.wake.notify_one();
+                return;
             }
-            queue.waiting.push_back(Order { issued, reply });
         }
-        self.wake.notify_one();
-        token.await.unwrap_or(Err(Stop::Faulted(Fault::Stopping)))
+        take(Err(Fault::Stopping.into()));
     }
 
     /// Signs until [`Self::close`]; run it on as many threads as there are cores to sign on.
     pub fn run(&self) {
         while let Some(orders) = self.next() {
             let mut signed: Vec<Unchecked> = Vec::with_capacity(orders.len());
-            let mut replies = Vec::with_capacity(orders.len());
+            let mut takers = Vec::with_capacity(orders.len());
             for order in orders {
                 match self.sign(&order.issued) {
                     Ok(one) => {
                         signed.push(one);
-                        replies.push(order.reply);
+                        takers.push(order.take);
                     }
-                    Err(stop) => drop(order.reply.send(Err(stop))),
+                    Err(stop) => (order.take)(Err(stop)),
                 }
             }
-            for (reply, token) in replies.into_iter().zip(mint::check(signed)) {
+            for (take, token) in takers.into_iter().zip(mint::check(signed)) {
                 // A caller that left asks again under its key and gets the same token.
-                drop(reply.send(token.map_err(|why| unminted(&why))));
+                take(token.map_err(|why| unminted(&why)));
             }
         }
     }
@@ -102,7 +114,8 @@ impl Minting {
         if queue.waiting.is_empty() {
             return None;
         }
-        let share = queue.waiting.len().div_ceil(2).min(BATCH_MAX);
+        let waiting = queue.waiting.len();
+        let share = if waiting < SHARED_MIN { waiting } else { waiting.div_ceil(2).min(BATCH_MAX) };
         let orders = queue.waiting.drain(..share).collect();
         let more = !queue.waiting.is_empty();
         drop(queue);
