@@ -13,6 +13,8 @@ use crate::cli::exit::{Exit, Failure};
 
 /// How long a probe runs: long enough for a median, short enough to be in the same minute.
 const PROBE_US: u64 = 2_000_000;
+/// Bytes of an entry in the group-commit probe: about what a grant's takes.
+const BODY: usize = 1_200;
 /// Callers of the group-commit probe, each blocked until its own rows are durable: as many as ask the broker.
 const GROUP: usize = 256;
 
@@ -59,8 +61,12 @@ fn commits(path: &Path) -> rusqlite::Result<Figures> {
     store.pragma_update(None, "journal_mode", "WAL")?;
     store.pragma_update(None, "synchronous", "FULL")?;
     store.execute_batch(
-        "CREATE TABLE grants (id BLOB PRIMARY KEY, identity TEXT NOT NULL, state INTEGER NOT NULL) WITHOUT ROWID;
-         CREATE TABLE events (seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, body BLOB NOT NULL);",
+        "CREATE TABLE events (seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, actor TEXT NOT NULL, kind TEXT NOT NULL,
+           turn BLOB NOT NULL, leaf BLOB NOT NULL, body BLOB NOT NULL) STRICT;
+         CREATE TABLE grants (id BLOB PRIMARY KEY, identity TEXT NOT NULL, task TEXT NOT NULL, resource TEXT NOT NULL,
+           scopes TEXT NOT NULL, seq INTEGER NOT NULL, at INTEGER NOT NULL, ended INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+         CREATE INDEX by_identity ON grants (identity, id);
+         CREATE INDEX live ON grants (id) WHERE ended = 0;",
     )?;
     let began = now_us();
     let (orders, waiting) = sync_channel::<SyncSender<()>>(GROUP);
@@ -102,15 +108,25 @@ fn write(store: &mut Connection, waiting: &Receiver<SyncSender<()>>) -> rusqlite
         let group: Vec<_> = std::iter::once(first).chain(waiting.try_iter().take(GROUP)).collect();
         let turn = store.transaction()?;
         {
-            let mut grant = turn
-                .prepare_cached("INSERT INTO grants (id, identity, state) VALUES (?1, ?2, ?3)")?;
-            let mut event =
-                turn.prepare_cached("INSERT INTO events (seq, at, body) VALUES (?1, ?2, ?3)")?;
+            let mut grant = turn.prepare_cached(
+                "INSERT INTO grants (id, identity, task, resource, scopes, seq, at, ended) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)",
+            )?;
+            let mut event = turn.prepare_cached(
+                "INSERT INTO events (seq, at, actor, kind, turn, leaf, body) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?;
+            let id_of_turn = protem_clock::random::bytes::<16>();
             for _ in &group {
                 count = count.saturating_add(1);
                 let id = protem_clock::random::bytes::<16>();
-                grant.execute((id.as_slice(), "bench/caller", 1))?;
-                event.execute((count, count, [7_u8; 400].as_slice()))?;
+                let identity = format!("bench/caller-{}", count.rem_euclid(256));
+                let task = format!("task-{count}");
+                let grant_row = (&id, &identity, &task, "orders-api", "orders:read", count, count);
+                grant.execute(grant_row)?;
+                let body = [7_u8; BODY];
+                let kind = "grant.activated";
+                event.execute((count, count, &identity, kind, &id_of_turn, [7_u8; 32], body))?;
             }
         }
         turn.commit()?;
