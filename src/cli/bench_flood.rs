@@ -18,6 +18,7 @@ use crate::cli::bench_stage::{BenchStage, OPERATOR, hasty, identity};
 use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Screen;
+use crate::engine::threads::lower_priority;
 
 /// Ends of access that are measured, idle and again under the flood: enough for a median.
 const ENDS: usize = 300;
@@ -39,8 +40,10 @@ pub async fn flood(global: &Global, screen: &Screen, args: &LoadArgs) -> Result<
     let idle = Figures::of("ending access, idle", idle, 0, over);
     screen.say(format!("  the same while {} callers ask", args.callers));
     let stop = Arc::new(AtomicBool::new(false));
-    // The flood runs apart, as it would on other machines: what is measured must not queue behind it on this side.
-    let apart = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    // The flood runs apart, as it would on other machines: what is measured must not queue behind it on this side, and the
+    // broker does not share its cores with whoever floods it.
+    let mut apart = tokio::runtime::Builder::new_multi_thread();
+    let apart = apart.enable_all().on_thread_start(lower_priority).build();
     let apart = apart.map_err(|why| Failure::of(Exit::Failed, tool::STEP, why.to_string()))?;
     let apart = Apart { handle: apart.handle().clone(), runtime: Some(apart) };
     let mut work = JoinSet::new();

@@ -12,10 +12,11 @@ use crate::journal::fault::Fault;
 pub const WAITING_MAX: usize = 4_096;
 /// Commands that end access and may wait: four times as many, since turning one away leaves access standing.
 pub const ENDING_MAX: usize = 16_384;
-/// Commands in one turn: enough to share an fsync well, few enough that a revocation behind it waits milliseconds.
-pub const TURN_MAX: usize = 512;
-/// Ordinary commands that a turn takes however many end access, so that work goes on during a mass revocation.
-pub const ORDINARY_MIN: usize = 64;
+/// Commands in one turn: enough to share an fsync well, few enough that what comes behind it waits milliseconds.
+pub const TURN_MAX: usize = 256;
+/// Ordinary commands in a turn that ends access: it is answered as a whole, so each of them delays the end; some, so that
+/// work goes on during a mass revocation.
+pub const BESIDE_ENDING_MAX: usize = 16;
 
 /// Which queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +133,7 @@ impl Queues {
 
     fn take(&mut self, turn: usize) -> Vec<Job> {
         let ending = self.ending.len().min(turn);
-        let room = turn.saturating_sub(ending).max(ORDINARY_MIN);
+        let room = if ending == 0 { turn } else { BESIDE_ENDING_MAX };
         let ordinary = self.ordinary.len().min(room);
         let mut batch: Vec<Job> = self.ending.drain(..ending).collect();
         batch.extend(self.ordinary.drain(..ordinary));
@@ -183,6 +184,16 @@ mod tests {
         }
         assert_eq!(away.load(Ordering::Relaxed), 1, "a flood of requests leaves room for ending");
         assert_eq!(batch(&lanes), ["e1", "e2", "o1", "o2"]);
+    }
+
+    #[test]
+    fn a_turn_that_ends_access_takes_few_others_along() {
+        let lanes = Lanes::new(LaneLimits { waiting: 100, ending: 2, turn: 50 });
+        let away = Arc::new(AtomicUsize::new(0));
+        (0..100).for_each(|_| lanes.push(Lane::Ordinary, job("o", &away)));
+        lanes.push(Lane::Ending, job("e", &away));
+        assert_eq!(batch(&lanes).len(), 1 + BESIDE_ENDING_MAX);
+        assert_eq!(batch(&lanes).len(), 50);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::engine::sequencer::Sequencer;
 use crate::engine::stop::StartError;
 use crate::engine::tail::BrokerTail;
 use crate::engine::tasks::Leases;
-use crate::engine::threads::Threads;
+use crate::engine::threads::{Threads, lower_priority};
 use crate::engine::{dice::SystemDice, thread};
 use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
@@ -140,7 +140,10 @@ impl Broker {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         for at in 0..cores {
             let minting = Arc::clone(&inner.minting);
-            inner.threads.start(&format!("mint-{at}"), move || minting.run())?;
+            inner.threads.start(&format!("mint-{at}"), move || {
+                lower_priority();
+                minting.run();
+            })?;
         }
         let (leases, lanes) = (Arc::clone(&inner.leases), Arc::clone(&inner.lanes));
         let clock = Arc::clone(&inner.clock);

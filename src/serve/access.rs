@@ -27,6 +27,7 @@ use crate::serve::show;
 use crate::serve::status::Problem;
 use crate::serve::watch::Watch;
 use crate::serve::who;
+use crate::serve::work::Work;
 
 /// The service.
 pub struct Access {
@@ -34,6 +35,8 @@ pub struct Access {
     pub broker: Broker,
     /// What ends streams.
     pub watch: Watch,
+    /// Where requests for access are worked on.
+    pub work: Work,
 }
 
 #[tonic::async_trait]
@@ -46,12 +49,16 @@ impl AccessService for Access {
         request: Request<v1::RequestAccessRequest>,
     ) -> Result<Response<v1::RequestAccessResponse>, Status> {
         let signed_in = who::signed_in(&request)?;
-        let caller = signed_in.caller()?;
-        let by = who::workload(caller)?.clone();
-        let asked = parse::access(by, request.into_inner(), &self.broker.bundle())?;
-        let granted = self.broker.request_access(caller, asked).await.map_err(Problem::from)?;
-        let (grant, credential) = show::granted(&granted);
-        Ok(Response::new(v1::RequestAccessResponse { grant: Some(grant), credential }))
+        let (broker, wire) = (self.broker.clone(), request.into_inner());
+        let answer = self.work.run(async move {
+            let caller = signed_in.caller()?;
+            let by = who::workload(caller)?.clone();
+            let asked = parse::access(by, wire, &broker.bundle())?;
+            let granted = broker.request_access(caller, asked).await?;
+            let (grant, credential) = show::granted(&granted);
+            Ok(v1::RequestAccessResponse { grant: Some(grant), credential })
+        });
+        Ok(Response::new(answer.await?))
     }
 
     async fn explain_access(
@@ -59,25 +66,9 @@ impl AccessService for Access {
         request: Request<v1::ExplainAccessRequest>,
     ) -> Result<Response<v1::ExplainAccessResponse>, Status> {
         let signed_in = who::signed_in(&request)?;
-        let caller = signed_in.caller()?;
-        let wire = request.into_inner();
-        let inner = wire.request.ok_or(parse::missing("request"))?;
-        let bundle = self.broker.bundle();
-        let (login, by) = self.explained(caller, &wire.as_identity, &bundle)?;
-        let asked: AccessRequest = parse::access(by, inner, &bundle)?;
-        let identity = asked.by.identity.clone();
-        let active = self.broker.ask(move |state| state.active(&identity)).await;
-        let active = active.map_err(Problem::from)?;
-        let ruling = self.broker.explain_access(&login, &asked, active);
-        let rule = ruling.rule.as_ref();
-        Ok(Response::new(v1::ExplainAccessResponse {
-            verdict: Some(show::verdict(&ruling)),
-            lifetime: Some(show::duration(ruling.terms.lifetime.0)),
-            approvals_required: rule.map_or(0, |rule| rule.required.into()),
-            approver_groups: rule.map_or_else(Vec::new, |rule| {
-                rule.groups.iter().map(ToString::to_string).collect()
-            }),
-        }))
+        let (broker, wire) = (self.broker.clone(), request.into_inner());
+        let answer = self.work.run(async move { explain(&broker, &signed_in, wire).await });
+        Ok(Response::new(answer.await?))
     }
 
     async fn watch_grant(
@@ -124,12 +115,16 @@ impl AccessService for Access {
         request: Request<v1::RenewCredentialRequest>,
     ) -> Result<Response<v1::RenewCredentialResponse>, Status> {
         let signed_in = who::signed_in(&request)?;
-        let caller = signed_in.caller()?;
-        who::workload(caller)?;
-        let id = parse::grant_id("grant_id", &request.get_ref().grant_id)?;
-        let granted = self.broker.renew(caller, id).await.map_err(Problem::from)?;
-        let (grant, credential) = show::granted(&granted);
-        Ok(Response::new(v1::RenewCredentialResponse { credential, grant: Some(grant) }))
+        let (broker, wire) = (self.broker.clone(), request.into_inner());
+        let answer = self.work.run(async move {
+            let caller = signed_in.caller()?;
+            who::workload(caller)?;
+            let id = parse::grant_id("grant_id", &wire.grant_id)?;
+            let granted = broker.renew(caller, id).await?;
+            let (grant, credential) = show::granted(&granted);
+            Ok(v1::RenewCredentialResponse { credential, grant: Some(grant) })
+        });
+        Ok(Response::new(answer.await?))
     }
 
     async fn hold_task(
@@ -195,35 +190,55 @@ impl AccessService for Access {
     }
 }
 
-impl Access {
-    /// Whose request is explained: the caller's own, or for those who may look, any identity's under its first login.
-    fn explained(
-        &self,
-        caller: &Caller,
-        as_identity: &str,
-        bundle: &Bundle,
-    ) -> Result<(Arc<Login>, Workload), Problem> {
-        if as_identity.is_empty() {
-            return Ok((Arc::clone(&caller.login), who::workload(caller)?.clone()));
-        }
-        let name = IdentityName::try_from(as_identity)?;
-        who::may_view(&self.broker, caller, &[Object::Identity(name.clone())])?;
-        let known = bundle.identities().get(&name).ok_or_else(|| {
-            let why = format!("names `{name}`, which the bundle does not have");
-            Problem::field(codes::UNKNOWN_NAME, "as_identity", &why)
-        })?;
-        let login = match known.logins.first() {
-            None => Login::dev_identity(name.as_str()),
-            Some(rule) => {
-                let texts = rule.claims.iter().map(|(n, v)| (n.clone(), Claim::Text(v.clone())));
-                let subject = rule.claims.get("sub").map_or(name.as_str(), String::as_str);
-                let (issuer, subject) = (rule.issuer.to_string(), subject.to_owned());
-                Login { issuer, subject, claims: texts.collect() }
-            }
-        };
-        let subject = Subject::try_from(format!("{}|{}", login.issuer, login.subject).as_str())?;
-        Ok((Arc::new(login), Workload { identity: name, subject }))
+async fn explain(
+    broker: &Broker,
+    signed_in: &SignedIn,
+    wire: v1::ExplainAccessRequest,
+) -> Result<v1::ExplainAccessResponse, Problem> {
+    let inner = wire.request.ok_or(parse::missing("request"))?;
+    let bundle = broker.bundle();
+    let (login, by) = explained(broker, signed_in.caller()?, &wire.as_identity, &bundle)?;
+    let asked: AccessRequest = parse::access(by, inner, &bundle)?;
+    let identity = asked.by.identity.clone();
+    let active = broker.ask(move |state| state.active(&identity)).await?;
+    let ruling = broker.explain_access(&login, &asked, active);
+    let rule = ruling.rule.as_ref();
+    Ok(v1::ExplainAccessResponse {
+        verdict: Some(show::verdict(&ruling)),
+        lifetime: Some(show::duration(ruling.terms.lifetime.0)),
+        approvals_required: rule.map_or(0, |rule| rule.required.into()),
+        approver_groups: rule
+            .map_or_else(Vec::new, |rule| rule.groups.iter().map(ToString::to_string).collect()),
+    })
+}
+
+/// Whose request is explained: the caller's own, or for those who may look, any identity's under its first login.
+fn explained(
+    broker: &Broker,
+    caller: &Caller,
+    as_identity: &str,
+    bundle: &Bundle,
+) -> Result<(Arc<Login>, Workload), Problem> {
+    if as_identity.is_empty() {
+        return Ok((Arc::clone(&caller.login), who::workload(caller)?.clone()));
     }
+    let name = IdentityName::try_from(as_identity)?;
+    who::may_view(broker, caller, &[Object::Identity(name.clone())])?;
+    let known = bundle.identities().get(&name).ok_or_else(|| {
+        let why = format!("names `{name}`, which the bundle does not have");
+        Problem::field(codes::UNKNOWN_NAME, "as_identity", &why)
+    })?;
+    let login = match known.logins.first() {
+        None => Login::dev_identity(name.as_str()),
+        Some(rule) => {
+            let texts = rule.claims.iter().map(|(n, v)| (n.clone(), Claim::Text(v.clone())));
+            let subject = rule.claims.get("sub").map_or(name.as_str(), String::as_str);
+            let (issuer, subject) = (rule.issuer.to_string(), subject.to_owned());
+            Login { issuer, subject, claims: texts.collect() }
+        }
+    };
+    let subject = Subject::try_from(format!("{}|{}", login.issuer, login.subject).as_str())?;
+    Ok((Arc::new(login), Workload { identity: name, subject }))
 }
 
 async fn send_grant(sink: &Sink<v1::WatchGrantResponse>, granted: &Granted) -> Result<(), Gone> {

@@ -43,3 +43,4 @@ pub mod watch;
 pub mod welcome;
 pub mod who;
 pub mod whole;
+pub mod work;

@@ -25,11 +25,18 @@ use crate::serve::later::{Approvals, Usage};
 use crate::serve::limits::{BUNDLE_MESSAGE_MAX, MESSAGE_MAX};
 use crate::serve::revocations::Revocations;
 use crate::serve::watch::Watch;
+use crate::serve::work::Work;
 
 /// Everything on the broker's port; `dev`: its port, to check `Host` and `Origin` by.
-pub fn all(broker: &Broker, entrance: &Arc<Entrance>, watch: &Watch, dev: Option<u16>) -> Router {
+pub fn all(
+    broker: &Broker,
+    entrance: &Arc<Entrance>,
+    watch: &Watch,
+    work: Work,
+    dev: Option<u16>,
+) -> Router {
     let entered = middleware::from_fn_with_state(Arc::clone(entrance), enter);
-    let grpc = services(broker, watch).into_axum_router().reset_fallback().layer(entered);
+    let grpc = services(broker, watch, work).into_axum_router().reset_fallback().layer(entered);
     let router = Router::new().merge(grpc).merge(http::routes(broker)).fallback(http::nothing);
     match dev {
         Some(port) => http::only_own_host(router, port),
@@ -37,9 +44,9 @@ pub fn all(broker: &Broker, entrance: &Arc<Entrance>, watch: &Watch, dev: Option
     }
 }
 
-fn services(broker: &Broker, watch: &Watch) -> Routes {
+fn services(broker: &Broker, watch: &Watch, work: Work) -> Routes {
     let (broker, watch) = (|| broker.clone(), || watch.clone());
-    let access = Access { broker: broker(), watch: watch() };
+    let access = Access { broker: broker(), watch: watch(), work };
     let governance = Governance { broker: broker(), watch: watch() };
     let revocations = Revocations { broker: broker(), watch: watch() };
     let bundles = Bundles { broker: broker() };

@@ -21,6 +21,7 @@ use crate::serve::private;
 use crate::serve::reload::Files;
 use crate::serve::routes;
 use crate::serve::watch::Watch;
+use crate::serve::work::Work;
 
 /// What the doors need to know beside the broker.
 #[derive(Debug, Default)]
@@ -56,7 +57,7 @@ impl Default for Drain {
 /// returns. The broker itself is stopped by whoever started it.
 ///
 /// # Errors
-/// When the development issuer's JWKS cannot be used.
+/// When the development issuer's JWKS cannot be used, or the system has no threads left.
 pub async fn serve(
     broker: Broker,
     settings: ServeSettings,
@@ -84,7 +85,8 @@ pub async fn serve(
         settings.calls,
     );
     let entrance = Arc::new(entrance);
-    let router = routes::all(&broker, &entrance, &watch, is_dev.then_some(port));
+    let port = is_dev.then_some(port);
+    let router = routes::all(&broker, &entrance, &watch, Work::start()?, port);
     // Dropped, and so ended, when this returns.
     let mut chores = JoinSet::new();
     if let Some(listener) = settings.private {
