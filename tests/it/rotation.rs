@@ -350,6 +350,63 @@ async fn a_key_is_replaced_by_hand_when_everybody_knows_the_next() {
     broker.stop().await;
 }
 
+/// A gateway that is fresh and does not say that it knows a key is waited for until it must be stale.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_does_not_sign_before_a_silent_gateway_must_be_stale() {
+    let every = Some(Duration::from_millis(500));
+    let rotation = Schedule { rotate_every: every, jwks_wait: Duration::ZERO };
+    let broker = TestBroker::with(Wish { rotation, ..Wish::default() }).await;
+    let (say, said) = tokio::sync::mpsc::unbounded_channel();
+    let said = tokio_stream::wrappers::UnboundedReceiverStream::new(said);
+    let open = v1::Open {
+        gateway: "edge-eu-1".into(),
+        resources: vec!["orders-api".into()],
+        enforcing: true,
+        instance: "silent".into(),
+        version: 1,
+        ..v1::Open::default()
+    };
+    let message = |message| v1::SubscribeRequest { message: Some(message) };
+    say.send(message(v1::subscribe_request::Message::Open(open))).unwrap();
+    let mut gateway = broker.gateway("edge-eu-1");
+    let mut heard = gateway.revocations.subscribe(said).await.unwrap().into_inner();
+    let hearing = tokio::spawn(async move { while let Ok(Some(_)) = heard.message().await {} });
+    let pinging = tokio::spawn(async move {
+        for nonce in 0_u64.. {
+            let ping = v1::Ping { nonce: nonce.to_be_bytes().into(), ..v1::Ping::default() };
+            let ping = message(v1::subscribe_request::Message::Ping(ping));
+            if say.send(ping).is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let span = |stamp: Option<prost_types::Timestamp>| {
+        let stamp = stamp.unwrap();
+        Duration::new(stamp.seconds.try_into().unwrap(), stamp.nanos.try_into().unwrap())
+    };
+    let keys = list(&broker).await;
+    let next = keys.iter().find(|key| key.purpose == "credential" && key.state == "published");
+    let next = next.expect("one is known ahead").clone();
+    assert_eq!(next.known_by.len(), 1, "{next:?}");
+    let end = Instant::now() + Duration::from_secs(30);
+    let signs = loop {
+        let known = list(&broker).await.into_iter().find(|key| key.key_id == next.key_id);
+        if let Some(key) = known.filter(|key| key.signs_since.is_some()) {
+            break key;
+        }
+        assert!(Instant::now() < end, "it never signs");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let waited = span(signs.signs_since) - span(signs.created);
+    // The greatest `fresh` of the repository's bundle.
+    assert!(waited >= Duration::from_secs(10), "{waited:?}");
+    pinging.abort();
+    hearing.abort();
+    broker.stop().await;
+}
+
 /// Only a person who may administer replaces a key (row 59).
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_unauthenticated_operator_calls_on_keys() {
