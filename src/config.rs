@@ -242,6 +242,15 @@ pub fn read(named: Option<&Path>) -> Result<Settings, Unusable> {
     merged.try_into().map_err(|why| unusable(Path::new("settings"), &why))
 }
 
+/// Reads one file's text.
+///
+/// # Errors
+/// As [`read`].
+pub fn from_text(text: &str) -> Result<Settings, Unusable> {
+    let file = Path::new("settings");
+    parse(file, text)?.try_into().map_err(|why| unusable(file, &why))
+}
+
 /// One file's settings, checked alone so that a mistake is told with its line and column.
 fn parse(file: &Path, text: &str) -> Result<toml::Table, Unusable> {
     toml::from_str::<Settings>(text).map_err(|why| unusable(file, &why))?;

@@ -216,10 +216,19 @@ fn of_file(file: &Path) -> Result<Proven, Failure> {
     if bytes.starts_with(b"SQLite format 3\0") {
         return of_store(file);
     }
-    let export: Export = serde_json::from_slice(&bytes).map_err(|why| {
+    let export = serde_json::from_slice(&bytes).map_err(|why| {
         unproven(format!("`{}` is neither an export nor a journal: {why}", file.display()))
     })?;
     check_export(&export)
+}
+
+/// Verifies the bytes of an export, and tells how many entries it proves.
+///
+/// # Errors
+/// When it is no export, or proves nothing.
+pub fn verify_export(bytes: &[u8]) -> Result<u64, Failure> {
+    let export = serde_json::from_slice(bytes).map_err(|why| unproven(why.to_string()))?;
+    check_export(&export).map(|proven| proven.entries)
 }
 
 fn check_export(export: &Export) -> Result<Proven, Failure> {

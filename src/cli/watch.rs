@@ -198,7 +198,11 @@ fn revocation(item: &v1::Revocation) -> String {
     format!("{seq:>8}  {at}  {:<14}  {target}", show::reason(item.reason()))
 }
 
-fn parse_cursor(text: &str) -> Result<v1::Cursor, Failure> {
+/// A place in the feed, as [`watch`] printed it.
+///
+/// # Errors
+/// When it is something else.
+pub fn parse_cursor(text: &str) -> Result<v1::Cursor, Failure> {
     let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).ok();
     bytes.and_then(|bytes| v1::Cursor::decode(bytes.as_slice()).ok()).ok_or_else(|| {
         Failure::of(Exit::Usage, tool::USAGE, format!("`{text}` is no cursor"))

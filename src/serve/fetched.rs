@@ -200,18 +200,7 @@ impl Fetched {
         let place = format!("{}{DISCOVERY}", self.url.trim_end_matches('/'));
         let plain = |why: FetchError| why.to_string();
         let found = self.way.fetcher.get(&place, limits, bearer).await.map_err(plain)?;
-        let kind = |of: &str| format!("is no JSON object (its type is `{}`)", clean(of));
-        let document = strict_json::object(&found.bytes)
-            .map_err(|_| format!("`{place}` {}", kind(&found.content_type)))?;
-        let issuer = document.get("issuer").and_then(Value::as_str).unwrap_or_default();
-        // RFC 8414 §3.3: another issuer's document says nothing of this one's keys.
-        if *issuer != *self.url {
-            return Err(format!("`{place}` is of another issuer, `{}`", clean(issuer)));
-        }
-        let jwks = document.get("jwks_uri").and_then(Value::as_str).unwrap_or_default();
-        if !jwks.starts_with("https://") && !self.url.starts_with("http://") {
-            return Err(format!("`{place}` names no https `jwks_uri`: `{}`", clean(jwks)));
-        }
+        let jwks = &jwks_of(&found.bytes, &found.content_type, &self.url, &place)?;
         // The token is for the issuer's own server; where its document points is somebody else until proven otherwise.
         let own = same_origin(&self.url, jwks);
         let found = self.way.fetcher.get(jwks, limits, bearer.filter(|_| own)).await;
@@ -291,6 +280,26 @@ impl Fetched {
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where an issuer's discovery document says that its keys are (OpenID Connect Discovery §4.3, RFC 8414 §3.3). `place`: where
+/// the document came from.
+///
+/// # Errors
+/// When it is no document, is another issuer's, or names no place to fetch from.
+pub fn jwks_of(bytes: &[u8], kind: &str, issuer: &str, place: &str) -> Result<String, String> {
+    let document = strict_json::object(bytes)
+        .map_err(|_| format!("`{place}` is no JSON object (its type is `{}`)", clean(kind)))?;
+    let text = |name| document.get(name).and_then(Value::as_str).unwrap_or_default();
+    // Another issuer's document says nothing of this one's keys.
+    if text("issuer") != issuer {
+        return Err(format!("`{place}` is of another issuer, `{}`", clean(text("issuer"))));
+    }
+    let jwks = text("jwks_uri");
+    if !jwks.starts_with("https://") && !issuer.starts_with("http://") {
+        return Err(format!("`{place}` names no https `jwks_uri`: `{}`", clean(jwks)));
+    }
+    Ok(jwks.to_owned())
 }
 
 /// Ends a fetch, whatever became of it.

@@ -408,6 +408,12 @@ impl Keys {
         self.0.is_empty()
     }
 
+    /// Whether the only key signed this, for vectors of others that are no tokens.
+    #[cfg(test)]
+    pub(in crate::serve) fn first_verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.0.first().is_some_and(|key| key.verifies(message, signature))
+    }
+
     /// Whether a key that once signed is still among them.
     #[must_use]
     pub fn hold(&self, print: &KeyPrint) -> bool {

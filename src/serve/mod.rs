@@ -44,3 +44,5 @@ pub mod welcome;
 pub mod who;
 pub mod whole;
 pub mod work;
+#[cfg(test)]
+mod wycheproof_tests;

@@ -44,3 +44,27 @@ fn generated_texts_that_differ_are_found() {
     assert_eq!(first_difference("a\n", "a\nb\n"), Some(2));
     assert_eq!(first_difference("a\n", "a\n"), None);
 }
+
+/// The table of attacks names tests; each of them is there.
+#[test]
+fn every_attack_of_the_table_has_its_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut tests = std::collections::BTreeSet::new();
+    for file in crate::process::files_under(&root.join("src"))
+        .into_iter()
+        .chain(crate::process::files_under(&root.join("tests/it")))
+    {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let found = text.split("fn attack_").skip(1).filter_map(|rest| rest.split_once('('));
+        tests.extend(found.map(|(name, _)| format!("attack_{name}")).filter(|name| is_name(name)));
+    }
+    let text = fs::read_to_string(root.join("docs/threats.md")).unwrap();
+    let named = text.split('`').filter(|word| word.starts_with("attack_"));
+    let named: std::collections::BTreeSet<String> = named.map(str::to_owned).collect();
+    let gone: Vec<_> = named.difference(&tests).collect();
+    assert!(gone.is_empty(), "docs/threats.md names tests that are not there: {gone:?}");
+}
+
+fn is_name(word: &str) -> bool {
+    word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
