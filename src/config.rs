@@ -349,7 +349,7 @@ mod tests {
         check("[broker]\nlisten = \"here\"", Err("line 2, column 10"));
         check("[broker]\ndrain = \"soon\"", Err("`soon`"));
         check("[nothing]", Err("unknown field `nothing`"));
-        check("[fetch]\nallow_private = [\"10.0.0.1/8\"]", Err("line 2, column 18"));
+        check("[fetch]\nallow_private = [\"10.0.0.1/8\"]", Err("line 2, column 17"));
         check("[issuer.k8s]\ntoken = \"x\"", Err("unknown field `token`"));
     }
 
