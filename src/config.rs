@@ -81,7 +81,7 @@ table! {
 }
 
 table! {
-    /// Whose X.509-SVIDs and JWT-SVIDs count, here those of the trust domain `shop.example`. Needs `[tls]`.
+    /// Whose X.509-SVIDs and JWT-SVIDs count, here those of the trust domain `shop.example`. Certificates need `[tls]`.
     TrustDomain {
         /// Its trust bundle: SPIFFE's JSON, or roots in PEM.
         bundle: PathBuf = PathBuf::new(), "\"/run/spire/bundle.json\"";

@@ -18,16 +18,11 @@ use crate::serve::trust::Trust;
 /// # Errors
 /// When a file cannot be used, and when settings would have the broker serve in the clear beyond loopback.
 pub fn files(settings: &Settings) -> Result<Files, Failure> {
-    let bad = |what: String| Failure::of(Exit::Failed, tool::SETTINGS, what);
-    let is_given = |path: &Path| !path.as_os_str().is_empty();
     let tls = &settings.tls;
     match (is_given(&tls.cert), is_given(&tls.key)) {
         (true, true) => {}
         (false, false) if settings.broker.listen.ip().is_loopback() => {
-            if settings.spiffe.is_empty() {
-                return Ok(Files::default());
-            }
-            return Err(bad("`[spiffe]` needs `[tls]`: certificates come with it".into()));
+            return Ok(Files { tls: None, trust: trust(settings)? });
         }
         (false, false) => {
             let what = format!("`broker.listen` is {}", settings.broker.listen);
@@ -36,6 +31,16 @@ pub fn files(settings: &Settings) -> Result<Files, Failure> {
         (true, false) => return Err(bad("`tls.cert` is given without `tls.key`".into())),
         (false, true) => return Err(bad("`tls.key` is given without `tls.cert`".into())),
     }
+    let trust = trust(settings)?;
+    let files = TlsFiles { cert: tls.cert.clone(), key: tls.key.clone(), min: tls.min_version };
+    let tls = Tls::load(files, trust.clone(), Arc::new(SystemClock));
+    Ok(Files { tls: Some(tls.map_err(|why| bad(why.to_string()))?), trust })
+}
+
+fn trust(settings: &Settings) -> Result<Option<Arc<Trust>>, Failure> {
+    if settings.spiffe.is_empty() {
+        return Ok(None);
+    }
     let mut bundles = BTreeMap::new();
     for (domain, settings) in &settings.spiffe {
         if !is_given(&settings.bundle) {
@@ -43,12 +48,13 @@ pub fn files(settings: &Settings) -> Result<Files, Failure> {
         }
         bundles.insert(domain.clone(), settings.bundle.clone());
     }
-    let trust = match bundles.is_empty() {
-        true => None,
-        false => Some(Trust::load(bundles).map_err(|why| bad(why.to_string()))?),
-    };
-    let files = TlsFiles { cert: tls.cert.clone(), key: tls.key.clone(), min: tls.min_version };
-    let tls = Tls::load(files, trust.clone(), Arc::new(SystemClock));
-    let tls = tls.map_err(|why| bad(why.to_string()))?;
-    Ok(Files { tls: Some(tls), trust })
+    Trust::load(bundles).map(Some).map_err(|why| bad(why.to_string()))
+}
+
+fn is_given(path: &Path) -> bool {
+    !path.as_os_str().is_empty()
+}
+
+fn bad(what: String) -> Failure {
+    Failure::of(Exit::Failed, tool::SETTINGS, what)
 }

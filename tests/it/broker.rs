@@ -77,7 +77,8 @@ impl TestBroker {
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let url = format!("http://127.0.0.1:{port}");
+        let scheme = if wish.files.tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://127.0.0.1:{port}");
         let (journal, reader) = wish.journal.unwrap_or_else(|| {
             let opened = SqliteJournal::open(&folder.path().join("journal.db"));
             let (journal, reader) = opened.unwrap();

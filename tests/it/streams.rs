@@ -75,7 +75,7 @@ fn open() -> v1::SubscribeRequest {
 }
 
 /// A gateway that has been proven fresh once and never acknowledges anything: it is waited for.
-async fn silent(broker: &TestBroker) -> Streaming<protem_proto::wire::v1::SubscribeResponse> {
+async fn silent(broker: &TestBroker) -> Streaming<v1::SubscribeResponse> {
     let ping = v1::Ping { nonce: vec![7; 16], ..Default::default() };
     let ping = v1::SubscribeRequest { message: Some(Said::Ping(ping)) };
     let requests = tokio_stream::iter([open(), ping]).chain(tokio_stream::pending());
