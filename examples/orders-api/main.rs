@@ -26,7 +26,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let file = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let identity = file("PROTEM_CERT").zip(file("PROTEM_KEY"));
     let token = TokenFile(setting("PROTEM_TOKEN_FILE", "token").into());
-    let login = identity.is_none().then(|| Arc::new(token) as Arc<dyn Login>);
+    let login: Option<Arc<dyn Login>> = match identity {
+        Some(_) => None,
+        None => Some(Arc::new(token)),
+    };
     let gate = Gate::start(GateConfig {
         issuer: setting("PROTEM_ISSUER", &broker),
         broker,

@@ -27,13 +27,15 @@ pub async fn orders(global: &Global, args: &OrdersArgs) -> Result<Exit, Failure>
     let (client, _) = Client::open(global)?;
     let name = |bad: Malformed| Failure::of(Exit::Usage, tool::USAGE, bad.to_string());
     let login = client.login().clone();
+    let login: Option<Arc<dyn GateLogin>> =
+        if login.is_certificate() { None } else { Some(Arc::new(Signer(login))) };
     let config = GateConfig {
         broker: client.uri().to_string(),
         gateway: GatewayName::try_from(args.gateway.as_str()).map_err(name)?,
         issuer: args.issuer.clone(),
         resources: vec![ResourceName::try_from(RESOURCE).map_err(name)?],
         state: args.state.clone(),
-        login: (!login.is_certificate()).then(|| Arc::new(Signer(login)) as _),
+        login,
         tls: client.tls().clone(),
         clock: Arc::new(SystemClock),
     };

@@ -230,7 +230,7 @@ pub fn check_authority(der: &[u8]) -> Result<(), Unfit> {
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, Unfit> {
     match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(([], certificate)) => Ok(certificate),
         Ok(_) | Err(_) => Err(Unfit("is no X.509 certificate".into())),
     }
 }
