@@ -134,19 +134,15 @@ async fn keys_that_change_are_noticed_and_made_up_ones_are_not_asked_for() {
     broker.stop().await;
 }
 
-/// Every way an issuer can be sick: its logins are told so, soon, and those of a healthy one do not wait for it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_sick_issuer_is_told_of_and_keeps_nobody_else_waiting() {
-    let foreign = Foreign::new();
-    let healthy = Site::with_keys(&foreign.jwks()).await;
-    let mut sites = Vec::new();
+/// What an issuer answers at which path when it is sick, and what is said of it.
+fn sicknesses() -> Vec<(&'static str, Answer, &'static str)> {
     let ten_thousand = format!("{{\"keys\":[{}{{}}]}}", "{},".repeat(9_999));
     let html =
         "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 13\r\n\r\n<html></html>";
     let long =
         format!("HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n{{{}}}", " ".repeat(99_998));
     let raw = |text: &str| Answer::Raw(text.to_owned());
-    for (path, answer, says) in [
+    vec![
         (DISCOVERY, raw(html), "text/html"),
         (DISCOVERY, Answer::Json("[]".into(), ""), "no JSON object"),
         (DISCOVERY, raw("HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n"), "answered 500"),
@@ -165,7 +161,16 @@ async fn a_sick_issuer_is_told_of_and_keeps_nobody_else_waiting() {
         ("/keys", Answer::Json(ten_thousand, ""), "no JWKS"),
         ("/keys", raw("HTTP/1.1 404 Gone\r\ncontent-length: 0\r\n\r\n"), "answered 404"),
         ("/keys", Answer::Drip, "longer than 3s"),
-    ] {
+    ]
+}
+
+/// Every way an issuer can be sick: its logins are told so, soon, and those of a healthy one do not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sick_issuer_is_told_of_and_keeps_nobody_else_waiting() {
+    let foreign = Foreign::new();
+    let healthy = Site::with_keys(&foreign.jwks()).await;
+    let mut sites = Vec::new();
+    for (path, answer, says) in sicknesses() {
         let site = Site::with_keys(&foreign.jwks()).await;
         site.set(path, answer);
         sites.push((site, says));

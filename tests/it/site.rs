@@ -25,12 +25,15 @@ pub enum Answer {
     Silent,
 }
 
+/// Path and `authorization` of each request.
+type Asked = Arc<Mutex<Vec<(String, Option<String>)>>>;
+
 /// A server on a loopback port of its own.
 pub struct Site {
     pub url: String,
     answers: Arc<Mutex<HashMap<String, Answer>>>,
     /// Path and `authorization` of each request.
-    asked: Arc<Mutex<Vec<(String, Option<String>)>>>,
+    asked: Asked,
     serving: JoinHandle<()>,
 }
 
@@ -99,11 +102,7 @@ impl Drop for Site {
     }
 }
 
-async fn serve(
-    mut stream: TcpStream,
-    answers: Arc<Mutex<HashMap<String, Answer>>>,
-    asked: Arc<Mutex<Vec<(String, Option<String>)>>>,
-) {
+async fn serve(mut stream: TcpStream, answers: Arc<Mutex<HashMap<String, Answer>>>, asked: Asked) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {

@@ -39,6 +39,51 @@ fn with(claims: &Value, name: &str, value: Value) -> Value {
     claims
 }
 
+/// Tokens that are no JWT-SVID of ours, and the code of each refusal.
+fn unfit(
+    ours: &Foreign,
+    theirs: &Foreign,
+    good: &Value,
+) -> Vec<(&'static str, String, &'static str)> {
+    let elsewhere = "spiffe://elsewhere.example/ns/payments/sa/agent";
+    vec![
+        ("an algorithm that SVIDs do not have", ours.token("EdDSA", good), "PT-0603"),
+        (
+            "a header that they do not have",
+            ours.token_with(&json!({"alg": "ES256", "kid": "ES256", "x5t": "a"}), "ES256", good),
+            "PT-0603",
+        ),
+        ("another domain's key", theirs.token("ES256", good), "PT-0606"),
+        (
+            "a domain that is not trusted",
+            ours.token("ES256", &with(good, "sub", elsewhere.into())),
+            "PT-0604",
+        ),
+        (
+            "no workload",
+            ours.token("ES256", &with(good, "sub", "spiffe://shop.example".into())),
+            "PT-0603",
+        ),
+        (
+            "a way out",
+            ours.token("ES256", &with(good, "sub", format!("{AGENT}/../x").into())),
+            "PT-0603",
+        ),
+        (
+            "another spelling",
+            ours.token("ES256", &with(good, "sub", AGENT.replace("spiffe", "SPIFFE").into())),
+            "PT-0603",
+        ),
+        (
+            "another audience",
+            ours.token("ES256", &with(good, "aud", "https://elsewhere.example".into())),
+            "PT-0607",
+        ),
+        ("no end", ours.token("ES256", &with(good, "exp", Value::Null)), "PT-0603"),
+        ("no longer", ours.token("ES256", &with(good, "exp", 1.into())), "PT-0608"),
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_jwt_svid_is_its_workload_by_the_keys_of_its_own_domain_alone() {
     let (ours, theirs) = (Foreign::new(), Foreign::stranger());
@@ -67,43 +112,7 @@ async fn a_jwt_svid_is_its_workload_by_the_keys_of_its_own_domain_alone() {
             );
         }
     }
-    let elsewhere = "spiffe://elsewhere.example/ns/payments/sa/agent";
-    for (why, token, code) in [
-        ("an algorithm that SVIDs do not have", ours.token("EdDSA", &good), "PT-0603"),
-        (
-            "a header that they do not have",
-            ours.token_with(&json!({"alg": "ES256", "kid": "ES256", "x5t": "a"}), "ES256", &good),
-            "PT-0603",
-        ),
-        ("another domain's key", theirs.token("ES256", &good), "PT-0606"),
-        (
-            "a domain that is not trusted",
-            ours.token("ES256", &with(&good, "sub", elsewhere.into())),
-            "PT-0604",
-        ),
-        (
-            "no workload",
-            ours.token("ES256", &with(&good, "sub", "spiffe://shop.example".into())),
-            "PT-0603",
-        ),
-        (
-            "a way out",
-            ours.token("ES256", &with(&good, "sub", format!("{AGENT}/../x").into())),
-            "PT-0603",
-        ),
-        (
-            "another spelling",
-            ours.token("ES256", &with(&good, "sub", AGENT.replace("spiffe", "SPIFFE").into())),
-            "PT-0603",
-        ),
-        (
-            "another audience",
-            ours.token("ES256", &with(&good, "aud", "https://elsewhere.example".into())),
-            "PT-0607",
-        ),
-        ("no end", ours.token("ES256", &with(&good, "exp", Value::Null)), "PT-0603"),
-        ("no longer", ours.token("ES256", &with(&good, "exp", 1.into())), "PT-0608"),
-    ] {
+    for (why, token, code) in unfit(&ours, &theirs, &good) {
         assert_eq!(refused(&broker, token).await, code, "{why}");
     }
     // The word of an issuer of the bundle is that issuer's, whatever its `sub` looks like.
