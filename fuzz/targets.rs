@@ -53,12 +53,6 @@ pub const TARGETS: &[Target] = &[
     ("gateway_state", gateway_state),
 ];
 
-/// Runs one target by its name.
-pub fn run(name: &str, data: &[u8]) {
-    let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).expect("no such target");
-    target(data);
-}
-
 fn text(data: &[u8]) -> &str {
     std::str::from_utf8(data).unwrap_or_default()
 }
@@ -211,13 +205,10 @@ fn requests(data: &[u8]) {
         identity: "payments/agent".try_into().expect("a name"),
         subject: "dev".try_into().expect("a subject"),
     };
-    if let Ok(wire) = v1::RequestAccessRequest::decode(data) {
-        if let Ok(request) = parse::access(by, wire, &BUNDLE) {
-            assert!(
-                request.scopes.iter().next().is_some(),
-                "an empty list means nothing, never all"
-            );
-        }
+    if let Ok(wire) = v1::RequestAccessRequest::decode(data)
+        && let Ok(request) = parse::access(by, wire, &BUNDLE)
+    {
+        assert!(request.scopes.iter().next().is_some(), "an empty list means nothing, never all");
     }
     if let Ok(wire) = v1::HoldTaskRequest::decode(data) {
         let _ = (parse::task_id("task_id", &wire.task_id), parse::lease(wire.lease.as_ref()));

@@ -24,7 +24,9 @@ fn edited(name: &str, from: &str, to: &str) -> Files {
 
 #[track_caller]
 fn unfit(files: Files, code: &str) {
-    let findings = Bundle::load(files, Load::Activate, false).err().expect("the bundle is taken");
+    let Err(findings) = Bundle::load(files, Load::Activate, false) else {
+        panic!("the bundle is taken");
+    };
     let found: Vec<_> = findings.iter().map(|finding| finding.code.id).collect();
     assert!(found.contains(&code), "{findings:?}");
 }
