@@ -64,6 +64,10 @@ pub async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     }
     log(&settings.log)?;
     let listener = TcpListener::bind(listen).await.map_err(|why| unbound(listen, &why))?;
+    let private = match settings.broker.probes {
+        Some(at) => Some(TcpListener::bind(at).await.map_err(|why| unbound(at, &why))?),
+        None => None,
+    };
     let broker = start(parts)?;
     tracing::info!(%listen, issuer = broker.issuer(), "serving");
     let ended = async {
@@ -76,7 +80,7 @@ pub async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     let audiences = settings.spiffe.into_iter().map(|(domain, of)| (domain, of.audience));
     let svid_audiences = audiences.filter(|(_, audience)| !audience.is_empty()).collect();
     let reach = Reach { fetch: settings.fetch, issuers: settings.issuer, svid_audiences };
-    let settings = ServeSettings { drain, reach, files, ..ServeSettings::default() };
+    let settings = ServeSettings { private, drain, reach, files, ..ServeSettings::default() };
     run(broker, settings, listener, ended).await
 }
 

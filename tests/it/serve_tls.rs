@@ -1,7 +1,7 @@
 //! `protem serve` as an operator runs it: the settings that docs/operating.md shows, certificates by OpenSSL in SVID shape, and
 //! a workload, a person's command line and a gateway that are known by their certificates.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -178,6 +178,10 @@ async fn openssl_svids_work_with_settings_as_documented() {
     std::fs::copy(machine.path("run/spire/root.pem"), machine.path("run/spire/bundle.json"))
         .unwrap();
 
+    let probes = free_port();
+    machine.settings(
+        &documented().replace("[tls]", &format!("probes = \"127.0.0.1:{probes}\"\n[tls]")),
+    );
     let mut broker = tokio::task::block_in_place(|| machine.start());
     tokio::task::block_in_place(|| {
         for name in ["agent", "old-agent"] {
@@ -217,9 +221,26 @@ async fn openssl_svids_work_with_settings_as_documented() {
         until("the new root counts", || machine.run("next", &["auth", "status"]).code == Some(0));
         let refused = machine.run("agent", &["auth", "status"]);
         assert_ne!(refused.code, Some(0), "{refused:?}");
+        // Half a file is told of, and takes nobody out of service.
+        assert_eq!(ready(probes), (200, "ready\n".into()));
+        crate::pki::write(&machine.path("etc/protem/tls/cert.pem"), "");
+        until("it is told", || ready(probes).1.contains("holds no certificate"));
+        assert_eq!(ready(probes).0, 200);
+        assert_eq!(machine.run("next", &["auth", "status"]).code, Some(0));
         broker.signal(Signal::TERM);
         assert_eq!(broker.ended(Duration::from_secs(20)), Some(0), "{}", machine.log());
     });
+}
+
+/// What `/readyz` answers: its status and text.
+fn ready(port: u16) -> (u16, String) {
+    let mut line = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let ask = "GET /readyz HTTP/1.1\r\nhost: probe\r\nconnection: close\r\n\r\n";
+    line.write_all(ask.as_bytes()).unwrap();
+    let mut answer = String::new();
+    line.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
 /// Row 52: a broker that cannot read what protects it does not start, and says why.
