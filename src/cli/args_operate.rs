@@ -233,6 +233,22 @@ pub enum BenchCommand {
     Fanout(FanoutArgs),
     /// Ending access while requests flood the broker, against the same when nobody else calls
     Flood(LoadArgs),
+    /// A first call with a fresh token, alone and while another issuer never answers
+    Login(LoginArgs),
+}
+
+/// Logins beside a silent issuer.
+#[derive(Args, Clone, Debug)]
+pub struct LoginArgs {
+    /// Callers that log in, one token after the other
+    #[arg(long, value_name = "COUNT", default_value_t = 8)]
+    pub callers: usize,
+    /// Callers of the issuer that never answers
+    #[arg(long, value_name = "COUNT", default_value_t = 64)]
+    pub stuck: usize,
+    /// How long to measure, twice
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = span)]
+    pub duration: Duration,
 }
 
 /// A closed loop of callers.

@@ -10,7 +10,7 @@ use crate::cli::args_operate::BenchCommand;
 use crate::cli::client::screen;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Screen, columns};
-use crate::cli::{bench_fanout, bench_flood, bench_load};
+use crate::cli::{bench_fanout, bench_flood, bench_load, bench_login};
 
 /// Measures.
 ///
@@ -23,6 +23,7 @@ pub async fn bench(global: &Global, command: &BenchCommand) -> Result<Exit, Fail
         BenchCommand::Revoke(args) => bench_load::revoke(global, &screen, args).await?,
         BenchCommand::Fanout(args) => bench_fanout::fanout(global, &screen, args).await?,
         BenchCommand::Flood(args) => bench_flood::flood(global, &screen, args).await?,
+        BenchCommand::Login(args) => bench_login::login(&screen, args).await?,
     };
     report.show(&screen);
     Ok(Exit::Done)

@@ -10,6 +10,7 @@ pub mod bench;
 pub mod bench_fanout;
 pub mod bench_flood;
 pub mod bench_load;
+pub mod bench_login;
 pub mod bench_probe;
 pub mod bench_raw;
 pub mod bench_stage;
