@@ -170,6 +170,7 @@ impl State {
         self.count(&grant.by.identity, |tally| tally.pending = tally.pending.saturating_add(1));
         self.facts.pending = self.facts.pending.saturating_add(1);
         self.deadlines.insert((*decide_by, *id));
+        self.waits.insert(*id);
         self.enter(at, grant, Some(&asked.request));
     }
 
@@ -399,6 +400,7 @@ impl State {
     fn leave_pending(&mut self, grant: &Grant) {
         let Status::Pending { decide_by } = grant.status else { return };
         self.deadlines.remove(&(decide_by, grant.id));
+        self.waits.remove(&grant.id);
         self.count(&grant.by.identity, |tally| tally.pending = tally.pending.saturating_sub(1));
         self.facts.pending = self.facts.pending.saturating_sub(1);
     }

@@ -94,6 +94,7 @@ impl State {
         match grant.status {
             Status::Pending { decide_by } => {
                 self.deadlines.insert((decide_by, id));
+                self.waits.insert(id);
                 self.facts.pending = self.facts.pending.saturating_add(1);
                 self.count(&identity, |tally| tally.pending = tally.pending.saturating_add(1));
             }

@@ -98,6 +98,14 @@ pub enum Refusal {
     /// The last emergency was not looked at.
     #[error("an emergency of `{0}` has not been reviewed")]
     ReviewOpen(IdentityName),
+    /// Policy, or who they are to the requester, lets others close it.
+    #[error("`{person}` may not close this review: {why}")]
+    MayNotReview {
+        /// Who tried.
+        person: PersonName,
+        /// Why not.
+        why: String,
+    },
     /// No open review.
     #[error("there is no open review of grant `{0}`")]
     NoReview(GrantId),
@@ -152,6 +160,7 @@ impl Refusal {
             Self::ReasonRequired => law::REASON_REQUIRED,
             Self::NoApprovalToUndo(_) => law::NO_APPROVAL_TO_UNDO,
             Self::ReviewOpen(_) => law::REVIEW_OPEN,
+            Self::MayNotReview { .. } => law::MAY_NOT_REVIEW,
             Self::NoReview(_) => law::NO_REVIEW,
             Self::BundleMoved(_) => law::BUNDLE_MOVED,
             Self::UnknownKey(_) => law::UNKNOWN_KEY,

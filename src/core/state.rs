@@ -26,6 +26,8 @@ pub struct State {
     /// Live grants by resource.
     pub(crate) by_resource: TrackedSet<(ResourceName, GrantId)>,
     pub(crate) deadlines: TrackedSet<(Time, GrantId)>,
+    /// Grants that wait for approvers.
+    pub(crate) waits: TrackedSet<GrantId>,
     pub(crate) cut_offs: Tracked<Seq, CutOff>,
     /// Grants that ended before their time by an entry of their own, by that entry: what a feed's snapshot tells.
     pub(crate) ended_early: Tracked<Seq, GrantId>,
@@ -210,6 +212,22 @@ impl State {
     #[must_use]
     pub fn unsettled(&self, limit: usize) -> Vec<GrantId> {
         self.unsettled.set().iter().take(limit).copied().collect()
+    }
+
+    /// Every grant that waits for approvers, oldest first.
+    pub fn waiting(&self) -> impl Iterator<Item = GrantId> {
+        self.waits.set().iter().copied()
+    }
+
+    /// Whether a grant waits for approvers.
+    #[must_use]
+    pub fn waits(&self, id: &GrantId) -> bool {
+        self.waits.set().contains(id)
+    }
+
+    /// Every emergency that nobody has looked at.
+    pub fn open_reviews(&self) -> impl Iterator<Item = GrantId> {
+        self.tallies.map().values().filter_map(|tally| tally.review)
     }
 
     /// A grant, live or remembered.
@@ -448,6 +466,7 @@ impl State {
             by_task,
             by_resource,
             deadlines,
+            waits,
             cut_offs,
             ended_early,
             unrecorded,

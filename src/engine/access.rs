@@ -170,7 +170,7 @@ impl Broker {
     }
 
     /// Nothing is issued that could not be signed, or on a journal that went back.
-    fn may_issue(&self) -> Result<(), Fault> {
+    pub(in crate::engine) fn may_issue(&self) -> Result<(), Fault> {
         self.0.prover.intact()?;
         match &**self.0.signing.load() {
             Some(id) if self.0.keys.find(id).is_none() => Err(Fault::NoPrivateKey(id.clone())),
@@ -187,7 +187,7 @@ impl Broker {
         Ok(self.evaluate(login, request, active))
     }
 
-    async fn active(&self, by: &Workload) -> Result<u32, Stop> {
+    pub(in crate::engine) async fn active(&self, by: &Workload) -> Result<u32, Stop> {
         if !self.bundle().reads_active() {
             return Ok(0);
         }

@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::engine::bundle::Bundles;
 use crate::engine::changes::Watchers;
+use crate::engine::desk::Desk;
 use crate::engine::feed::Feed;
 use crate::engine::health::Health;
 use crate::engine::keys::{KeyRing, KeySets};
@@ -84,6 +85,7 @@ pub(in crate::engine) struct Inner {
     pub(in crate::engine) prover: Arc<Prover>,
     pub(in crate::engine) leases: Arc<Leases>,
     pub(in crate::engine) watchers: Arc<Watchers>,
+    pub(in crate::engine) desk: Arc<Desk>,
     pub(in crate::engine) health: Arc<Health>,
     /// The key that the journal says signs credentials.
     pub(in crate::engine) signing: Arc<ArcSwap<Option<KeyId>>>,

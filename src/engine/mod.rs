@@ -1,11 +1,13 @@
 //! The engine: turns, the feed, deadlines, bundles, keys, receipts.
 
 pub mod access;
+pub mod approvals;
 pub mod broker;
 #[cfg(test)]
 mod broker_test;
 pub mod bundle;
 pub mod changes;
+pub mod desk;
 pub mod dice;
 pub mod ending;
 pub mod feed;

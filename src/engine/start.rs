@@ -13,6 +13,7 @@ use protem_verify::time::{Staleness, Time};
 
 use crate::engine::broker::{Broker, Inner, Start};
 use crate::engine::bundle::Bundles;
+use crate::engine::desk::Desk;
 use crate::engine::feed::{Feed, News};
 use crate::engine::health::Health;
 use crate::engine::keys::{KeyRing, KeySets};
@@ -95,6 +96,7 @@ impl Broker {
             leases.hold((identity.clone(), task.clone()), hold.hold, hold.lease, boot);
         }
         let signing = state.signing(KeyPurpose::Credential).cloned();
+        let desk = Arc::new(Desk::of(state));
         let lanes = Arc::new(Lanes::new(start.limits));
         let (ring, told) = (Arc::clone(&keys), Arc::clone(&receipts));
         let (now, every) = (Arc::clone(&start.clock), start.rotation);
@@ -117,6 +119,7 @@ impl Broker {
             prover,
             leases,
             watchers: Arc::default(),
+            desk,
             health: Arc::new(Health::default()),
             signing: Arc::new(ArcSwap::from_pointee(signing)),
             minder: Arc::new(Minder::default()),

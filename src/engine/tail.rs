@@ -12,6 +12,7 @@ use protem_verify::names::KeyId;
 use crate::engine::broker::Inner;
 use crate::engine::bundle::Bundles;
 use crate::engine::changes::Watchers;
+use crate::engine::desk::Desk;
 use crate::engine::feed::News;
 use crate::engine::keys::{KeyRing, KeySets};
 use crate::engine::proof::Prover;
@@ -33,6 +34,7 @@ pub(in crate::engine) struct BrokerTail {
     receipts: Arc<Receipts>,
     leases: Arc<Leases>,
     watchers: Arc<Watchers>,
+    desk: Arc<Desk>,
     ring: Arc<KeyRing>,
     rotation: Arc<Rotation>,
     news: SyncSender<News>,
@@ -49,6 +51,7 @@ impl BrokerTail {
             receipts: Arc::clone(&inner.receipts),
             leases: Arc::clone(&inner.leases),
             watchers: Arc::clone(&inner.watchers),
+            desk: Arc::clone(&inner.desk),
             ring: Arc::clone(&inner.keys),
             rotation: Arc::clone(&inner.rotation),
             news,
@@ -104,6 +107,7 @@ impl Tail for BrokerTail {
             Some((grant.by.identity.clone(), grant.task.clone()))
         };
         self.watchers.committed(rows, &task);
+        self.desk.committed(rows, state);
         let news = News { rows: Arc::clone(rows), head: *head, boot, keys, bundle };
         if self.news.send(news).is_err() {
             tracing::error!("the feed has ended before the sequencer");

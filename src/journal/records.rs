@@ -1,5 +1,7 @@
 //! What people see of a grant, composed from its rows and the entries they name.
 
+use std::sync::Arc;
+
 use protem_core::event::{EndReason, Event, Target};
 use protem_core::request::AccessRequest;
 use protem_core::verdict::Ruling;
@@ -29,6 +31,21 @@ pub struct GrantRecord {
     pub digest: Option<Hash>,
     /// Who said what.
     pub approvals: Vec<ApprovalRecord>,
+    /// The person behind the requester, who never counts as its approver.
+    pub behind: Option<PersonName>,
+    /// Of an emergency: who looked at it afterwards.
+    pub reviewed: Option<ReviewRecord>,
+}
+
+/// The look at an emergency afterwards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReviewRecord {
+    /// Who looked.
+    pub by: PersonName,
+    /// What they found.
+    pub note: Words,
+    /// When.
+    pub at: Time,
 }
 
 /// Where a grant stands.
@@ -121,6 +138,7 @@ impl GrantRecord {
         match entry.what() {
             Event::GrantActivated(activated) => {
                 self.activated = Some(entry.seq());
+                self.ruling.terms = activated.credential.terms.clone();
                 self.status = Shown::Active { from: entry.at(), until: activated.until };
             }
             Event::RequestReevaluated { grant, ruling, digest } if *grant == self.id => {
@@ -134,6 +152,13 @@ impl GrantRecord {
                 self.request.scopes = scopes.clone();
                 self.request.lifetime = Some(*lifetime);
                 self.digest = Some(*digest);
+                self.ruling.terms.lifetime = *lifetime;
+                let kept = |operation: &&Arc<str>| {
+                    let scope = operation.split_once(' ').map_or("", |(scope, _)| scope);
+                    scopes.iter().any(|name| name.as_str() == scope)
+                };
+                let terms = &mut self.ruling.terms;
+                terms.operations = terms.operations.iter().filter(kept).cloned().collect();
             }
             Event::ApprovalGiven { by, reason, .. } => self.approvals.push(ApprovalRecord {
                 by: by.clone(),
@@ -142,6 +167,10 @@ impl GrantRecord {
                 at: entry.at(),
             }),
             Event::ApprovalTakenBack { by, .. } => self.approvals.retain(|one| one.by != *by),
+            Event::ReviewClosed { by, note, .. } => {
+                let (by, note) = (by.clone(), note.clone());
+                self.reviewed = Some(ReviewRecord { by, note, at: entry.at() });
+            }
             Event::GrantEnded(ended) => self.end(ended.reason, &ended.note, ended.ended),
             _ => {}
         }
@@ -193,14 +222,15 @@ impl GrantRecord {
 /// The record as its first entry makes it.
 #[expect(clippy::wildcard_enum_match_arm, reason = "two kinds of entry begin a grant")]
 fn begin(id: GrantId, entry: &Committed<Event>) -> Option<GrantRecord> {
-    let (asked, status, activated, digest) = match entry.what() {
+    let (asked, status, activated, digest, behind) = match entry.what() {
         Event::GrantRequested(requested) if requested.grant == id => {
             let status = Shown::Pending { decide_by: requested.decide_by };
-            (&requested.asked, status, None, Some(requested.digest))
+            let behind = requested.behind.clone();
+            (&requested.asked, status, None, Some(requested.digest), behind)
         }
         Event::GrantActivated(activated) if activated.credential.grant == id => {
             let status = Shown::Active { from: entry.at(), until: activated.until };
-            (activated.asked.as_ref()?, status, Some(entry.seq()), None)
+            (activated.asked.as_ref()?, status, Some(entry.seq()), None, None)
         }
         _ => return None,
     };
@@ -213,5 +243,7 @@ fn begin(id: GrantId, entry: &Committed<Event>) -> Option<GrantRecord> {
         activated,
         digest,
         approvals: Vec::new(),
+        behind,
+        reviewed: None,
     })
 }

@@ -12,7 +12,7 @@ use protem_verify::ids::Hash;
 use protem_verify::names::{
     GatewayName, GroupName, IdentityName, PersonName, ResourceName, ScopeName,
 };
-use protem_verify::time::{Staleness, Time};
+use protem_verify::time::{Lifetime, Staleness, Time};
 use sha2::{Digest, Sha256};
 
 use crate::policy::ask::Unknown;
@@ -70,6 +70,8 @@ pub struct Decision<'a> {
     pub request: &'a AccessRequest,
     /// What policy says of it now, under this bundle.
     pub ruling: &'a Ruling,
+    /// How long the grant would last: less than the ruling says when the person shortens it.
+    pub lifetime: Lifetime,
     /// The person behind the requester.
     pub behind: Option<&'a PersonName>,
     /// The digest of what the person saw.

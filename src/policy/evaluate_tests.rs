@@ -405,6 +405,7 @@ fn the_person_behind_must_be_known_and_never_decides() {
             person: &person,
             request: &refund,
             ruling: &ruling,
+            lifetime: ruling.terms.lifetime,
             behind,
             digest,
             now: NOW,

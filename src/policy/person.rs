@@ -2,8 +2,10 @@
 
 use cedar_policy::{Entity, EntityUid};
 use protem_core::request::{AccessRequest, Task};
-use protem_core::verdict::{Approver, ApproverVerdict};
-use protem_verify::names::{GroupName, IdentityName, PolicyId, ResourceName, ScopeName};
+use protem_core::verdict::{Approver, ApproverVerdict, Ruling};
+use protem_verify::names::{
+    GroupName, IdentityName, PersonName, PolicyId, ResourceName, ScopeName,
+};
 use protem_verify::time::Time;
 
 use crate::policy::ask::{Action, Object, Permit};
@@ -63,6 +65,9 @@ impl Bundle {
         let Ok(input) = Recorded::from_json(&decision.ruling.input) else {
             return no("what was recorded of the request cannot be read");
         };
+        if self.behind_now(&input).is_some_and(|behind| behind == decision.person.name) {
+            return no("they are behind the request");
+        }
         let request: &AccessRequest = decision.request;
         let needs: Vec<ScopeName> = request
             .scopes
@@ -77,10 +82,17 @@ impl Bundle {
                 task: &request.task,
                 resource: &request.resource,
                 scopes: &needs,
-                lifetime: decision.ruling.terms.lifetime.0,
+                lifetime: decision.lifetime.0,
                 now: decision.now,
             },
         )
+    }
+
+    /// The person behind a recorded login, as this bundle joins accounts.
+    pub(in crate::policy) fn behind_now(&self, input: &Recorded) -> Option<PersonName> {
+        let login = input.login();
+        let (_, rule) = self.whose(&login)?;
+        self.behind(rule?, &login).ok().flatten()
     }
 
     /// Whether a person may approve each of these scopes: the determining policies, or why not.
@@ -96,8 +108,7 @@ impl Bundle {
         let identity = store.uid(Kind::Identity, of.identity.as_str());
         let (entity, groups) = self.entity(person);
         let mut places = Vec::new();
-        let owner =
-            self.identities.get(of.identity).is_some_and(|known| owns(person, &known.owner));
+        let owner = self.owns_identity(person, of.identity);
         if of.scopes.is_empty() {
             return Err(("no scope of it needs approval".to_owned(), Vec::new()));
         }
@@ -159,6 +170,52 @@ impl Bundle {
         let why_not = why_not(&judged, &format!("{} {object}", action.as_str()));
         let forbidden = judged.forbidden || !judged.errors.is_empty();
         Permit { yes: false, forbidden, policies, why_not }
+    }
+
+    /// Whether a person may do something to one of these objects: any one yes is enough, unless policy forbids it for an
+    /// identity or resource among them. What is forbidden of one thing no yes on another gives back.
+    ///
+    /// # Errors
+    /// Policy's reason for the first of them.
+    pub fn permits(
+        &self,
+        person: &Person,
+        action: Action,
+        objects: &[Object],
+        now: Time,
+    ) -> Result<(), String> {
+        let (mut yes, mut why_not) = (false, None);
+        for object in objects {
+            let permit = self.may(person, action, object, now);
+            let why = || {
+                let (name, verb) = (&person.name, action.as_str());
+                format!("`{name}` may not {verb} {object}: {}", permit.why_not)
+            };
+            if permit.forbidden && *object != Object::Broker {
+                return Err(why());
+            }
+            yes |= permit.yes;
+            if !permit.yes {
+                why_not.get_or_insert_with(why);
+            }
+        }
+        if yes {
+            return Ok(());
+        }
+        Err(why_not.unwrap_or_else(|| format!("`{}` may not do that", person.name)))
+    }
+
+    /// Whether a person is behind the request that a ruling is about, as this bundle joins accounts.
+    #[must_use]
+    pub fn stands_behind(&self, person: &Person, ruling: &Ruling) -> bool {
+        let input = Recorded::from_json(&ruling.input);
+        input.is_ok_and(|input| self.behind_now(&input).is_some_and(|name| name == person.name))
+    }
+
+    /// Whether a person is among those who answer for an identity.
+    #[must_use]
+    pub fn owns_identity(&self, person: &Person, identity: &IdentityName) -> bool {
+        self.identities.get(identity).is_some_and(|known| owns(person, &known.owner))
     }
 
     /// The identities that `owner` (`group:payments-leads`, `person:alice`) answers for.

@@ -211,7 +211,9 @@ fn grpc_of(refusal: &Refusal) -> Grpc {
         | Refusal::TooManyTasks(_)
         | Refusal::TooManySigningKeys
         | Refusal::TooManyKeys(_) => Grpc::ResourceExhausted,
-        Refusal::Quarantined(_) | Refusal::MayNotDecide { .. } => Grpc::PermissionDenied,
+        Refusal::Quarantined(_) | Refusal::MayNotDecide { .. } | Refusal::MayNotReview { .. } => {
+            Grpc::PermissionDenied
+        }
         Refusal::TaskEnded(_)
         | Refusal::GrantEnded(_)
         | Refusal::HoldReplaced(_)

@@ -68,27 +68,7 @@ pub fn permit(
     action: Action,
     objects: &[Object],
 ) -> Result<(), Problem> {
-    let (bundle, now) = (broker.bundle(), broker.now());
-    let (mut yes, mut why_not) = (false, None);
-    for object in objects {
-        let permit = bundle.may(person, action, object, now);
-        let why = || {
-            let (name, verb) = (&person.name, action.as_str());
-            format!("`{name}` may not {verb} {object}: {}", permit.why_not)
-        };
-        if permit.forbidden && *object != Object::Broker {
-            return Err(not_permitted(why()));
-        }
-        yes |= permit.yes;
-        if !permit.yes {
-            why_not.get_or_insert_with(why);
-        }
-    }
-    if yes {
-        return Ok(());
-    }
-    let why = why_not.unwrap_or_else(|| format!("`{}` may not do that", person.name));
-    Err(not_permitted(why))
+    broker.bundle().permits(person, action, objects, broker.now()).map_err(not_permitted)
 }
 
 fn not_permitted(why: String) -> Problem {

@@ -75,4 +75,7 @@ crate::codes! {
     TOO_MANY_SIGNING_KEYS = "PT-0134", "too many signing keys are known",
         "keys come faster than the tokens that the earlier ones signed die; a gateway holds a limited set",
         "raise `keys.rotate_every`, or shorten the tiers' `credential`; rotation goes on by itself when earlier keys are forgotten";
+    MAY_NOT_REVIEW = "PT-0135", "this review is not yours to close",
+        "an emergency is looked at by people whom policy permits to `review` and who do not answer for its identity",
+        "have somebody else close it with `protem review`";
 }

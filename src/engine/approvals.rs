@@ -1,0 +1,352 @@
+//! People decide: approve, deny, narrow, take back, and close the review of an emergency.
+
+use protem_core::command::{Choice, Command};
+use protem_core::refusal::Refusal;
+use protem_core::request::{AccessRequest, Scopes};
+use protem_verify::ids::{GrantId, Hash};
+use protem_verify::names::{GroupName, PersonName, ScopeName, Words};
+use protem_verify::time::{Lifetime, Time};
+
+use crate::engine::access::REEVALUATIONS_MAX;
+use crate::engine::broker::Broker;
+use crate::engine::lane::Lane;
+use crate::engine::stop::Stop;
+use crate::journal::fault::Fault;
+use crate::journal::records::GrantRecord;
+use crate::policy::ask::{Action, Object};
+use crate::policy::bundle;
+use crate::policy::catalog::Risk;
+use crate::policy::login::{Caller, Person, Principal};
+
+/// A request that waits, with all that helps a person to decide it.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// The request, as narrowed: who, for what task, why, how long, and who approved so far.
+    pub grant: GrantRecord,
+    /// What a decision must name: a request that changed since is not decided by it.
+    pub digest: Hash,
+    /// What each scope lets the holder do.
+    pub scopes: Vec<ScopeShown>,
+    /// The highest risk among the scopes.
+    pub risk: Option<Risk>,
+    /// Who asks, as the inventory knows it; absent when the bundle in force does not have it.
+    pub identity: Option<IdentityShown>,
+    /// What must be met.
+    pub rule: RuleShown,
+    /// What is unusual, with numbers.
+    pub findings: Vec<String>,
+    /// What people decided before on the same identity, resource and scopes.
+    pub similar: Similar,
+    /// Whether the person who looks may decide it; else why not.
+    pub may: Result<(), String>,
+    /// Whether the person who looks has approved it, and may take that back.
+    pub approved: bool,
+}
+
+/// A scope as an approver sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScopeShown {
+    /// Its name.
+    pub name: ScopeName,
+    /// What it is for.
+    pub purpose: String,
+    /// How much harm it can do.
+    pub risk: Option<Risk>,
+    /// `GET /v1/orders/{id}`, as the approver signs it off.
+    pub operations: Vec<String>,
+}
+
+/// An identity as an approver sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityShown {
+    /// What it is for.
+    pub purpose: String,
+    /// `group:payments-leads`.
+    pub owner_business: String,
+    /// `group:payments-oncall`.
+    pub owner_technical: String,
+    /// How far it is trusted.
+    pub tier: String,
+    /// Its team.
+    pub team: String,
+}
+
+/// What a waiting request needs, and by when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleShown {
+    /// Distinct people.
+    pub needed: u16,
+    /// Who approved so far.
+    pub by: Vec<PersonName>,
+    /// Groups that can approve, for people to read.
+    pub groups: Vec<GroupName>,
+    /// When it lapses.
+    pub decide_by: Time,
+    /// When people are reminded, if the policy says so.
+    pub remind_at: Option<Time>,
+    /// Whom to ask after the reminder.
+    pub then: Option<GroupName>,
+}
+
+/// Decisions of the last 90 days on the same identity, resource and scopes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Similar {
+    /// Approved.
+    pub granted: u32,
+    /// Denied by a person.
+    pub denied: u32,
+    /// When the newest of them was asked.
+    pub last: Option<Time>,
+}
+
+/// What a person decides.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// Which request.
+    pub grant: GrantId,
+    /// What the person saw ([`Waiting::digest`]); not looked at when an approval is taken back.
+    pub digest: Hash,
+    /// Yes, no, or taken back.
+    pub kind: DecisionKind,
+}
+
+/// Yes, no, or taken back.
+#[derive(Clone, Debug)]
+pub enum DecisionKind {
+    /// Yes, perhaps to less than was asked.
+    Approve {
+        /// In their words; may be empty.
+        note: Words,
+        /// Less than was asked.
+        narrow: Option<Narrow>,
+    },
+    /// No.
+    Deny {
+        /// In their words; never empty.
+        reason: Words,
+    },
+    /// The own yes is taken back while the request waits.
+    TakeBack,
+}
+
+/// Less than was asked. What is absent stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Narrow {
+    /// Only shorter.
+    pub lifetime: Option<Lifetime>,
+    /// Only some of them.
+    pub scopes: Option<Scopes>,
+}
+
+/// An emergency, and whether somebody has looked at it.
+#[derive(Clone, Debug)]
+pub struct Review {
+    /// What was granted; `reviewed` says who looked, if anybody did.
+    pub grant: GrantRecord,
+    /// Whether the person who looks may close it; else why not.
+    pub may: Result<(), String>,
+}
+
+impl Broker {
+    /// Decides a waiting request. Policy is asked twice, under the bundle in force: whether this person may decide every
+    /// scope that needs it, and what the request needs now. The last approval activates the grant in the same turn.
+    ///
+    /// # Errors
+    /// When the person may not see or decide it, the request is not what the person saw, it no longer waits, or the world
+    /// broke.
+    pub async fn decide(&self, caller: &Caller, decision: Decision) -> Result<GrantRecord, Stop> {
+        let id = decision.grant;
+        let Principal::Person(person) = &caller.principal else {
+            return Err(Refusal::UnknownGrant(id).into());
+        };
+        let (choice, reason, narrow) = match decision.kind {
+            DecisionKind::Approve { note, narrow } => (Choice::Approve, note, narrow),
+            DecisionKind::Deny { reason } => (Choice::Deny, reason, None),
+            DecisionKind::TakeBack => (Choice::Undo, Words::default(), None),
+        };
+        if choice == Choice::Approve {
+            self.may_issue()?;
+        }
+        let narrow = narrow.unwrap_or_default();
+        let mut tries = 0;
+        loop {
+            let record = self.seen(person, id).await?;
+            let (verdict, approver) = self.verdicts(person, &record, &narrow).await?;
+            let command = Command::Decide {
+                grant: id,
+                digest: decision.digest,
+                choice,
+                reason: reason.clone(),
+                lifetime: narrow.lifetime,
+                scopes: narrow.scopes.clone(),
+                approver,
+                verdict,
+            };
+            match self.submit(Lane::Ordinary, caller.actor(), command, |_| ()).await {
+                Err(stop) if stop.is_stale_verdict() && tries < REEVALUATIONS_MAX => tries += 1,
+                Err(stop) => return Err(stop),
+                Ok(()) => return self.record(id).await,
+            }
+        }
+    }
+
+    /// The requester takes a waiting request back. Repeated, it answers the same.
+    ///
+    /// # Errors
+    /// When the grant is not the caller's, or the world broke.
+    pub async fn withdraw(
+        &self,
+        caller: &Caller,
+        grant: GrantId,
+        note: Words,
+    ) -> Result<GrantRecord, Stop> {
+        self.return_grant(caller, grant, note).await?;
+        self.record(grant).await
+    }
+
+    /// Closes the review of an emergency: by somebody whom policy permits it, never by the requester's people.
+    ///
+    /// # Errors
+    /// When the person may not see or close it, no review of it is open, the note is empty, or the world broke.
+    pub async fn close_review(
+        &self,
+        caller: &Caller,
+        grant: GrantId,
+        note: Words,
+    ) -> Result<Review, Stop> {
+        let Principal::Person(person) = &caller.principal else {
+            return Err(Refusal::UnknownGrant(grant).into());
+        };
+        let record = self.record(grant).await?;
+        if !self.may_see_review(person, &record) {
+            return Err(Refusal::UnknownGrant(grant).into());
+        }
+        if let Err(why) = self.may_review(person, &record) {
+            return Err(Refusal::MayNotReview { person: person.name.clone(), why }.into());
+        }
+        let command = Command::CloseReview { grant, by: person.name.clone(), note };
+        self.submit(Lane::Ordinary, caller.actor(), command, |_| ()).await?;
+        let record = self.record(grant).await?;
+        let may = self.may_review(person, &record);
+        Ok(Review { grant: record, may })
+    }
+
+    /// Both verdicts on a decision: of the request as it would be narrowed, and of the person on the request as it waits.
+    async fn verdicts(
+        &self,
+        person: &Person,
+        record: &GrantRecord,
+        narrow: &Narrow,
+    ) -> Result<(protem_core::verdict::Verdict, protem_core::verdict::ApproverVerdict), Stop> {
+        let asked = &record.request;
+        let request = AccessRequest {
+            lifetime: narrow.lifetime.or(asked.lifetime),
+            scopes: narrow.scopes.clone().unwrap_or_else(|| asked.scopes.clone()),
+            ..asked.clone()
+        };
+        let active = self.active(&asked.by).await?;
+        let (bundle, now) = (self.bundle(), self.now());
+        let as_it_waits = bundle.reevaluate(&record.ruling, asked, now, active, false);
+        let verdict = bundle.reevaluate(&record.ruling, &request, now, active, false);
+        let waits = as_it_waits.ruling();
+        // INVARIANT(who_narrows_may_approve_what_waits): dropping a scope is deciding it, so it needs the right to.
+        let approver = bundle.may_decide(&bundle::Decision {
+            person,
+            request: asked,
+            ruling: waits,
+            lifetime: narrow.lifetime.unwrap_or(waits.terms.lifetime).min(waits.terms.lifetime),
+            behind: record.behind.as_ref(),
+            digest: record.digest.unwrap_or_default(),
+            now,
+        });
+        Ok((verdict, approver))
+    }
+
+    /// A request that waits or waited, if the person may know of it: what they may not see looks like what is not there.
+    async fn seen(&self, person: &Person, id: GrantId) -> Result<GrantRecord, Stop> {
+        let record = self.record(id).await?;
+        let may = self.may_decide(person, &record);
+        if may.is_ok() || self.may_know(person, &record) {
+            return Ok(record);
+        }
+        Err(Refusal::UnknownGrant(id).into())
+    }
+
+    /// Whether policy lets a person decide a request as it waits; else why not.
+    pub(in crate::engine) fn may_decide(
+        &self,
+        person: &Person,
+        record: &GrantRecord,
+    ) -> Result<(), String> {
+        let (bundle, now) = (self.bundle(), self.now());
+        let verdict = bundle.reevaluate(&record.ruling, &record.request, now, 0, false);
+        let ruling = verdict.ruling();
+        let approver = bundle.may_decide(&bundle::Decision {
+            person,
+            request: &record.request,
+            ruling,
+            lifetime: ruling.terms.lifetime,
+            behind: record.behind.as_ref(),
+            digest: record.digest.unwrap_or_default(),
+            now,
+        });
+        let approver = approver.approver();
+        if approver.may { Ok(()) } else { Err(approver.why_not.clone()) }
+    }
+
+    /// Whether a person may know of a request without deciding it: who may look at it, who stands behind it, who has
+    /// approved it, and who answers for its identity.
+    pub(in crate::engine) fn may_know(&self, person: &Person, record: &GrantRecord) -> bool {
+        let approved = record.approvals.iter().any(|one| one.by == person.name);
+        approved
+            || record.behind.as_ref() == Some(&person.name)
+            || self.bundle().owns_identity(person, &record.request.by.identity)
+            || self.permits(person, Action::View, &looked_at(record)).is_ok()
+    }
+
+    /// Whether a person may know of an emergency's review.
+    pub(in crate::engine) fn may_see_review(&self, person: &Person, record: &GrantRecord) -> bool {
+        self.permits(person, Action::Review, &reviewed(record)).is_ok()
+            || self.may_know(person, record)
+    }
+
+    /// Whether a person may close an emergency's review; else why not.
+    pub(in crate::engine) fn may_review(
+        &self,
+        person: &Person,
+        record: &GrantRecord,
+    ) -> Result<(), String> {
+        let bundle = self.bundle();
+        if record.behind.as_ref() == Some(&person.name)
+            || bundle.stands_behind(person, &record.ruling)
+        {
+            return Err("they are behind the request".to_owned());
+        }
+        if bundle.owns_identity(person, &record.request.by.identity) {
+            let identity = &record.request.by.identity;
+            return Err(format!("they own `{identity}`, and its owners do not count"));
+        }
+        self.permits(person, Action::Review, &reviewed(record))
+    }
+
+    fn permits(&self, person: &Person, action: Action, of: &[Object]) -> Result<(), String> {
+        self.bundle().permits(person, action, of, self.now())
+    }
+
+    /// A grant's record; what is not there is not known.
+    async fn record(&self, id: GrantId) -> Result<GrantRecord, Stop> {
+        let found: Option<GrantRecord> =
+            self.read(move |reader| -> Result<_, Fault> { reader.grant(&id) }).await?;
+        found.ok_or_else(|| Refusal::UnknownGrant(id).into())
+    }
+}
+
+fn looked_at(record: &GrantRecord) -> [Object; 3] {
+    let request = &record.request;
+    let identity = Object::Identity(request.by.identity.clone());
+    [identity, Object::Resource(request.resource.clone()), Object::Broker]
+}
+
+fn reviewed(record: &GrantRecord) -> [Object; 2] {
+    [Object::Identity(record.request.by.identity.clone()), Object::Broker]
+}
