@@ -8,6 +8,7 @@ use clap::{ArgMatches, Args, CommandFactory, Parser, Subcommand};
 use crate::cli::args_operate::{
     AuditArgs, BenchArgs, DevArgs, KeysArgs, PolicyArgs, QuarantineArgs, RevokeArgs, ServeArgs,
 };
+use crate::cli::args_people::{ApproveArgs, DenyArgs, PendingArgs, ReviewArgs};
 use crate::cli::args_work::{AskArgs, CompleteArgs, GrantsArgs, ReturnArgs, RunArgs, WaitArgs};
 use crate::cli::exit::TABLE;
 use crate::config::Format;
@@ -128,6 +129,14 @@ pub enum Command {
     Complete(CompleteArgs),
     /// Give one grant back
     Return(ReturnArgs),
+    /// See which requests wait for people
+    Pending(PendingArgs),
+    /// Approve a request, or walk through all that wait for you
+    Approve(ApproveArgs),
+    /// Deny a request
+    Deny(DenyArgs),
+    /// See emergencies that nobody has looked at yet, and close one
+    Review(ReviewArgs),
     /// End access now, and see each gateway confirm it
     Revoke(RevokeArgs),
     /// Stop an identity: no new access, and all it has ends
@@ -314,6 +323,14 @@ mod tests {
         check("protem keys rotate --compromised --purpose checkpoint --note leak", true);
         check("protem keys rotate", false);
         check("protem keys rotate --purpose other --note leak", false);
+        check("protem approve", true);
+        check("protem approve gr_1 --note ok --for 5m --scope a,b", true);
+        check("protem approve --note ok", false);
+        check("protem approve gr_1 --undo", true);
+        check("protem approve gr_1 --undo --for 5m", false);
+        check("protem deny gr_1", false);
+        check("protem deny gr_1 --reason no", true);
+        check("protem review --note seen", false);
         check("protem nothing", false);
     }
 

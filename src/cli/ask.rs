@@ -1,4 +1,4 @@
-//! Asking for access: the request, its explanation, and waiting until it is decided.
+//! Asking for access: the request, its explanation, and what came of it.
 
 use std::time::Duration;
 
@@ -9,15 +9,14 @@ use protem_proto::wire::v1::GrantState;
 use protem_proto::wire::v1::verdict::Effect;
 use protem_verify::codes::tool;
 use protem_verify::ids::RequestId;
-use tonic::Code;
 
 use crate::cli::args::Global;
-use crate::cli::args_work::{AskArgs, WaitArgs, What};
+use crate::cli::args_work::{AskArgs, What};
+use crate::cli::child::Signals;
 use crate::cli::client::{Client, repeat, wait_before};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Screen, Tint};
-use crate::cli::watch::TOKEN_LATE;
-use crate::cli::{find, show, task_id};
+use crate::cli::{show, task_id, wait};
 
 /// A grant and, when it is active, its credential.
 #[derive(Clone, Debug)]
@@ -41,8 +40,14 @@ pub async fn request(global: &Global, args: &AskArgs) -> Result<Exit, Failure> {
     let answer = ask(&client, request).await?;
     let answer = match (answer.grant.state(), args.wait) {
         (GrantState::Pending, Some(patience)) => {
-            say_pending(&screen, &client, &answer.grant);
-            wait_decided(&client, &screen, &answer.grant, Some(patience)).await?
+            let mut signals = Signals::listen()?;
+            tokio::select! {
+                decided = wait::decided(&client, &screen, &answer.grant, Some(patience)) => decided?,
+                _ = signals.next() => {
+                    screen.clear();
+                    return Err(withdrawn(&client, &answer.grant.id).await);
+                }
+            }
         }
         (GrantState::Pending, None)
         | (GrantState::Unspecified | GrantState::Active | GrantState::Ended, _) => answer,
@@ -50,23 +55,28 @@ pub async fn request(global: &Global, args: &AskArgs) -> Result<Exit, Failure> {
     finish(&screen, answer)
 }
 
-/// `protem wait GRANT`.
-///
-/// # Errors
-/// When it was not granted.
-pub async fn wait(global: &Global, args: &WaitArgs) -> Result<Exit, Failure> {
-    let (client, screen) = Client::open(global)?;
-    let id = find::grant(&client, &args.grant).await?;
-    let grant = v1::Grant { id, ..v1::Grant::default() };
-    let answer = wait_decided(&client, &screen, &grant, None).await?;
-    finish(&screen, answer)
+/// Takes back a request whose requester was stopped while it waited.
+async fn withdrawn(client: &Client, grant: &str) -> Failure {
+    let note = "the command that asked was stopped".to_owned();
+    let back = v1::ReturnGrantRequest { grant_id: grant.to_owned(), note };
+    let what = match client.access().return_grant(back).await {
+        Ok(_) => format!("stopped; `{grant}` is withdrawn"),
+        Err(status) => {
+            let why = client.failure(&status).what;
+            format!("stopped; `{grant}` could not be withdrawn ({why}) and lapses by itself")
+        }
+    };
+    Failure::of(Exit::Denied, tool::NOT_GRANTED, what)
 }
 
 /// Prints what was got; a request that still waits has an exit code of its own.
-fn finish(screen: &Screen, answer: Answer) -> Result<Exit, Failure> {
+///
+/// # Errors
+/// When nothing was got, or not yet.
+pub fn finish(screen: &Screen, answer: Answer) -> Result<Exit, Failure> {
     let (state, id) = (answer.grant.state(), answer.grant.id.clone());
     if state == GrantState::Ended {
-        return Err(not_granted(&answer.grant));
+        return Err(wait::not_granted(&answer.grant));
     }
     let token = answer.credential.as_ref().map(|credential| credential.token.clone());
     if screen.json {
@@ -143,115 +153,11 @@ pub async fn ask(client: &Client, request: v1::RequestAccessRequest) -> Result<A
 
 /// Tries to ask again while a broker restarts; the last failure is told.
 const RETRIES: u32 = 4;
-const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// The first pause before asking again.
+pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 
 fn answered(response: v1::RequestAccessResponse) -> Answer {
     Answer { grant: response.grant.unwrap_or_default(), credential: response.credential }
-}
-
-/// Follows a grant until it is decided, through lost connections.
-///
-/// # Errors
-/// When it ended instead, patience ran out, or the broker no longer knows the caller.
-pub async fn wait_decided(
-    client: &Client,
-    screen: &Screen,
-    grant: &v1::Grant,
-    patience: Option<Duration>,
-) -> Result<Answer, Failure> {
-    let began = SystemClock.boot();
-    let decided = follow(client, screen, grant, began);
-    let Some(patience) = patience else { return decided.await };
-    let ended = tokio::time::timeout(patience, decided).await;
-    screen.clear();
-    ended.unwrap_or_else(|_| {
-        let what = format!("`{}` still waits after {}", grant.id, show::length(patience));
-        let help = format!("go on waiting with `protem wait {}`", grant.id);
-        Err(Failure::of(Exit::Pending, tool::STILL_PENDING, what).helps(help))
-    })
-}
-
-async fn follow(
-    client: &Client,
-    screen: &Screen,
-    grant: &v1::Grant,
-    began: Duration,
-) -> Result<Answer, Failure> {
-    let mut until = show::at(grant.decide_by.as_ref());
-    // When the broker last knew us: a stream ends with its token, and a fresh one may come a little late.
-    let mut seen: Option<Duration> = None;
-    loop {
-        let watched = v1::WatchGrantRequest { grant_id: grant.id.clone() };
-        let mut changes = match client.access().watch_grant(watched).await {
-            Ok(changes) => changes.into_inner(),
-            Err(status) => {
-                let now = SystemClock.boot();
-                let lately = seen.is_some_and(|seen| now.saturating_sub(seen) < TOKEN_LATE);
-                let late = status.code() == Code::Unauthenticated && lately;
-                let wait = wait_before(&status, Duration::from_secs(1));
-                let Some(wait) = wait.filter(|_| late || repeat(&status)) else {
-                    return Err(client.failure(&status));
-                };
-                if !late {
-                    screen.draw("  the broker does not answer; trying again");
-                }
-                tokio::time::sleep(wait).await;
-                continue;
-            }
-        };
-        let mut second = tokio::time::interval(Duration::from_secs(1));
-        loop {
-            let message = tokio::select! {
-                message = changes.message() => message,
-                _ = second.tick() => {
-                    let waited = SystemClock.boot().saturating_sub(began).as_secs();
-                    screen.draw(&format!("  waiting {}:{:02}, until {until}", waited / 60, waited % 60));
-                    continue;
-                }
-            };
-            // A stream that ends without a decision was cut; it is safe to open it again.
-            let Ok(Some(change)) = message else { break };
-            let now = change.grant.unwrap_or_default();
-            match now.state() {
-                GrantState::Active => {
-                    screen.clear();
-                    return Ok(Answer { grant: now, credential: change.credential });
-                }
-                GrantState::Ended => {
-                    screen.clear();
-                    return Err(not_granted(&now));
-                }
-                GrantState::Pending | GrantState::Unspecified => {
-                    until = show::at(now.decide_by.as_ref());
-                }
-            }
-        }
-        seen = Some(SystemClock.boot());
-        tokio::time::sleep(RETRY_FIRST).await;
-    }
-}
-
-fn not_granted(grant: &v1::Grant) -> Failure {
-    let said =
-        if grant.end_note.is_empty() { String::new() } else { format!(": {}", grant.end_note) };
-    let what = format!("`{}` was {}{said}", grant.id, show::state(grant));
-    Failure::of(Exit::Denied, tool::NOT_GRANTED, what)
-        .helps(format!("`protem grant {}` says by whom and why", grant.id))
-}
-
-/// Tells a person what a request waits for.
-pub fn say_pending(screen: &Screen, _client: &Client, grant: &v1::Grant) {
-    let count = grant.approvals_required;
-    let word = if count == 1 { "approval" } else { "approvals" };
-    let policies = grant.verdict.as_ref().map(|verdict| verdict.policies.join(", "));
-    let lifetime = show::length(show::duration(grant.lifetime.as_ref()));
-    screen.say(format!(
-        "  {} on {} for up to {lifetime} needs {count} {word}  {}",
-        grant.scopes.join(" "),
-        grant.resource,
-        screen.tint(Tint::Dim, &format!("(policy {})", policies.unwrap_or_default())),
-    ));
-    screen.say(format!("  {}, until {}", grant.id, show::at(grant.decide_by.as_ref())));
 }
 
 /// Explains what policy would say; nothing is recorded.

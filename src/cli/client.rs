@@ -8,6 +8,7 @@ use prost::Message;
 use protem_gate::connect::{Dial, TlsFiles};
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::access_service_client::AccessServiceClient;
+use protem_proto::wire::v1::approval_service_client::ApprovalServiceClient;
 use protem_proto::wire::v1::bundle_service_client::BundleServiceClient;
 use protem_proto::wire::v1::governance_service_client::GovernanceServiceClient;
 use protem_proto::wire::v1::revocation_service_client::RevocationServiceClient;
@@ -105,6 +106,12 @@ impl Client {
     #[must_use]
     pub fn access(&self) -> AccessServiceClient<Line> {
         AccessServiceClient::new(self.line())
+    }
+
+    /// What approvers and reviewers call.
+    #[must_use]
+    pub fn approvals(&self) -> ApprovalServiceClient<Line> {
+        ApprovalServiceClient::new(self.line()).max_decoding_message_size(ANSWER_MAX)
     }
 
     /// What operators call.

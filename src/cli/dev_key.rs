@@ -160,7 +160,8 @@ impl DevKey {
     }
 
     /// RFC 7638's thumbprint.
-    fn kid(&self) -> String {
+    #[must_use]
+    pub fn kid(&self) -> String {
         let members = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, self.x());
         BASE64URL_NOPAD.encode(&Sha256::digest(members.as_bytes()))
     }

@@ -12,8 +12,8 @@ use crate::cli::client::screen;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::lost;
 use crate::cli::{
-    ask, audit, auth, bench, bench_raw, bundle, demo, demo_job, dev, gateway, give_back, init,
-    keys, reference, run, see, serve, stop, watch,
+    approve, ask, audit, auth, bench, bench_raw, bundle, demo, demo_job, dev, gateway, give_back,
+    init, keys, pending, reference, review, run, see, serve, stop, wait, watch,
 };
 use crate::config;
 
@@ -63,9 +63,13 @@ async fn command(read: Protem) -> Result<Exit, Failure> {
         Command::Demo => demo::demo(&screen(global)?).await,
         Command::Run(args) => run::run(global, &args).await,
         Command::Request(args) => ask::request(global, &args).await,
-        Command::Wait(args) => ask::wait(global, &args).await,
+        Command::Wait(args) => wait::wait(global, &args).await,
         Command::Complete(args) => give_back::complete(global, &args).await,
         Command::Return(args) => give_back::give_back(global, &args).await,
+        Command::Pending(args) => pending::pending(global, &args).await,
+        Command::Approve(args) => approve::approve(global, &args).await,
+        Command::Deny(args) => approve::deny(global, &args).await,
+        Command::Review(args) => review::review(global, &args).await,
         Command::Revoke(args) => stop::revoke(global, &args).await,
         Command::Quarantine(args) => stop::quarantine(global, &args).await,
         Command::Grants(args) => see::grants(global, &args).await,

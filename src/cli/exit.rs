@@ -148,6 +148,12 @@ pub fn visible(text: &str) -> String {
     out
 }
 
+/// The same in one line: what somebody else wrote cannot make up a line that looks like ours.
+#[must_use]
+pub fn in_a_line(text: &str) -> String {
+    visible(text).replace('\n', "\\u{a}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,5 +170,6 @@ mod tests {
     #[test]
     fn words_of_others_cannot_move_the_cursor() {
         assert_eq!(visible("a\u{1b}[2Jb\u{202e}"), "a\\u{1b}[2Jb\\u{202e}");
+        assert_eq!(in_a_line("a\nerror: b\r"), "a\\u{a}error: b\\u{d}");
     }
 }

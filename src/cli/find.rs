@@ -13,7 +13,7 @@ use crate::cli::exit::{Exit, Failure};
 /// # Errors
 /// When no grant, or more than one, is like that.
 pub async fn grant(client: &Client, part: &str) -> Result<String, Failure> {
-    let part = part.trim_start_matches('…');
+    let part = typed(part);
     if part.parse::<GrantId>().is_ok() {
         return Ok(part.to_owned());
     }
@@ -38,6 +38,20 @@ pub async fn grant(client: &Client, part: &str) -> Result<String, Failure> {
             break;
         }
     }
+    one(part, found)
+}
+
+/// The one of `ids` that begins or ends with `part`; none when none does.
+///
+/// # Errors
+/// When more than one is like that.
+pub fn among(part: &str, ids: impl IntoIterator<Item = String>) -> Result<Option<String>, Failure> {
+    let part = typed(part);
+    let found: Vec<String> = ids.into_iter().filter(|id| matches(id, part)).collect();
+    if found.is_empty() { Ok(None) } else { one(part, found).map(Some) }
+}
+
+fn one(part: &str, found: Vec<String>) -> Result<String, Failure> {
     match found.as_slice() {
         [one] => Ok(one.clone()),
         [] => {
@@ -48,6 +62,11 @@ pub async fn grant(client: &Client, part: &str) -> Result<String, Failure> {
             Err(Failure::of(Exit::Usage, tool::AMBIGUOUS, what))
         }
     }
+}
+
+/// What of an id was typed, without the dots that stand for the rest of it: `gr_…8kq` means `8kq`.
+fn typed(part: &str) -> &str {
+    part.rsplit(['…', '.']).next().unwrap_or(part)
 }
 
 const PAGE: u32 = 1_000;
@@ -73,5 +92,16 @@ mod tests {
         for part in ["", "jd8", "gr_02"] {
             assert!(!matches(id, part), "{part}");
         }
+        for part in ["gr_…xyz", "…xyz", "gr_...xyz", "xyz"] {
+            assert_eq!(typed(part), "xyz");
+        }
+    }
+
+    #[test]
+    fn a_part_of_two_is_told() {
+        let ids = || ["gr_01jd8kqxyz", "gr_01jd8kqabc"].map(str::to_owned);
+        assert_eq!(among("xyz", ids()).unwrap().as_deref(), Some("gr_01jd8kqxyz"));
+        assert_eq!(among("zzz", ids()).unwrap(), None);
+        assert_eq!(among("01jd", ids()).unwrap_err().exit, Exit::Usage);
     }
 }

@@ -80,6 +80,20 @@ impl Holder {
         Self { news, client: client.clone(), grant: grant.to_owned(), tell, void, tasks }
     }
 
+    /// Forgets connections that were lost and found while the request waited: whoever waited was told.
+    pub fn forget_waiting(&mut self) {
+        let mut kept = Vec::new();
+        while let Ok(news) = self.news.try_recv() {
+            match news {
+                News::Lost(_) | News::Back => {}
+                News::Fresh(_) | News::Ended(_) => kept.push(news),
+            }
+        }
+        for news in kept {
+            let _ = self.tell.try_send(news);
+        }
+    }
+
     /// Begins to renew the grant's credential in time.
     pub fn renew(&mut self, credential: &v1::Credential) {
         let (client, grant) = (self.client.clone(), self.grant.clone());

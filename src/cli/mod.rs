@@ -1,7 +1,9 @@
 //! What a person types.
 
+pub mod approve;
 pub mod args;
 pub mod args_operate;
+pub mod args_people;
 pub mod args_work;
 pub mod ask;
 pub mod audit;
@@ -23,6 +25,7 @@ pub mod demo_job;
 pub mod dev;
 pub mod dev_key;
 pub mod dev_log;
+pub mod dossier;
 pub mod enter;
 pub mod exit;
 pub mod find;
@@ -40,8 +43,11 @@ pub mod loopback;
 pub mod oidc;
 pub mod orders;
 pub mod output;
+pub mod pending;
 pub mod private_file;
+pub mod queue;
 pub mod reference;
+pub mod review;
 pub mod run;
 pub mod scene;
 pub mod see;
@@ -51,6 +57,8 @@ pub mod stop;
 pub mod task_id;
 pub mod token;
 pub mod transport;
+pub mod wait;
+pub mod walk;
 pub mod watch;
 pub mod ways;
 pub mod web;

@@ -4,6 +4,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use protem_clock::clock::{Clock, SystemClock};
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::GrantState;
 use protem_verify::codes::{law, tool};
@@ -17,7 +18,7 @@ use crate::cli::credential_file::CredentialFile;
 use crate::cli::exit::{ENDED_EARLY, Exit, Failure, NO_ACCESS};
 use crate::cli::holder::{Holder, News};
 use crate::cli::output::{Screen, Tint};
-use crate::cli::show;
+use crate::cli::{show, wait};
 
 /// Asks, waits, runs, completes.
 ///
@@ -32,7 +33,6 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {
     let mut holder = Holder::start(&client, &task, args.lease, &answer.grant.id).await;
     let answer = match answer.grant.state() {
         GrantState::Pending => {
-            ask::say_pending(&screen, &client, &answer.grant);
             let decided = decided(&client, &screen, &answer, &mut signals).await;
             decided.map_err(|why| match why {
                 Undecided::Failed(failure) => no_access(failure),
@@ -49,17 +49,27 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {
         return Err(no_access(Failure::of(Exit::Denied, tool::NOT_GRANTED, what)));
     };
     holder.renew(credential);
-    screen.say(screen.tint(Tint::Dim, &format!("  {}", ask::granted(&answer.grant))));
+    holder.forget_waiting();
+    screen.say(screen.tint(Tint::Dim, &format!("  {}", begins(&answer.grant))));
     let file = CredentialFile::create(&credential.token).map_err(no_access)?;
+    let began = SystemClock.boot();
     let ran = execute(args, &screen, &file, &credential.token, &mut holder, &mut signals).await;
     let removed = file.remove();
-    complete(&client, &screen, &task, &ran).await;
+    let took = SystemClock.boot().saturating_sub(began);
+    complete(&client, &screen, &task, &ran, took).await;
     drop(holder);
     if let Err(failure) = removed {
         // Access has ended, so what is left is void; the command's own code is worth more.
         screen.say(failure.to_string());
     }
     ran.map(|ran| Exit::Command(ran.code()))
+}
+
+/// What a command is told that begins: what it got, or who approved it.
+fn begins(grant: &v1::Grant) -> String {
+    let Some(by) = wait::approved_by(grant) else { return ask::granted(grant) };
+    let until = show::at(grant.active_until.as_ref());
+    format!("approved by {by}; ends with this command, at {until} at the latest")
 }
 
 /// How many commands of one CI job may each be a task of their own.
@@ -97,7 +107,7 @@ async fn decided(
     signals: &mut Signals,
 ) -> Result<Answer, Undecided> {
     tokio::select! {
-        decided = ask::wait_decided(client, screen, &answer.grant, None) => {
+        decided = wait::decided(client, screen, &answer.grant, None) => {
             decided.map_err(Undecided::Failed)
         }
         signal = signals.next() => {
@@ -203,7 +213,13 @@ fn ended_early(grant: &v1::Grant) -> String {
 const RECEIPTS: Duration = Duration::from_secs(2);
 
 /// Ends the task, and says how far that is enforced.
-async fn complete(client: &Client, screen: &Screen, task: &str, ran: &Result<Ran, Failure>) {
+async fn complete(
+    client: &Client,
+    screen: &Screen,
+    task: &str,
+    ran: &Result<Ran, Failure>,
+    took: Duration,
+) {
     let good = ran.as_ref().is_ok_and(|ran| ran.code() == 0);
     let request = v1::CompleteTaskRequest {
         task_id: task.to_owned(),
@@ -227,7 +243,8 @@ async fn complete(client: &Client, screen: &Screen, task: &str, ran: &Result<Ran
     match ended {
         Ok(answer) => {
             let receipts = show::receipts(&answer.into_inner().enforcement);
-            screen.say(screen.tint(Tint::Dim, &format!("  done; access revoked, {receipts}")));
+            let done = format!("  done after {}; access revoked, {receipts}", show::length(took));
+            screen.say(screen.tint(Tint::Dim, &done));
         }
         Err(status) if status.code() == tonic::Code::FailedPrecondition => {}
         Err(status) => {

@@ -99,6 +99,13 @@ pub fn at(stamp: Option<&prost_types::Timestamp>) -> String {
     }
 }
 
+/// This moment, as [`at`] shows it.
+#[must_use]
+pub fn now() -> String {
+    let seconds = i64::try_from(SystemClock.unix().as_secs()).unwrap_or(0);
+    at(Some(&prost_types::Timestamp { seconds, nanos: 0 }))
+}
+
 /// A protobuf duration; none counts as zero.
 #[must_use]
 pub fn duration(of: Option<&prost_types::Duration>) -> Duration {

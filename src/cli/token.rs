@@ -40,13 +40,20 @@ enum Source {
 
 struct Dev {
     key: DevKey,
+    /// Where the broker listens: after a restart it has another key.
+    port: Option<u16>,
     name: String,
     kept: Mutex<Option<Kept>>,
 }
 
+/// How often to look whether the broker has another key: sooner than one starts, seldom for a thousand callers.
+const LOOK: Duration = Duration::from_millis(100);
+
 struct Kept {
+    kid: String,
     token: Zeroizing<String>,
     until: Duration,
+    looked: Duration,
 }
 
 impl fmt::Debug for Login {
@@ -93,8 +100,10 @@ impl Login {
             Way::Certificate(cert, _) => Self::new(Source::Certificate(cert)),
             Way::IdToken(token) => Self::new(Source::IdToken(one_token(&token).map_err(bad_var)?)),
             Way::As(name) => {
-                let key = dev_key::read(&dev_key::state(), broker.port_u16().unwrap_or(80))?;
-                Self::dev(key, &name)
+                let port = broker.port_u16().unwrap_or(80);
+                let key = dev_key::read(&dev_key::state(), port)?;
+                let dev = Dev { key, port: Some(port), name, kept: Mutex::new(None) };
+                Self::new(Source::Dev(Box::new(dev)))
             }
             Way::GitHub(vars) => {
                 let github = GitHub::new(vars, broker.clone(), audience, web);
@@ -108,7 +117,7 @@ impl Login {
     /// With a development key.
     #[must_use]
     pub fn dev(key: DevKey, name: &str) -> Self {
-        let dev = Dev { key, name: name.to_owned(), kept: Mutex::new(None) };
+        let dev = Dev { key, port: None, name: name.to_owned(), kept: Mutex::new(None) };
         Self::new(Source::Dev(Box::new(dev)))
     }
 
@@ -148,6 +157,12 @@ impl Login {
         matches!(&self.0.source, Source::Certificate(_))
     }
 
+    /// Whether it is `--as`: the broker is a development broker, where everybody may be anybody.
+    #[must_use]
+    pub fn is_dev(&self) -> bool {
+        matches!(&self.0.source, Source::Dev(_))
+    }
+
     /// Where the token comes from, in words.
     #[must_use]
     pub fn source(&self) -> String {
@@ -167,12 +182,20 @@ impl Dev {
     fn token(&self) -> Zeroizing<String> {
         let now = SystemClock.boot();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = kept.as_ref().filter(|kept| kept.until > now) {
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.until.min(kept.looked + LOOK) > now) {
             return kept.token.clone();
         }
-        let token = self.key.sign(&self.name);
+        // While the broker is away its key may be, too: the old one is as good as any then.
+        let newest = self.port.and_then(|port| dev_key::read(&dev_key::state(), port).ok());
+        let key = newest.as_ref().unwrap_or(&self.key);
+        let kid = key.kid();
+        if let Some(kept) = kept.as_mut().filter(|kept| kept.until > now && kept.kid == kid) {
+            kept.looked = now;
+            return kept.token.clone();
+        }
+        let token = key.sign(&self.name);
         let until = now.saturating_add(TOKEN_LIFE / 2);
-        *kept = Some(Kept { token: token.clone(), until });
+        *kept = Some(Kept { kid, token: token.clone(), until, looked: now });
         token
     }
 }

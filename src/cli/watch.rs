@@ -149,7 +149,10 @@ fn line(message: &v1::SubscribeResponse) -> String {
 }
 
 /// Prints data; unlike what ends by itself, a stream must know when its reader has gone.
-fn put(text: &str) -> std::io::Result<()> {
+///
+/// # Errors
+/// When nobody reads it any more.
+pub fn put(text: &str) -> std::io::Result<()> {
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{text}")?;
     stdout.flush()
