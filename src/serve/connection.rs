@@ -21,7 +21,7 @@ use crate::serve::limits::{
     CONNECTION_AGE, GRACE, HEADER_LIST_MAX, HTTP1_BUFFER_MAX, KEEP_ALIVE_EVERY, KEEP_ALIVE_WITHIN,
     LEAVE_AHEAD, LOCAL_RESETS_MAX, PENDING_RESETS_MAX, STRANGER_FOR, STREAMS_MAX,
 };
-use crate::serve::svid::PeerCert;
+use crate::serve::svid::Presented;
 use crate::serve::tls::Tls;
 use crate::serve::whole::Whole;
 
@@ -65,7 +65,7 @@ impl Served {
         mut self,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
         peer: Arc<Peer>,
-        certificate: Option<Arc<PeerCert>>,
+        certificate: Option<Presented>,
     ) {
         let (router, known, shown) = (self.router.clone(), Arc::clone(&peer), certificate.clone());
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
@@ -73,7 +73,7 @@ impl Served {
             let mut request = request.map(|body| Body::new(Whole::new(body, flagged)));
             request.extensions_mut().insert(Arc::clone(&known));
             if let Some(certificate) = &shown {
-                request.extensions_mut().insert(Arc::clone(certificate));
+                request.extensions_mut().insert(certificate.clone());
             }
             router.clone().oneshot(request)
         });
@@ -89,7 +89,7 @@ impl Served {
     }
 
     /// Done when the connection should end, with how long its streams may take.
-    async fn leave(&mut self, peer: &Peer, certificate: Option<Arc<PeerCert>>) -> Duration {
+    async fn leave(&mut self, peer: &Peer, certificate: Option<Presented>) -> Duration {
         let age = spread(CONNECTION_AGE, random::bytes());
         let (time, changes) = (self.time.clone(), self.changes.clone());
         let strange = async {
@@ -102,15 +102,17 @@ impl Served {
             () = strange => GRACE,
             () = tokio::time::sleep(age) => CONNECTION_AGE,
             _ = self.draining.wait_for(|draining| *draining) => self.drain,
+            // Its owner may have a better certificate by now, for the next connection.
+            () = peer.refused() => GRACE,
             () = outlived(certificate, time, changes) => LEAVE_AHEAD.saturating_add(GRACE),
         }
     }
 }
 
-/// Done when a certificate counts no more, and a little before its end, so that its owner comes back with the next one before
+/// Done when a certificate that counted counts no more, and a little before its end, so that its owner comes back with the next one before
 /// a call is refused. A connection that begins so late stays until the end itself.
-async fn outlived(certificate: Option<Arc<PeerCert>>, time: CallerTime, changes: Changes) {
-    let Some(certificate) = certificate else { return std::future::pending().await };
+async fn outlived(certificate: Option<Presented>, time: CallerTime, changes: Changes) {
+    let Some(Ok(certificate)) = certificate else { return std::future::pending().await };
     let mut changes = changes.follow();
     let late = certificate.not_after.since(time.now()) <= LEAVE_AHEAD.saturating_mul(2);
     let ahead = if late { Duration::ZERO } else { LEAVE_AHEAD };

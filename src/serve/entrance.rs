@@ -8,6 +8,7 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::HeaderMap;
+use http::header::AUTHORIZATION;
 use http_body_util::BodyExt;
 use protem_verify::codes::{caller, wire};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -28,7 +29,7 @@ use crate::serve::methods::{self, Lane, Rule, Who};
 use crate::serve::rates::Rates;
 use crate::serve::seats::{Seat, Seated, Seats};
 use crate::serve::status::{DOMAIN, Problem};
-use crate::serve::svid::PeerCert;
+use crate::serve::svid::{PeerCert, Presented};
 use crate::serve::watch::Watch;
 use crate::serve::who;
 
@@ -125,8 +126,8 @@ impl Entrance {
 
     async fn admit(&self, request: &mut Request, rule: &Rule) -> Result<Admitted, Problem> {
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
-        let certificate = request.extensions().get::<Arc<PeerCert>>().cloned();
-        let from = (peer.as_deref(), certificate.as_ref());
+        let presented = request.extensions().get::<Presented>().cloned();
+        let from = (peer.as_deref(), presented.as_ref());
         let signed_in = self.sign_in(request.headers(), rule, from).await?;
         let caller = signed_in.as_deref().and_then(|signed_in| signed_in.who.as_ref().ok());
         let place = self.place(rule.lane, caller)?;
@@ -183,11 +184,12 @@ impl Entrance {
         &self,
         headers: &HeaderMap,
         rule: &Rule,
-        (peer, certificate): (Option<&Peer>, Option<&Arc<PeerCert>>),
+        (peer, presented): (Option<&Peer>, Option<&Presented>),
     ) -> Result<Option<Arc<SignedIn>>, Problem> {
         if rule.who == Who::Anyone {
             return Ok(None);
         }
+        let certificate = counted(headers, peer, presented)?;
         let (now, boot) = (self.time.now(), self.time.boot());
         let bundle = self.broker.bundle();
         let ip = peer.map(|peer| peer.address.ip());
@@ -239,6 +241,27 @@ struct Admitted {
     stream: Option<Seat>,
     /// Who called a stream whose service does not end it with its caller.
     foreign: Option<Arc<SignedIn>>,
+}
+
+/// The certificate that may speak for a call, if any. One that did not count when the connection was opened is in nobody's way
+/// who brings a token, and refuses everybody else with the reason; that costs no look at any signature.
+fn counted<'p>(
+    headers: &HeaderMap,
+    peer: Option<&Peer>,
+    presented: Option<&'p Presented>,
+) -> Result<Option<&'p Arc<PeerCert>>, Problem> {
+    match presented {
+        None => Ok(None),
+        Some(Ok(certificate)) => Ok(Some(certificate)),
+        Some(Err(_)) if headers.contains_key(AUTHORIZATION) => Ok(None),
+        Some(Err(untrusted)) => {
+            if let Some(peer) = peer {
+                peer.refuse();
+            }
+            let why = untrusted.why.clone();
+            Err(Problem::new(Grpc::Unauthenticated, untrusted.code, why))
+        }
+    }
 }
 
 fn is_person(caller: &Caller) -> bool {

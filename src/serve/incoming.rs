@@ -12,13 +12,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use crate::serve::limits::{ACCEPT_PAUSE, CONNECTIONS_MAX, STRANGERS_MAX};
+use crate::serve::rates::household;
 
 /// How many connections there may be; tests choose smaller ones.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
     /// In all.
     pub connections: usize,
-    /// Of one address without anybody signed in.
+    /// Of one address (or IPv6 network) without anybody signed in.
     pub strangers: usize,
 }
 
@@ -52,6 +53,7 @@ pub struct Peer {
     /// Where it comes from.
     pub address: SocketAddr,
     signed_in: AtomicBool,
+    refused: Notify,
     of: Arc<Connections>,
 }
 
@@ -113,17 +115,18 @@ impl Connections {
 
     fn admit(self: &Arc<Self>, address: SocketAddr) -> Option<Arc<Peer>> {
         let mut counts = self.lock();
-        let strangers = counts.strangers.entry(address.ip()).or_default();
+        let strangers = counts.strangers.entry(household(address.ip())).or_default();
         if *strangers >= self.limits.strangers {
             return None;
         }
         *strangers = strangers.saturating_add(1);
         counts.open = counts.open.saturating_add(1);
         let (of, signed_in) = (Arc::clone(self), AtomicBool::new(false));
-        Some(Arc::new(Peer { address, signed_in, of }))
+        Some(Arc::new(Peer { address, signed_in, refused: Notify::new(), of }))
     }
 
     fn no_stranger(&self, ip: IpAddr) {
+        let ip = household(ip);
         let mut counts = self.lock();
         if let Some(strangers) = counts.strangers.get_mut(&ip) {
             *strangers = strangers.saturating_sub(1);
@@ -144,6 +147,16 @@ impl Peer {
         if !self.signed_in.swap(true, Ordering::Relaxed) {
             self.of.no_stranger(self.address.ip());
         }
+    }
+
+    /// A call was refused for the certificate of the connection, which will never be another's.
+    pub fn refuse(&self) {
+        self.refused.notify_one();
+    }
+
+    /// Done when [`Self::refuse`] was called.
+    pub async fn refused(&self) {
+        self.refused.notified().await;
     }
 
     /// Whether anybody has signed in on it.
@@ -208,6 +221,18 @@ mod tests {
         assert!(connections.admit(address(1)).is_none());
         drop(third);
         assert!(connections.admit(address(1)).is_some());
+    }
+
+    #[test]
+    fn attack_strangers_from_a_whole_network() {
+        let connections = Connections::new(ConnectionLimits { connections: 10, strangers: 2 });
+        let from = |text: &str| connections.admit(SocketAddr::new(text.parse().unwrap(), 1));
+        let first = from("2001:db8:1:2::1").unwrap();
+        let _second = from("2001:db8:1:2:3:4:5:6").unwrap();
+        assert!(from("2001:db8:1:2:ffff::").is_none());
+        assert!(from("2001:db8:1:3::1").is_some());
+        first.sign_in();
+        assert!(from("2001:db8:1:2:ffff::").is_some());
     }
 
     #[tokio::test]

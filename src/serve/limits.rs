@@ -30,7 +30,7 @@ pub const CONNECTION_AGE: Duration = Duration::from_secs(60 * 60);
 pub const GRACE: Duration = Duration::from_secs(10);
 /// Connections in all: gateways and workloads of one region; each costs a few KiB and a file descriptor.
 pub const CONNECTIONS_MAX: usize = 16_384;
-/// Connections of one address on which nobody has signed in: many workloads share a node's address, but sign in at once.
+/// Connections of one address (or IPv6 network) on which nobody has signed in: many workloads share a node's address, but sign in at once.
 pub const STRANGERS_MAX: usize = 256;
 /// How long a connection may stay without anybody signing in (slow-loris).
 pub const STRANGER_FOR: Duration = Duration::from_secs(60);
@@ -124,11 +124,19 @@ pub const TRUST_BUNDLE_MAX: u64 = 256 * 1024;
 pub const TRUST_ROOTS_MAX: usize = 64;
 /// Certificates that a caller may send: a leaf and its intermediates. Building paths through more is work for nothing.
 pub const CHAIN_MAX: usize = 8;
-/// How long a TLS handshake may take, with its wait for a place (CVE-2026-7776).
+/// How long a client may take to say hello: no place for a handshake is taken before (CVE-2026-7776).
+pub const HELLO_WITHIN: Duration = Duration::from_secs(5);
+/// How long the rest of a TLS handshake may take: ten round trips around the world.
 pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
+/// The same while others wait for its place: two round trips around the world.
+pub const HANDSHAKE_PRESSED: Duration = Duration::from_secs(1);
+/// How long one may wait for a place, apart from the time that the place is for: a fleet that comes back at once gets in.
+pub const HANDSHAKE_QUEUE_WITHIN: Duration = Duration::from_secs(10);
+/// Connections of one address (or IPv6 network) that are listened to for a hello; half of its strangers.
+pub const HELLOS_OF_ONE_MAX: usize = 128;
 /// TLS handshakes at once: each costs a signature and some KiB, and two cores make thousands a second.
 pub const HANDSHAKES_MAX: usize = 256;
-/// The same of one address, so that one that stalls leaves room for the others.
+/// The same of one address (or IPv6 network), so that one that stalls leaves room for the others.
 pub const HANDSHAKES_OF_ONE_MAX: usize = 64;
 /// How often certificate, key and trust bundles are read again: rotation is never in a hurry, and a file is small.
 pub const RELOAD_EVERY: Duration = Duration::from_secs(2);

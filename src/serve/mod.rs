@@ -11,6 +11,7 @@ pub mod fetched;
 pub mod governance;
 pub mod grounds;
 pub mod guarded;
+pub mod handshakes;
 pub mod hold;
 pub mod http;
 pub mod incoming;

@@ -116,7 +116,8 @@ impl Rates {
 }
 
 /// Whom an address is counted with: an IPv6 host has a whole /64 to choose from, and an IPv4 one may come in IPv6's clothes.
-fn household(peer: IpAddr) -> IpAddr {
+#[must_use]
+pub fn household(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),

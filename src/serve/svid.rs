@@ -58,6 +58,10 @@ pub struct PeerCert {
     checked: Mutex<Checked>,
 }
 
+/// What a connection was opened with: a certificate that counted then, or why it did not. Its key was in the client's hands
+/// either way; one that did not count leaves nothing behind that could name anybody.
+pub type Presented = Result<Arc<PeerCert>, Untrusted>;
+
 /// When a chain was last found good, and against which roots.
 #[derive(Clone, Copy, Debug)]
 struct Checked {

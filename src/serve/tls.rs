@@ -1,6 +1,5 @@
 //! TLS for the one port: who may open a connection, how long that may take, and a certificate that is read anew.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -16,23 +15,22 @@ use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, ServerConfig,
-    SignatureScheme, version,
+    DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme, version,
 };
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use zeroize::Zeroizing;
 
 use crate::config::TlsVersion;
-use crate::serve::limits::{HANDSHAKE_WITHIN, HANDSHAKES_MAX, HANDSHAKES_OF_ONE_MAX};
-use crate::serve::svid::PeerCert;
+use crate::serve::handshakes::{Handshakes, in_time, late};
+use crate::serve::limits::HELLO_WITHIN;
+use crate::serve::svid::Presented;
 use crate::serve::trust::Trust;
 
 /// Where the broker's certificate is, and how old a client may be.
@@ -76,7 +74,7 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Reads certificate and key. With `trust`, clients are asked for a certificate, and one that is sent must be good.
+    /// Reads certificate and key. With `trust`, clients are asked for a certificate.
     ///
     /// # Errors
     /// When a file cannot be read or used, the key is another certificate's, or others may read it.
@@ -124,8 +122,9 @@ impl Tls {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Opens one connection, and says whose certificate it was opened with, if any. The wait for a place counts as part of
-    /// the handshake, so that nobody keeps a connection's place for longer without having spoken TLS.
+    /// Opens one connection, and says what certificate it was opened with, if any, and whether that counts: the calls of a
+    /// client whose certificate does not are told why, which an alert could not. A place among the handshakes is taken
+    /// by who has said hello, and only for as long as the handshake takes: silence and waiting cost nobody else's time.
     ///
     /// # Errors
     /// When it takes too long, or what the client sends is not acceptable.
@@ -133,20 +132,23 @@ impl Tls {
         &self,
         stream: TcpStream,
         from: IpAddr,
-    ) -> io::Result<(TlsStream<TcpStream>, Option<Arc<PeerCert>>)> {
-        let opening = async {
-            let _places = self.handshakes.enter(from).await;
-            let (config, peer) = self.config()?;
-            let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await?;
-            Ok((stream, peer.get().cloned()))
+    ) -> io::Result<(TlsStream<TcpStream>, Option<Presented>)> {
+        let hello = {
+            let _place = self.handshakes.hello(from).await?;
+            let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
+            in_time(HELLO_WITHIN, hello).await??
         };
-        let late = || io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long");
-        tokio::time::timeout(HANDSHAKE_WITHIN, opening).await.map_err(|_| late())?
+        let _places = self.handshakes.enter(from).await?;
+        let (config, peer) = self.config()?;
+        tokio::select! {
+            opened = hello.into_stream(Arc::new(config)) => Ok((opened?, peer.get().cloned())),
+            () = self.handshakes.over() => Err(late()),
+        }
     }
 
-    /// The settings of one connection, and where its verified certificate will be. Nothing is resumed, neither by tickets nor
+    /// The settings of one connection, and where its certificate will be. Nothing is resumed, neither by tickets nor
     /// by sessions: each connection proves itself against the roots of its own moment (SPIRE 1.14.3).
-    fn config(&self) -> io::Result<(ServerConfig, Arc<OnceLock<Arc<PeerCert>>>)> {
+    fn config(&self) -> io::Result<(ServerConfig, Arc<OnceLock<Presented>>)> {
         let versions: &[&rustls::SupportedProtocolVersion] = match self.files.min {
             TlsVersion::Tls13 => &[&version::TLS13],
             TlsVersion::Tls12 => &[&version::TLS13, &version::TLS12],
@@ -172,58 +174,12 @@ impl Tls {
     }
 }
 
-/// Places for those who are shaking hands: some in all, and fewer of one address.
-#[derive(Debug)]
-struct Handshakes {
-    all: Arc<Semaphore>,
-    of_one: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
-}
-
-/// One's places, free again when dropped.
-struct Places<'a> {
-    _all: Option<OwnedSemaphorePermit>,
-    own: Option<OwnedSemaphorePermit>,
-    from: IpAddr,
-    of: &'a Handshakes,
-}
-
-impl Default for Handshakes {
-    fn default() -> Self {
-        Self { all: Arc::new(Semaphore::new(HANDSHAKES_MAX)), of_one: Mutex::default() }
-    }
-}
-
-impl Handshakes {
-    /// Waits for both places, the own one first: who has too many waits for itself, not before others.
-    async fn enter(&self, from: IpAddr) -> Places<'_> {
-        let mut places = Places { _all: None, own: None, from, of: self };
-        let own = {
-            let mut of_one = self.of_one.lock().unwrap_or_else(PoisonError::into_inner);
-            let fresh = || Arc::new(Semaphore::new(HANDSHAKES_OF_ONE_MAX));
-            Arc::clone(of_one.entry(from).or_insert_with(fresh))
-        };
-        places.own = own.acquire_owned().await.ok();
-        places._all = Arc::clone(&self.all).acquire_owned().await.ok();
-        places
-    }
-}
-
-impl Drop for Places<'_> {
-    fn drop(&mut self) {
-        drop(self.own.take());
-        let mut of_one = self.of.of_one.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever holds or waits for a place of this address has a share in it.
-        if of_one.get(&self.from).is_some_and(|own| Arc::strong_count(own) == 1) {
-            of_one.remove(&self.from);
-        }
-    }
-}
-
-/// Asks one client for its certificate; who has none may still bring a token.
+/// Asks one client for its certificate, and has it prove that the key is its own; who has none, or one that does not count, may
+/// still bring a token.
 #[derive(Debug)]
 struct Asks {
     trust: Arc<Trust>,
-    peer: Arc<OnceLock<Arc<PeerCert>>>,
+    peer: Arc<OnceLock<Presented>>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -245,11 +201,10 @@ impl ClientCertVerifier for Asks {
         let chain = [end_entity].into_iter().chain(intermediates);
         let chain = chain.map(|certificate| certificate.clone().into_owned()).collect();
         let now = Time::from_secs(now.as_secs());
-        let peer = self.trust.peer(chain, now).map_err(|untrusted| {
-            Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(untrusted))))
-        })?;
+        let presented = self.trust.peer(chain, now).map(Arc::new);
         // Of a second certificate in one handshake nothing counts.
-        self.peer.set(Arc::new(peer)).map_err(|_| Error::HandshakeNotComplete)?;
+        self.peer.set(presented).map_err(|_| Error::HandshakeNotComplete)?;
+        // Only the handshake goes on: whether the certificate counts is what was kept.
         Ok(ClientCertVerified::assertion())
     }
 

@@ -169,7 +169,14 @@ impl Trust {
         match verifier.verify_client_cert(first, others, at) {
             Ok(_) => Ok((leaf, anchors.generation)),
             Err(why) => {
-                Err(untrusted(format!("`{domain}` does not vouch for `{}`: {why}", leaf.id)))
+                let why = format!("`{domain}` does not vouch for `{}`: {why}", leaf.id);
+                let expired = now >= leaf.not_after;
+                let code = if expired {
+                    caller::CERTIFICATE_EXPIRED
+                } else {
+                    caller::CERTIFICATE_UNTRUSTED
+                };
+                Err(Untrusted { code, why })
             }
         }
     }

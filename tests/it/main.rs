@@ -45,6 +45,7 @@ mod oidc;
 mod pki;
 mod process;
 mod python;
+mod refused_svids;
 mod rotation;
 mod rotation_restarts;
 mod secrets;

@@ -27,12 +27,12 @@ use crate::pki::{AGENT, Authority, Pki, bundle, server, svid, svid_until};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A broker whose development key counts for nobody: certificates and tokens alone.
-async fn broker(pki: &Pki) -> TestBroker {
+pub async fn broker(pki: &Pki) -> TestBroker {
     let files = pki.files();
     TestBroker::with(Wish { files, no_dev: true, ..Wish::default() }).await
 }
 
-async fn who(clients: &mut Clients) -> Result<String, Status> {
+pub async fn who(clients: &mut Clients) -> Result<String, Status> {
     let who = clients.access.who_am_i(v1::WhoAmIRequest {}).await?.into_inner();
     Ok(who.identity)
 }
@@ -92,41 +92,18 @@ async fn attack_identity_headers_over_tls() {
     broker.stop().await;
 }
 
-/// Row 40 on the wire: what nobody vouches for opens no connection.
+/// A client gives nothing to a server that another authority vouches for.
 #[tokio::test(flavor = "multi_thread")]
-async fn attack_foreign_certificates_open_no_connection() {
+async fn attack_server_of_another_authority() {
     let pki = Pki::new();
     let broker = broker(&pki).await;
-    let foreign = Authority::new("shop.example");
-    let past = Duration::from_secs(1_700_000_000);
-    for (name, issued) in [
-        ("foreign", foreign.issue(&svid(AGENT))),
-        ("expired", pki.domain.issue(&svid_until(AGENT, past))),
-        ("domain", pki.domain.issue(&svid("spiffe://other.example/ns/payments/sa/agent"))),
-        ("servers", pki.ca.issue(&svid(AGENT))),
-    ] {
-        pki.give(name, &issued);
-        let mut clients = Clients::over(pki.channel(&broker.url, Some(name)), None);
-        let status = who(&mut clients).await.unwrap_err();
-        assert!(
-            tonic_types::StatusExt::get_error_details(&status).error_info().is_none(),
-            "{name}"
-        );
-    }
-    // Another's certificate without its key proves nothing.
-    let (theirs, mine) = (pki.domain.issue(&svid(AGENT)), pki.domain.issue(&svid(AGENT)));
-    pki.write("stolen.pem", &theirs.chain);
-    pki.write("stolen.key", &mine.key);
-    let mut thief = Clients::over(pki.channel(&broker.url, Some("stolen")), None);
-    assert!(who(&mut thief).await.is_err());
-    // And a client gives nothing to a server that another authority vouches for.
-    pki.write("ca.pem", &foreign.pem());
+    pki.write("ca.pem", &Authority::new("shop.example").pem());
     let mut fooled = Clients::over(pki.channel(&broker.url, None), Some("a.b.c".into()));
     assert_eq!(who(&mut fooled).await.unwrap_err().code(), Code::Unavailable);
     broker.stop().await;
 }
 
-fn config(pki: &Pki, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+pub fn config(pki: &Pki, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(pki.path("ca.pem")).unwrap()).unwrap();
     let provider = Arc::new(ring::default_provider());
@@ -136,14 +113,17 @@ fn config(pki: &Pki, versions: &[&'static SupportedProtocolVersion]) -> ClientCo
     config
 }
 
-async fn open(broker: &TestBroker, config: &Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+pub async fn open(
+    broker: &TestBroker,
+    config: &Arc<ClientConfig>,
+) -> io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(("127.0.0.1", broker.port)).await?;
     let name = ServerName::try_from("localhost").unwrap();
     TlsConnector::from(Arc::clone(config)).connect(name, stream).await
 }
 
 /// What `GET /jwks.json` answers on this connection.
-async fn get(stream: &mut TlsStream<TcpStream>) -> io::Result<String> {
+pub async fn get(stream: &mut TlsStream<TcpStream>) -> io::Result<String> {
     let ask = "GET /jwks.json HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     stream.write_all(ask.as_bytes()).await?;
     let mut text = String::new();
@@ -246,23 +226,34 @@ async fn a_rotated_svid_is_used_before_the_old_one_ends() {
     broker.stop().await;
 }
 
-/// Row 57: who stalls keeps nobody else waiting, and no place for long.
+/// What a client says first, whole.
+fn hello(pki: &Pki) -> Vec<u8> {
+    let name = ServerName::try_from("localhost").unwrap();
+    let config = Arc::new(config(pki, &[&version::TLS13]));
+    let mut client = rustls::ClientConnection::new(config, name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
+}
+
+/// Row 57: who stalls keeps nobody else waiting, and no place for long. From six addresses come more of each kind than the 256
+/// places: those who say nothing or half a hello, and those who say a whole one and then nothing more.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_slow_handshake_flood() {
     let pki = Pki::new();
     let broker = broker(&pki).await;
+    let hello = hello(&pki);
     let mut slow = Vec::new();
-    // Silence, half a hello, and one byte, from three addresses: more than all places, and than those of each address.
-    for number in 0..400_u32 {
+    for number in 0..6 * 140_usize {
         let socket = TcpSocket::new_v4().unwrap();
-        let from: SocketAddr = format!("127.0.0.{}:0", 2 + number % 3).parse().unwrap();
+        let from: SocketAddr = format!("127.0.0.{}:0", 2 + number % 6).parse().unwrap();
         socket.bind(from).unwrap();
         let to = SocketAddr::from(([127, 0, 0, 1], broker.port));
         let mut stream = socket.connect(to).await.unwrap();
-        match number % 3 {
+        match number / 6 % 4 {
             0 => {}
-            1 => stream.write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]).await.unwrap(),
-            _ => stream.write_all(&[0x16]).await.unwrap(),
+            1 => stream.write_all(&hello[..hello.len() / 2]).await.unwrap(),
+            _ => stream.write_all(&hello).await.unwrap(),
         }
         slow.push(stream);
     }
@@ -271,10 +262,10 @@ async fn attack_slow_handshake_flood() {
     let mut stream = open(&broker, &config).await.unwrap();
     assert!(get(&mut stream).await.unwrap().starts_with("HTTP/1.1 200"));
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(2), "an honest client waited {took:?}");
+    assert!(took < Duration::from_secs(4), "an honest client waited {took:?}");
     // Told to go or not, every one of them is closed in time.
     for mut stream in slow {
-        let left = Duration::from_secs(9).saturating_sub(began.elapsed());
+        let left = Duration::from_secs(20).saturating_sub(began.elapsed());
         let mut rest = Vec::new();
         let read = tokio::time::timeout(left, stream.read_to_end(&mut rest)).await;
         assert!(read.is_ok(), "still open after {:?}", began.elapsed());

@@ -34,7 +34,7 @@ crate::codes! {
     ISSUER_UNREACHABLE = "PT-0616", "the issuer's keys cannot be fetched",
         "the broker cannot tell whether the token is genuine: its issuer's discovery document or key set could not be fetched, and what was fetched before is too old", "the message says why; try again, check the issuer, `fetch.allow_private` and `[issuer.NAME]`, or put its keys into the bundle with `jwks = \"file:…\"`";
     CERTIFICATE_EXPIRED = "PT-0620", "the caller's certificate has expired",
-        "the connection outlived the certificate that it was opened with", "connect again with the certificate's successor; the SPIFFE agent writes it in time";
+        "its end has passed, before the connection was opened or since", "connect again with the certificate's successor; the SPIFFE agent writes it in time";
     CERTIFICATE_UNTRUSTED = "PT-0621", "nobody vouches for the caller's certificate",
         "it breaks a rule of X.509-SVID, or the roots of its own trust domain do not vouch for it (any more)", "compare the certificate with the bundle file that `[spiffe]` names for its trust domain";
 }
