@@ -1,6 +1,7 @@
 //! One entry for each parser of bytes that others wrote: called by the fuzzer, and by `cargo test` over the kept corpus.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -10,6 +11,8 @@ use ed25519_dalek::{Signer, SigningKey};
 use prost::Message;
 use protem::policy::bundle::{Bundle, Files, check, read_folder};
 use protem::serve::jwt::{Keys as IssuerKeys, Kind, Token, Trusted};
+use protem::serve::svid::{Leaf, SpiffeId, check_authority};
+use protem::serve::trust::Trust;
 use protem::serve::{fetched, parse, selector, strict_json};
 use protem::{cli, config, engine};
 use protem_gate::apply::Follower;
@@ -43,6 +46,8 @@ pub const TARGETS: &[Target] = &[
     ("caller_claims", caller_claims),
     ("issuer_keys", issuer_keys),
     ("discovery", discovery),
+    ("svid_leaf", svid_leaf),
+    ("trust_bundle", trust_bundle),
     ("requests", requests),
     ("selectors", selectors),
     ("cursor", cursor),
@@ -199,6 +204,25 @@ static BUNDLE: LazyLock<Bundle> = LazyLock::new(|| {
     let load = protem::policy::bundle::Load::Activate;
     Bundle::load(Arc::clone(&POLICIES), load, true).expect("the repository's bundle")
 });
+
+fn svid_leaf(data: &[u8]) {
+    let Ok(leaf) = Leaf::read(data) else {
+        let _ = check_authority(data);
+        return;
+    };
+    assert_eq!(SpiffeId::parse(leaf.id.as_str()).as_ref(), Ok(&leaf.id), "one name, one spelling");
+    assert!(check_authority(data).is_err(), "a workload vouches for nobody");
+}
+
+fn trust_bundle(data: &[u8]) {
+    in_folder("trust/bundle", data, |folder| {
+        let files = BTreeMap::from([("shop.example".to_owned(), folder.join("bundle"))]);
+        let Ok(trust) = Trust::load(files) else { return };
+        assert!(!data.trim_ascii().is_empty(), "half a file is no wish to trust nobody");
+        assert!(trust.verify(&[], Time::from_secs(NOW)).is_err(), "no chain, nobody");
+        assert!(!trust.reload(), "the same bytes are the same bundle");
+    });
+}
 
 fn requests(data: &[u8]) {
     let by = protem_core::request::Workload {

@@ -107,6 +107,8 @@ fn foreign_words() -> Seeds {
         ("caller_claims", texts(&[CLAIMS, SPIFFE, "{}", "{\"iss\":1}"])),
         ("issuer_keys", texts(&[JWKS, MANY_KEYS, OWN_KEYS, "{\"keys\":{}}"])),
         ("discovery", texts(&[DISCOVERY, PLAIN_HTTP, "[]", "<html>"])),
+        ("svid_leaf", certificates()),
+        ("trust_bundle", trust_bundles()),
         ("requests", requests()),
         (
             "selectors",
@@ -142,6 +144,36 @@ const PLAIN_HTTP: &str =
 const EXPORT: &str = r#"{"format":"protem-audit-1","grant":"gr_00000000000000000000000000","issuer":"https://b.example","checkpoint_jwks":"{\"keys\":[]}","entries":[{"seq":1,"kind":"grant.ended","body":"AAAA","said":{},"inclusion":["AAAA"],"checkpoint":{"journal":"00","epoch":1,"seq":1,"at_ms":1,"root":"00","signature":"00"}}]}"#;
 
 const SETTINGS: &str = "[broker]\nlisten = \"127.0.0.1:7420\"\n[keys]\nrotate_every = \"24h\"\n[client]\noutput = \"json\"\n[fetch]\nallow_private = [\"10.0.0.0/8\"]\n";
+
+/// A root and a workload's certificate, made once by OpenSSL.
+const ROOT: &str = "MIIBhjCCASygAwIBAgIURjNfllLalz/RSeFmfF3e2kbrs4IwCgYIKoZIzj0EAwIwEDEOMAwGA1UECgwFU1BJUkUwHhcNMjYxMTIyMTc0MDQ5WhcNNDYwMTIxMTc0MDQ5WjAQMQ4wDAYDVQQKDAVTUElSRTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABOSzI86qF+FV9M9v4Y6wpm6GWKBzG1GrSRTTveFzywhwD/gmbK8I62HCgNicxm8R3X0aul7LA/eNDreBgwh+7fejZDBiMA8GA1UdEwEB/wQFMAMBAf8wDgYDVR0PAQH/BAQDAgEGMCAGA1UdEQQZMBeGFXNwaWZmZTovL3Nob3AuZXhhbXBsZTAdBgNVHQ4EFgQUTI0v9vwPGZlJA4nIAw088FYBKhAwCgYIKoZIzj0EAwIDSAAwRQIhALqQDs3lkHFusLRru2RVLDIPtF/kHbjLWGxNUT1EMugCAiAHGvH0aT5r5mEXtngPlG1iuOTDrtlX09pM2nw1QlkRXw==";
+const LEAF: &str = "MIIB5TCCAYugAwIBAgIUDN1IubP+lWHjkQZ8AcKoTxwFyCYwCgYIKoZIzj0EAwIwEDEOMAwGA1UECgwFU1BJUkUwHhcNMjYxMTIyMTc0MDQ5WhcNNDYwMTIxMTc0MDQ5WjAQMQ4wDAYDVQQKDAVTUElSRTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABOxYpd+Lr3qV4s/r7OarVSW0j9njBKg+K2KvdJ1rYjoRMoy450PqLKxcgrBczVgnWxOrKJkZrWgqnZ1rciZrBx2jgcIwgb8wDAYDVR0TAQH/BAIwADAOBgNVHQ8BAf8EBAMCB4AwHQYDVR0lBBYwFAYIKwYBBQUHAwEGCCsGAQUFBwMCMEAGA1UdEQQ5MDeGKnNwaWZmZTovL3Nob3AuZXhhbXBsZS9ucy9wYXltZW50cy9zYS9hZ2VudIIJYS5leGFtcGxlMB0GA1UdDgQWBBQytc0OocS+Sxp83EXj7hdTAyOLlTAfBgNVHSMEGDAWgBRMjS/2/A8ZmUkDicgDDTzwVgEqEDAKBggqhkjOPQQDAgNIADBFAiAwyw4lMbwHYKYxeLzXYkR4ovrQDm147Q9jCZxWhJ3gMQIhALzh/E2ljx1AOwU+SBaWpzLWiVHLgLg7yA8qduiGy2MX";
+
+fn certificates() -> Vec<Vec<u8>> {
+    let of = |text: &str| data_encoding::BASE64.decode(text.as_bytes()).unwrap();
+    let (root, leaf) = (of(ROOT), of(LEAF));
+    let behind = [&leaf[..], &[0]].concat();
+    vec![leaf, root, behind, Vec::new(), vec![0x30, 0x80]]
+}
+
+fn trust_bundles() -> Vec<Vec<u8>> {
+    let root = |x5c: &str| format!("{{\"use\":\"x509-svid\",\"kty\":\"EC\",\"x5c\":[{x5c}]}}");
+    let key = r#"{"use":"jwt-svid","kty":"EC","kid":"a","crv":"P-256","x":"AA","y":"AA"}"#;
+    let keys = |keys: &str| format!("{{\"keys\":[{keys}],\"spiffe_sequence\":1}}");
+    let pem =
+        |der: &str| format!("-----BEGIN CERTIFICATE-----\n{der}\n-----END CERTIFICATE-----\n");
+    let (good, leaf) = (root(&format!("\"{ROOT}\"")), root(&format!("\"{LEAF}\"")));
+    texts(&[
+        &keys(&good),
+        &keys(&format!("{good},{key}")),
+        &keys(&leaf),
+        &keys(&root("\"AAAA\",\"AAAA\"")),
+        &keys(""),
+        &pem(ROOT),
+        &format!("{}{}", pem(ROOT), pem(LEAF)),
+        "",
+    ])
+}
 
 fn state() -> String {
     format!(
@@ -290,7 +322,7 @@ fn the_fuzzer_knows_every_target() {
 fn mutations(target: &str) -> u32 {
     match target {
         "bundle" => 20,
-        "key_file" | "gateway_state" => 300,
+        "key_file" | "gateway_state" | "trust_bundle" => 300,
         "caller_claims" => 1_500,
         _ => 4_000,
     }
