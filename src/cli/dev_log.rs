@@ -93,6 +93,7 @@ fn words(event: &Event) -> Option<String> {
         Event::BundleActivated { digest, .. } => format!("bundle       {digest} is in force"),
         Event::EpochBegan { note, .. } => format!("epoch        began: {note}"),
         Event::ApprovalGiven { grant, by, .. } => format!("approved     {grant} by {by}"),
+        Event::RequestReminded { grant, .. } => format!("reminded     {grant}"),
         Event::ApprovalTakenBack { grant, by } => format!("taken back   {grant} by {by}"),
         Event::RequestNarrowed { grant, by, .. } => format!("narrowed     {grant} by {by}"),
         Event::ReviewClosed { grant, by, .. } => format!("reviewed     {grant} by {by}"),

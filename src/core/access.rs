@@ -1,5 +1,7 @@
 //! Asking for access: requests, activation, renewals.
 
+use std::collections::BTreeSet;
+
 use protem_verify::ids::{GrantId, Hash};
 use protem_verify::names::{IdentityName, KeyId, PersonName, Words};
 use protem_verify::time::{Lifetime, Time};
@@ -8,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::dice::{Dice, grant_id};
 use crate::ending::ended;
 use crate::event::{Activated, Asked, CredentialIssued, EndReason, Event, KeyPurpose, Requested};
-use crate::grant::{Grant, KeyState, Status};
+use crate::grant::{KeyState, Status};
 use crate::limits::{
     DECIDE_WITHIN_MAX, GRANT_KEYS_MAX, KEY_AGE_MAX, KEY_AHEAD_MAX, LIFETIME_MAX, LIFETIME_MIN,
     LIVE_MAX, PENDING_MAX, VERDICT_AGE_MAX,
@@ -233,7 +235,7 @@ fn life(now: Time, credential: Lifetime, until: Time) -> (Time, Time) {
     (iat, Time::from_secs(exp.as_secs()))
 }
 
-fn in_range(lifetime: Lifetime) -> Result<(), Refusal> {
+pub(crate) fn in_range(lifetime: Lifetime) -> Result<(), Refusal> {
     if lifetime.0 < LIFETIME_MIN { Err(Refusal::LifetimeOutOfRange(lifetime.0)) } else { Ok(()) }
 }
 
@@ -266,8 +268,9 @@ pub(crate) fn renew(
     if now < newest.renew_at() && !signer_is_void {
         return Ok(Vec::new());
     }
+    let counting = counting(&grant.approvers, &verdict)?.len();
     let ruling = still_true(state, verdict, grant.content, &by.identity, now)?;
-    if !still_allowed(grant, &ruling) {
+    if !still_allowed(&ruling, counting) {
         return Ok(vec![ended(grant, EndReason::Policy, refused_note(&ruling), now)]);
     }
     let (iat, exp) = life(now, ruling.terms.credential, *until);
@@ -293,12 +296,27 @@ pub(crate) fn renew(
     Ok(vec![Event::CredentialIssued(Box::new(issued))])
 }
 
-/// Whether a live grant may go on under what policy says now: an approved one still has enough approvals.
-pub(crate) fn still_allowed(grant: &Grant, ruling: &Ruling) -> bool {
+/// Those whose approval counts by what policy says now: who left the team that may approve counts no more. An approval that
+/// policy was not asked about came since: then it must be asked again, or two at once would not see each other.
+pub(crate) fn counting(
+    approved: &BTreeSet<PersonName>,
+    verdict: &Verdict,
+) -> Result<BTreeSet<PersonName>, Refusal> {
+    let mut counting = BTreeSet::new();
+    for person in approved {
+        if verdict.counts(person).ok_or(Refusal::VerdictStale)? {
+            counting.insert(person.clone());
+        }
+    }
+    Ok(counting)
+}
+
+/// Whether a live grant may go on under what policy says now: an approved one still has enough approvals that count.
+pub(crate) fn still_allowed(ruling: &Ruling, counting: usize) -> bool {
     match (ruling.effect, &ruling.rule) {
         (Effect::Issue, _) => true,
         (Effect::NeedsApproval, Some(rule)) => {
-            grant.approvals > 0 && grant.approvals >= rule.required
+            counting > 0 && counting >= usize::from(rule.required)
         }
         (Effect::NeedsApproval, None) | (Effect::Deny, _) => false,
     }

@@ -48,6 +48,7 @@ impl State {
             Event::GrantRequested(requested) => self.grant_requested(at, requested),
             Event::RequestReevaluated { grant, ruling, digest } => {
                 self.unsettled.remove(grant);
+                self.remind(grant, false);
                 self.grants.change(grant, |grant| {
                     grant.bundle = ruling.bundle;
                     if let (Some(waiting), Some(rule)) = (&mut grant.waiting, &ruling.rule) {
@@ -57,6 +58,15 @@ impl State {
                             waiting.approved.clear(); // what they approved is not what it says now
                         }
                         waiting.digest = *digest;
+                    }
+                });
+                self.remind(grant, true);
+            }
+            Event::RequestReminded { grant, .. } => {
+                self.remind(grant, false);
+                self.grants.change(grant, |grant| {
+                    if let Some(waiting) = &mut grant.waiting {
+                        waiting.reminded = true;
                     }
                 });
             }
@@ -165,6 +175,7 @@ impl State {
                 digest: *digest,
                 approved: BTreeSet::new(),
                 behind: behind.clone(),
+                reminded: false,
             })
         });
         self.count(&grant.by.identity, |tally| tally.pending = tally.pending.saturating_add(1));
@@ -172,6 +183,17 @@ impl State {
         self.deadlines.insert((*decide_by, *id));
         self.waits.insert(*id);
         self.enter(at, grant, Some(&asked.request));
+        self.remind(id, true);
+    }
+
+    /// Sets, or takes away, the moment at which people are reminded of a waiting request.
+    fn remind(&mut self, id: &GrantId, set: bool) {
+        let Some(at) = self.grants.get(id).and_then(Grant::remind_at) else { return };
+        if set {
+            self.deadlines.insert((at, *id));
+        } else {
+            self.deadlines.remove(&(at, *id));
+        }
     }
 
     fn grant_activated(&mut self, at: Time, activated: &Activated) {
@@ -186,11 +208,8 @@ impl State {
             None => {
                 let Some(mut grant) = self.grants.get(&id).cloned() else { return };
                 self.leave_pending(&grant);
-                grant.approvals = grant
-                    .waiting
-                    .as_ref()
-                    .map_or(0, |waiting| u16::try_from(waiting.approved.len()).unwrap_or(u16::MAX));
-                grant.waiting = None;
+                let waiting = grant.waiting.take();
+                grant.approvers = waiting.map(|waiting| waiting.approved).unwrap_or_default();
                 grant.status = status;
                 self.unsettled.remove(&id);
                 self.facts.live = self.facts.live.saturating_sub(1); // `enter` counts it again
@@ -225,7 +244,7 @@ impl State {
             bundle: asked.ruling.bundle,
             newest: None,
             waiting: None,
-            approvals: 0,
+            approvers: BTreeSet::new(),
             keys: key.iter().copied().collect(),
         }
     }
@@ -400,6 +419,7 @@ impl State {
     fn leave_pending(&mut self, grant: &Grant) {
         let Status::Pending { decide_by } = grant.status else { return };
         self.deadlines.remove(&(decide_by, grant.id));
+        self.remind(&grant.id, false);
         self.waits.remove(&grant.id);
         self.count(&grant.by.identity, |tally| tally.pending = tally.pending.saturating_sub(1));
         self.facts.pending = self.facts.pending.saturating_sub(1);

@@ -4,7 +4,9 @@ use protem_verify::ids::{GrantId, Hash};
 use protem_verify::names::{PersonName, Words};
 use protem_verify::time::{Lifetime, Time};
 
-use crate::access::{Authority, Becomes, activate, digest, refused_note, still_true};
+use crate::access::{
+    Authority, Becomes, activate, counting, digest, in_range, refused_note, still_true,
+};
 use crate::command::Choice;
 use crate::ending::ended;
 use crate::event::{EndReason, Event};
@@ -85,6 +87,10 @@ fn approve(
 ) -> Result<Vec<Event>, Refusal> {
     let narrowed = narrow(waiting, wish.lifetime, wish.scopes)?;
     let request = narrowed.clone().unwrap_or_else(|| waiting.request.clone());
+    // Before a new bundle has come to this request, who may no longer approve counts no more all the same.
+    let before = counting(&waiting.approved, &verdict)?;
+    let again = before.contains(&approver.person);
+    let given = before.len().saturating_add(usize::from(!again));
     let ruling = still_true(state, verdict, request.content(), &grant.by.identity, now)?;
     if ruling.effect == Effect::Deny {
         return Ok(vec![ended(grant, EndReason::Policy, refused_note(&ruling), now)]);
@@ -94,6 +100,7 @@ fn approve(
     if narrowed.is_none() && signed != waiting.digest {
         return Err(Refusal::VerdictStale); // a new bundle has not come to this request yet
     }
+    in_range(ruling.terms.lifetime)?;
     let mut events = Vec::new();
     if narrowed.is_some() {
         events.push(Event::RequestNarrowed {
@@ -104,18 +111,21 @@ fn approve(
             digest: signed,
         });
     }
-    let again = waiting.approved.contains(&approver.person);
     if !again {
         events.push(Event::ApprovalGiven {
             grant: grant.id,
             by: approver.person.clone(),
             reason: wish.reason,
             digest: signed,
+            standing: approver.standing.clone(),
         });
     }
-    let given = waiting.approved.len().saturating_add(usize::from(!again));
-    if let Some(authority) = Authority::of_quorum(request, ruling, given) {
+    if let Some(authority) = Authority::of_quorum(request, ruling.clone(), given) {
         events.extend(activate(state, authority, Becomes::Waited(grant.id), now)?);
+    } else if narrowed.is_some() {
+        // The narrower request may need less, or fewer: people see what policy says of what is left.
+        let (grant, ruling) = (grant.id, Box::new(ruling));
+        events.push(Event::RequestReevaluated { grant, ruling, digest: signed });
     }
     Ok(events)
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use protem_verify::ids::{Epoch, GrantId, Hash, HoldId, JournalId, RequestId, Seq};
 use protem_verify::names::{
-    IdentityName, KeyId, PersonName, ResourceName, ScopeName, TaskId, Words,
+    GroupName, IdentityName, KeyId, PersonName, ResourceName, ScopeName, TaskId, Words,
 };
 use protem_verify::time::{Lifetime, Time};
 
 use crate::request::{AccessRequest, ProofKey, Scopes, Workload};
-use crate::verdict::{Ruling, Terms};
+use crate::verdict::{Ruling, Standing, Terms};
 
 /// A bundle's files: name and content, sorted by name.
 pub type Files = Arc<[(Arc<str>, Arc<[u8]>)]>;
@@ -110,8 +110,17 @@ pub enum Event {
         reason: Words,
         /// What they saw.
         digest: Hash,
+        /// Who they were then.
+        standing: Standing,
     },
-    /// A person took their yes back.
+    /// Nobody decided by the time that the policy sets: people are reminded, once, and perhaps others are asked.
+    RequestReminded {
+        /// The waiting grant.
+        grant: GrantId,
+        /// Who is asked besides.
+        then: Option<GroupName>,
+    },
+    /// A person took their yes back, or a new bundle no longer lets it count.
     ApprovalTakenBack {
         /// The waiting grant.
         grant: GrantId,

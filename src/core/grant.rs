@@ -41,8 +41,8 @@ pub struct Grant {
     pub newest: Option<Newest>,
     /// What is known only while it waits.
     pub waiting: Option<Box<Waiting>>,
-    /// Distinct people who approved it.
-    pub approvals: u16,
+    /// The distinct people whose approvals activated it.
+    pub approvers: BTreeSet<PersonName>,
     /// Idempotency keys that it answers.
     pub keys: Vec<RequestId>,
 }
@@ -124,9 +124,28 @@ pub struct Waiting {
     pub approved: BTreeSet<PersonName>,
     /// The person behind the requester.
     pub behind: Option<PersonName>,
+    /// Whether people were reminded of it.
+    pub reminded: bool,
+}
+
+impl Waiting {
+    /// When people are to be reminded of a request made at `asked` that lapses at `decide_by`; none when they were, or when
+    /// there is nothing left to decide by then.
+    #[must_use]
+    pub fn remind_at(&self, asked: Time, decide_by: Time) -> Option<Time> {
+        let due = asked + self.rule.remind.filter(|_| !self.reminded)?;
+        (due < decide_by).then_some(due)
+    }
 }
 
 impl Grant {
+    /// When people are to be reminded of it, while it waits.
+    #[must_use]
+    pub fn remind_at(&self) -> Option<Time> {
+        let Status::Pending { decide_by } = self.status else { return None };
+        self.waiting.as_ref()?.remind_at(self.requested.1, decide_by)
+    }
+
     /// Whether it is neither over nor due to be: a deadline that passed counts although no entry says so yet.
     #[must_use]
     pub fn live_at(&self, now: Time) -> bool {

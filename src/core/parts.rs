@@ -88,6 +88,12 @@ impl State {
         state
     }
 
+    fn deadlines_of_reminder(&mut self, grant: &Grant) {
+        if let Some(at) = grant.remind_at() {
+            self.deadlines.insert((at, grant.id));
+        }
+    }
+
     fn restore(&mut self, mut grant: Grant) {
         self.names.intern(&mut grant);
         let (id, identity) = (grant.id, grant.by.identity.clone());
@@ -95,6 +101,7 @@ impl State {
             Status::Pending { decide_by } => {
                 self.deadlines.insert((decide_by, id));
                 self.waits.insert(id);
+                self.deadlines_of_reminder(&grant);
                 self.facts.pending = self.facts.pending.saturating_add(1);
                 self.count(&identity, |tally| tally.pending = tally.pending.saturating_add(1));
             }

@@ -7,7 +7,7 @@ use protem_verify::names::{KeyId, Words};
 use protem_verify::time::Time;
 
 use crate::access::{
-    Authority, Becomes, activate, digest, refused_note, still_allowed, still_true,
+    Authority, Becomes, activate, counting, digest, refused_note, still_allowed, still_true,
 };
 use crate::ending::{cut_off, due, ended};
 use crate::event::{EndReason, Event, Files, PublicKey, Target};
@@ -104,10 +104,12 @@ fn settle_one(
     if let Some(reason) = due(grant, now) {
         return Ok(Settled::Changes(vec![ended(grant, reason, Words::default(), now)]));
     }
+    let approved = grant.waiting.as_ref().map_or(&grant.approvers, |waiting| &waiting.approved);
+    let counting = counting(approved, &verdict)?;
     let ruling = still_true(state, verdict, grant.content, &grant.by.identity, now)?;
     let end = |note| Settled::Changes(vec![ended(grant, EndReason::Policy, note, now)]);
     let Some(waiting) = &grant.waiting else {
-        let stays = still_allowed(grant, &ruling);
+        let stays = still_allowed(&ruling, counting.len());
         return Ok(if stays { Settled::Stays } else { end(refused_note(&ruling)) });
     };
     match ruling.effect {
@@ -115,23 +117,28 @@ fn settle_one(
         Effect::Issue | Effect::NeedsApproval => {
             let rule = ruling.rule.as_ref().unwrap_or(&waiting.rule);
             let digest = digest(&waiting.request, &ruling, rule);
-            let given = if digest == waiting.digest { waiting.approved.len() } else { 0 };
+            let same = digest == waiting.digest;
+            let given = if same { counting.len() } else { 0 };
             let request = waiting.request.clone();
+            // An approval of what has changed is void as it is; of what has not, it counts while its giver may still give it.
+            let lost = waiting.approved.difference(&counting).filter(|_| same);
+            let lost = lost.map(|by| Event::ApprovalTakenBack { grant: grant.id, by: by.clone() });
+            let mut changes: Vec<Event> = lost.collect();
             if let Some(yes) = Authority::of_quorum(request, ruling.clone(), given) {
                 let became = activate(state, yes, Becomes::Waited(grant.id), now);
                 return Ok(match became {
-                    Ok(events) => Settled::Changes(events),
+                    Ok(events) => {
+                        changes.extend(events);
+                        Settled::Changes(changes)
+                    }
                     Err(refusal) => {
                         end(Words::parse("note", &refusal.to_string()).unwrap_or_default())
                     }
                 });
             }
             let ruling = Box::new(ruling);
-            Ok(Settled::Changes(vec![Event::RequestReevaluated {
-                grant: grant.id,
-                ruling,
-                digest,
-            }]))
+            changes.push(Event::RequestReevaluated { grant: grant.id, ruling, digest });
+            Ok(Settled::Changes(changes))
         }
     }
 }

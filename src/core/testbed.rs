@@ -18,7 +18,9 @@ use crate::grant::Grant;
 use crate::refusal::Refusal;
 use crate::request::{AccessRequest, Scopes, Task, Workload};
 use crate::state::State;
-use crate::verdict::{ApprovalRule, Approver, ApproverVerdict, Effect, Ruling, Terms, Verdict};
+use crate::verdict::{
+    ApprovalRule, Approver, ApproverVerdict, Effect, Ruling, Standing, Terms, Verdict,
+};
 
 /// Counts, so that ids differ and repeat from run to run.
 pub(crate) struct Counting(pub(crate) u128);
@@ -120,6 +122,7 @@ impl World {
     pub(crate) fn decide(&self, grant: GrantId, who: &str, choice: Choice) -> Command {
         let waiting = self.state.grant(&grant).and_then(|grant| grant.waiting.clone());
         let digest = waiting.as_ref().map(|waiting| waiting.digest).unwrap_or_default();
+        let approved = waiting.as_ref().map(|waiting| waiting.approved.clone()).unwrap_or_default();
         let asked = waiting.map_or_else(|| request("team/a", "t"), |waiting| waiting.request);
         let required = self
             .state
@@ -129,6 +132,8 @@ impl World {
         let verdict = edit(&self.verdict(&asked, Effect::NeedsApproval), |ruling| {
             ruling.rule.as_mut().unwrap().required = required.unwrap_or(1);
         });
+        let verdict =
+            verdict.with_approvers(approved.into_iter().map(|name| (name, true)).collect());
         let approver = ApproverVerdict::from_policy(Approver {
             person: person(who),
             digest,
@@ -136,7 +141,7 @@ impl World {
             at: self.now,
             may: true,
             why_not: String::new(),
-            policies: Vec::new(),
+            standing: Standing::default(),
         });
         Command::Decide {
             grant,

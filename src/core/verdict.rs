@@ -9,23 +9,38 @@ use protem_verify::time::{Lifetime, Staleness, Time};
 
 /// Proof that policy looked at exactly one request. Only `policy/` makes one (a test sees to it), `decide` takes it once.
 #[derive(Debug)]
-pub struct Verdict(Ruling);
+pub struct Verdict {
+    ruling: Ruling,
+    approvers: Vec<(PersonName, bool)>,
+}
 
 impl Verdict {
     /// For `policy/` alone.
     #[must_use]
     pub fn from_policy(ruling: Ruling) -> Self {
-        Self(ruling)
+        Self { ruling, approvers: Vec::new() }
+    }
+
+    /// For `policy/` alone: those who have approved the request, and whether each may still do so.
+    #[must_use]
+    pub fn with_approvers(self, approvers: Vec<(PersonName, bool)>) -> Self {
+        Self { approvers, ..self }
     }
 
     /// What it says.
     #[must_use]
     pub fn ruling(&self) -> &Ruling {
-        &self.0
+        &self.ruling
+    }
+
+    /// Whether an approval that this person gave before counts; `None` when policy was not asked about it.
+    #[must_use]
+    pub fn counts(&self, person: &PersonName) -> Option<bool> {
+        self.approvers.iter().find(|(name, _)| name == person).map(|(_, still)| *still)
     }
 
     pub(crate) fn into_ruling(self) -> Ruling {
-        self.0
+        self.ruling
     }
 }
 
@@ -128,7 +143,18 @@ pub struct Approver {
     pub may: bool,
     /// For people.
     pub why_not: String,
-    /// The determining policies.
+    /// Who they are as they decide, so that a later bundle can be asked about them again.
+    pub standing: Standing,
+}
+
+/// Who somebody was when they approved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The account they signed in with, issuer and name: accounts may be joined otherwise by a later bundle.
+    pub account: Arc<str>,
+    /// The groups they were in.
+    pub groups: Vec<GroupName>,
+    /// The policies that let them.
     pub policies: Vec<PolicyId>,
 }
 

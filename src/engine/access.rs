@@ -7,11 +7,12 @@ use protem_core::event::{CredentialIssued, EndReason, Event};
 use protem_core::grant::{Grant, Newest, renew_at};
 use protem_core::request::{AccessRequest, Workload};
 use protem_core::state::State;
-use protem_core::verdict::{Effect, Ruling};
+use protem_core::verdict::Ruling;
 use protem_verify::ids::{GrantId, Seq};
 use protem_verify::names::{KeyId, PersonName};
 use protem_verify::time::Time;
 
+use crate::engine::again::again;
 use crate::engine::broker::Broker;
 use crate::engine::changes::{Changes, Watched};
 use crate::engine::granted::{Credential, Granted};
@@ -121,9 +122,7 @@ impl Broker {
         loop {
             let bundle = self.bundle();
             let active = self.active(&by).await?;
-            let as_issued = record.ruling.effect == Effect::Issue;
-            let verdict =
-                bundle.reevaluate(&record.ruling, &record.request, self.now(), active, as_issued);
+            let verdict = again(&bundle, &record, &record.request, self.now(), active);
             let ruling = verdict.ruling().clone();
             let command = Command::RenewCredential { by: by.clone(), grant, verdict };
             let sets = Arc::clone(&self.0.sets);

@@ -7,7 +7,7 @@ use protem_verify::ids::{GrantId, Hash};
 use protem_verify::names::{GroupName, PersonName, ScopeName, Words};
 use protem_verify::time::{Lifetime, Time};
 
-use crate::engine::access::REEVALUATIONS_MAX;
+use crate::engine::again::again;
 use crate::engine::broker::Broker;
 use crate::engine::lane::Lane;
 use crate::engine::stop::Stop;
@@ -31,6 +31,8 @@ pub struct Waiting {
     pub risk: Option<Risk>,
     /// Who asks, as the inventory knows it; absent when the bundle in force does not have it.
     pub identity: Option<IdentityShown>,
+    /// What the resource is; empty when the bundle in force does not have it.
+    pub resource_purpose: String,
     /// What must be met.
     pub rule: RuleShown,
     /// What is unusual, with numbers.
@@ -171,7 +173,8 @@ impl Broker {
         let mut tries = 0;
         loop {
             let record = self.seen(person, id).await?;
-            let (verdict, approver) = self.verdicts(person, &record, &narrow).await?;
+            let account = self.bundle().account(&caller.login);
+            let (verdict, approver) = self.verdicts((person, &account), &record, &narrow).await?;
             let command = Command::Decide {
                 grant: id,
                 digest: decision.digest,
@@ -183,7 +186,7 @@ impl Broker {
                 verdict,
             };
             match self.submit(Lane::Ordinary, caller.actor(), command, |_| ()).await {
-                Err(stop) if stop.is_stale_verdict() && tries < REEVALUATIONS_MAX => tries += 1,
+                Err(stop) if stop.is_stale_verdict() && tries < AGAIN_MAX => tries += 1,
                 Err(stop) => return Err(stop),
                 Ok(()) => return self.record(id).await,
             }
@@ -234,7 +237,7 @@ impl Broker {
     /// Both verdicts on a decision: of the request as it would be narrowed, and of the person on the request as it waits.
     async fn verdicts(
         &self,
-        person: &Person,
+        (person, account): (&Person, &str),
         record: &GrantRecord,
         narrow: &Narrow,
     ) -> Result<(protem_core::verdict::Verdict, protem_core::verdict::ApproverVerdict), Stop> {
@@ -247,7 +250,7 @@ impl Broker {
         let active = self.active(&asked.by).await?;
         let (bundle, now) = (self.bundle(), self.now());
         let as_it_waits = bundle.reevaluate(&record.ruling, asked, now, active, false);
-        let verdict = bundle.reevaluate(&record.ruling, &request, now, active, false);
+        let verdict = again(&bundle, record, &request, now, active);
         let waits = as_it_waits.ruling();
         // INVARIANT(who_narrows_may_approve_what_waits): dropping a scope is deciding it, so it needs the right to.
         let approver = bundle.may_decide(&bundle::Decision {
@@ -256,6 +259,7 @@ impl Broker {
             ruling: waits,
             lifetime: narrow.lifetime.unwrap_or(waits.terms.lifetime).min(waits.terms.lifetime),
             behind: record.behind.as_ref(),
+            account,
             digest: record.digest.unwrap_or_default(),
             now,
         });
@@ -287,6 +291,7 @@ impl Broker {
             ruling,
             lifetime: ruling.terms.lifetime,
             behind: record.behind.as_ref(),
+            account: "",
             digest: record.digest.unwrap_or_default(),
             now,
         });
@@ -340,6 +345,9 @@ impl Broker {
         found.ok_or_else(|| Refusal::UnknownGrant(id).into())
     }
 }
+
+/// How often policy is asked again because others decided at the same moment: more people than a request ever needs.
+const AGAIN_MAX: u32 = 16;
 
 fn looked_at(record: &GrantRecord) -> [Object; 3] {
     let request = &record.request;

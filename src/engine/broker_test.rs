@@ -26,20 +26,24 @@ use crate::engine::subscription::Subscription;
 use crate::journal::fault::Fault;
 use crate::journal::memory::{MemoryJournal, MemoryStore};
 use crate::journal::records::Shown;
-use crate::policy::bundle::read_folder;
+use crate::policy::bundle::{Files, read_folder};
 use crate::policy::login::{Caller, Login};
 
-struct Home {
+pub(super) struct Home {
     store: MemoryStore,
     folder: tempfile::TempDir,
 }
 
 impl Home {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { store: MemoryStore::default(), folder: tempfile::tempdir().unwrap() }
     }
 
-    fn start(&self) -> Result<Broker, StartError> {
+    pub(super) fn start(&self) -> Result<Broker, StartError> {
+        self.start_with(read_folder(Path::new("policies")).unwrap())
+    }
+
+    pub(super) fn start_with(&self, bundle: Files) -> Result<Broker, StartError> {
         let (journal, reader) = MemoryJournal::on(&self.store, None);
         Broker::start(Start {
             journal: Box::new(journal),
@@ -47,7 +51,7 @@ impl Home {
             clock: Arc::new(SystemClock),
             issuer: "https://broker.example".to_owned(),
             dev: true,
-            bundle: read_folder(Path::new("policies")).unwrap(),
+            bundle,
             keys: self.folder.path().join("keys"),
             anchor: Some(self.folder.path().join("anchor")),
             region: String::new(),
@@ -57,7 +61,7 @@ impl Home {
     }
 }
 
-fn caller(broker: &Broker, login: Login) -> Caller {
+pub(super) fn caller(broker: &Broker, login: Login) -> Caller {
     Caller { principal: broker.bundle().who(&login).unwrap(), login: Arc::new(login) }
 }
 
@@ -65,7 +69,7 @@ fn agent(broker: &Broker) -> Caller {
     caller(broker, Login::dev_identity("payments/agent"))
 }
 
-fn ask(caller: &Caller, task: &str, key: Option<RequestId>) -> AccessRequest {
+pub(super) fn ask(caller: &Caller, task: &str, key: Option<RequestId>) -> AccessRequest {
     let crate::policy::login::Principal::Workload { by, .. } = &caller.principal else { panic!() };
     AccessRequest {
         by: by.clone(),

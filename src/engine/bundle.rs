@@ -9,10 +9,11 @@ use protem_clock::clock::Clock;
 use protem_core::command::Command;
 use protem_core::event::Actor;
 use protem_core::limits::STEP_MAX;
-use protem_core::verdict::{Effect, Verdict};
+use protem_core::verdict::Verdict;
 use protem_verify::ids::{GrantId, Hash};
 use protem_verify::time::Time;
 
+use crate::engine::again::again;
 use crate::engine::broker::Broker;
 use crate::engine::lane::{Lane, Lanes};
 use crate::engine::receipts::{Covers, Mark};
@@ -134,9 +135,7 @@ impl Bundles {
         for (id, active) in grants {
             let record = reader.grant(&id)?;
             let record = record.ok_or(Fault::Store(format!("grant `{id}` cannot be read")))?;
-            let as_issued = record.ruling.effect == Effect::Issue;
-            let (ruling, request) = (&record.ruling, &record.request);
-            verdicts.push((id, bundle.reevaluate(ruling, request, now, active, as_issued)));
+            verdicts.push((id, again(&bundle, &record, &record.request, now, active)));
         }
         let command = Command::Settle { digest, grants: verdicts };
         let work = Work::Command(Box::new(command));

@@ -198,6 +198,7 @@ fn touched(event: &Event) -> Vec<(GrantId, bool)> {
     match event {
         Event::GrantRequested(requested) => vec![(requested.grant, false)],
         Event::RequestReevaluated { grant, .. }
+        | Event::RequestReminded { grant, .. }
         | Event::ApprovalGiven { grant, .. }
         | Event::ApprovalTakenBack { grant, .. }
         | Event::RequestNarrowed { grant, .. }

@@ -2,17 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use protem_core::event::Event;
 use protem_core::state::State;
 use protem_verify::ids::GrantId;
 use protem_verify::names::ScopeName;
+use protem_verify::time::Time;
 use tokio::sync::watch;
 
 use crate::engine::approvals::{IdentityShown, Review, RuleShown, ScopeShown, Similar, Waiting};
 use crate::engine::broker::Broker;
 use crate::engine::stop::Stop;
 use crate::journal::committed::Committed;
+use crate::journal::past::{Like, Past};
 use crate::journal::records::{GrantRecord, Shown};
 use crate::policy::bundle::Bundle;
 use crate::policy::login::Person;
@@ -61,6 +64,7 @@ fn touches(event: &Event) -> Touch {
     match event {
         Event::GrantRequested(_)
         | Event::RequestReevaluated { .. }
+        | Event::RequestReminded { .. }
         | Event::ApprovalGiven { .. }
         | Event::ApprovalTakenBack { .. }
         | Event::RequestNarrowed { .. }
@@ -126,9 +130,12 @@ impl Broker {
     ///
     /// # Errors
     /// As [`Self::pending`].
-    pub async fn reviews(&self, person: &Person, _closed: bool) -> Result<Vec<Review>, Stop> {
+    pub async fn reviews(&self, person: &Person, closed: bool) -> Result<Vec<Review>, Stop> {
         let mut ids = self.ask(|state| state.open_reviews().collect::<Vec<_>>()).await?;
         ids.sort();
+        if closed {
+            ids.extend(self.read(|reader| reader.closed_reviews(CLOSED_MAX)).await?);
+        }
         let found = self.records(ids).await?.into_iter();
         let found = found.filter(|record| self.may_see_review(person, record));
         let review = |grant: GrantRecord| {
@@ -156,6 +163,14 @@ impl Broker {
         if decide_by <= self.now() || (may.is_err() && !self.may_know(person, &grant)) {
             return Ok(None);
         }
+        let like = Like {
+            identity: grant.request.by.identity.clone(),
+            resource: grant.request.resource.clone(),
+            scopes: grant.request.scopes.clone(),
+            before: grant.id,
+            since: Time::from_millis(grant.requested_at.as_millis().saturating_sub(SIMILAR_MS)),
+        };
+        let past = self.read(move |reader| reader.past(&like)).await?;
         let bundle = self.bundle();
         let rule = grant.ruling.rule.as_ref();
         let rule = RuleShown {
@@ -180,15 +195,52 @@ impl Broker {
                 tier: known.tier.to_string(),
                 team: known.team.to_string(),
             }),
+            resource_purpose: bundle
+                .catalog()
+                .resources
+                .get(&grant.request.resource)
+                .map(|resource| resource.purpose.clone())
+                .unwrap_or_default(),
             rule,
-            findings: grant.ruling.findings.clone(),
-            similar: Similar::default(),
+            findings: findings(&grant, &past),
+            similar: Similar { granted: past.granted, denied: past.denied, last: past.decided },
             may,
             approved: grant.approvals.iter().any(|one| one.by == person.name),
             grant,
         }))
     }
 }
+
+/// What was recorded as unusual, and what the journal says of the identity's past.
+fn findings(grant: &GrantRecord, past: &Past) -> Vec<String> {
+    let request = &grant.request;
+    let mut found = grant.ruling.findings.clone();
+    let mut add = |word: &str, text: String| {
+        if !grant.ruling.findings.iter().any(|known| known.split(':').next() == Some(word)) {
+            found.push(format!("{word}: {text}"));
+        }
+    };
+    if !past.on_resource {
+        add("new-resource", format!("nothing on `{}` was granted in 90 days", request.resource));
+    } else if !past.new_scopes.is_empty() {
+        let names: Vec<String> = past.new_scopes.iter().map(|name| format!("`{name}`")).collect();
+        add("new-scope", format!("{} not granted in 90 days", names.join(", ")));
+    }
+    let silent = past.last_granted.map(|last| grant.requested_at.since(last));
+    if let Some(silent) = silent.filter(|silent| *silent >= DORMANT) {
+        let days = silent.as_secs() / DAY.as_secs();
+        add("dormant", format!("`{}` was granted nothing for {days} days", request.by.identity));
+    }
+    found
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// How far back decisions are similar, and grants show what is usual: 90 days.
+const SIMILAR_MS: u64 = 90 * 24 * 60 * 60 * 1_000;
+/// Who was granted nothing for so long is not expected to ask.
+const DORMANT: Duration = DAY.saturating_mul(30);
+/// Closed reviews that are listed: more than anybody reads.
+const CLOSED_MAX: u32 = 1_000;
 
 /// A scope with what the approver signs off: the operations of the ruling, not those that the catalog may have by now.
 fn scope(bundle: &Bundle, grant: &GrantRecord, name: &ScopeName) -> ScopeShown {

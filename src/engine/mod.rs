@@ -1,7 +1,10 @@
 //! The engine: turns, the feed, deadlines, bundles, keys, receipts.
 
 pub mod access;
+pub mod again;
 pub mod approvals;
+#[cfg(test)]
+mod approvals_test;
 pub mod broker;
 #[cfg(test)]
 mod broker_test;

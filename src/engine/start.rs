@@ -251,6 +251,7 @@ pub(in crate::engine) fn changes_keys(event: &Event) -> bool {
         | Event::RequestRepeated { .. }
         | Event::AccessRefused(_)
         | Event::GrantEnded(_)
+        | Event::RequestReminded { .. }
         | Event::ApprovalGiven { .. }
         | Event::ApprovalTakenBack { .. }
         | Event::RequestNarrowed { .. }

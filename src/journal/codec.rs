@@ -57,6 +57,7 @@ pub fn kind(event: &Event) -> &'static str {
         Event::RequestRepeated { .. } => "request.repeated",
         Event::AccessRefused(_) => "access.refused",
         Event::GrantEnded(_) => "grant.ended",
+        Event::RequestReminded { .. } => "request.reminded",
         Event::ApprovalGiven { .. } => "approval.given",
         Event::ApprovalTakenBack { .. } => "approval.taken_back",
         Event::RequestNarrowed { .. } => "request.narrowed",

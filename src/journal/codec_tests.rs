@@ -8,7 +8,7 @@ use protem_core::event::{
     Activated, Actor, Asked, CredentialIssued, EndReason, Event, KeyPurpose, PublicKey, Target,
 };
 use protem_core::request::{AccessRequest, ProofKey, Workload};
-use protem_core::verdict::{ApprovalRule, Effect, Ruling, Terms};
+use protem_core::verdict::{ApprovalRule, Effect, Ruling, Standing, Terms};
 use protem_verify::ids::{Epoch, GrantId, Hash, HoldId, JournalId, RequestId, Seq};
 use protem_verify::merkle::leaf;
 use protem_verify::names::{KeyId, Words};
@@ -257,8 +257,21 @@ impl Pick {
         let key = KeyId::try_from("k1").unwrap();
         let task = asked(1).request.task.id;
         match number {
-            13 => Event::ApprovalGiven { grant, by, reason: self.words(), digest },
-            14 => Event::ApprovalTakenBack { grant, by },
+            13 => {
+                let standing = Standing {
+                    account: self.of(&["", "corp|alice"]).into(),
+                    groups: self.of(&[vec![], vec!["a".try_into().unwrap()]]),
+                    policies: Vec::new(),
+                };
+                Event::ApprovalGiven { grant, by, reason: self.words(), digest, standing }
+            }
+            14 => {
+                let then = self.maybe("a".try_into().unwrap());
+                self.of(&[
+                    Event::ApprovalTakenBack { grant, by },
+                    Event::RequestReminded { grant, then },
+                ])
+            }
             15 => {
                 let (scopes, lifetime) = (scopes(&["a"]), Lifetime(self.millis()));
                 Event::RequestNarrowed { grant, by, scopes, lifetime, digest }

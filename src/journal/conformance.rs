@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protem_core::event::{Draft, Event, Target};
+use protem_core::verdict::Standing;
 use protem_verify::ids::{GrantId, Hash, Seq, TurnId};
 use protem_verify::merkle::{Frontier, leaf};
 use protem_verify::proof;
@@ -143,7 +144,13 @@ fn grants_are_composed_from_what_the_journal_says() {
     each(|(mut journal, reader)| {
         let yes = |by: &str| {
             let (by, reason) = (person(by), words("fine"));
-            draft(Event::ApprovalGiven { grant: id(2), by, reason, digest: Hash([9; 32]) })
+            draft(Event::ApprovalGiven {
+                grant: id(2),
+                by,
+                reason,
+                digest: Hash([9; 32]),
+                standing: Standing::default(),
+            })
         };
         let narrowed = draft(Event::RequestNarrowed {
             grant: id(2),

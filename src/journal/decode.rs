@@ -8,7 +8,7 @@ use protem_core::event::{
     Target,
 };
 use protem_core::request::{AccessRequest, ProofKey, Scopes, Task, Workload};
-use protem_core::verdict::{ApprovalRule, Effect, Ruling, Terms};
+use protem_core::verdict::{ApprovalRule, Effect, Ruling, Standing, Terms};
 use protem_proto::wire::journal as wire;
 use protem_verify::ids::{Epoch, GrantId, Hash, HoldId, JournalId, RequestId, Seq};
 use protem_verify::names::{Malformed, Words};
@@ -60,12 +60,10 @@ pub(in crate::journal) fn event(event: Wire) -> Result<Event, Malformed> {
         },
         Wire::AccessRefused(it) => Event::AccessRefused(Box::new(asked(Some(it))?)),
         Wire::GrantEnded(it) => Event::GrantEnded(Box::new(ended(&it)?)),
-        Wire::ApprovalGiven(it) => Event::ApprovalGiven {
-            grant: it.grant.parse()?,
-            by: name(&it.by)?,
-            reason: words(&it.reason)?,
-            digest: hash(&it.digest)?,
-        },
+        Wire::ApprovalGiven(it) => approval(&it)?,
+        Wire::RequestReminded(it) => {
+            Event::RequestReminded { grant: it.grant.parse()?, then: optional(&it.then)? }
+        }
         Wire::ApprovalTakenBack(it) => {
             Event::ApprovalTakenBack { grant: it.grant.parse()?, by: name(&it.by)? }
         }
@@ -112,6 +110,21 @@ pub(in crate::journal) fn event(event: Wire) -> Result<Event, Malformed> {
             Event::KeyRotationAsked { key: name(&it.key)?, note: words(&it.note)? }
         }
         Wire::KeyForgotten(it) => Event::KeyForgotten { key: name(&it.key)? },
+    })
+}
+
+fn approval(it: &wire::ApprovalGiven) -> Result<Event, Malformed> {
+    let standing = Standing {
+        account: it.account.as_str().into(),
+        groups: it.groups.iter().map(|group| name(group)).collect::<Result<_, _>>()?,
+        policies: it.policies.iter().map(|policy| name(policy)).collect::<Result<_, _>>()?,
+    };
+    Ok(Event::ApprovalGiven {
+        grant: it.grant.parse()?,
+        by: name(&it.by)?,
+        reason: words(&it.reason)?,
+        digest: hash(&it.digest)?,
+        standing,
     })
 }
 

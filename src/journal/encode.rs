@@ -60,12 +60,19 @@ pub(in crate::journal) fn event(event: &Event) -> Wire {
         }
         Event::AccessRefused(it) => Wire::AccessRefused(asked(it)),
         Event::GrantEnded(it) => Wire::GrantEnded(ended(it)),
-        Event::ApprovalGiven { grant, by, reason, digest } => {
+        Event::RequestReminded { grant, then } => Wire::RequestReminded(wire::RequestReminded {
+            grant: grant.to_string(),
+            then: text(then.as_ref()),
+        }),
+        Event::ApprovalGiven { grant, by, reason, digest, standing } => {
             Wire::ApprovalGiven(wire::ApprovalGiven {
                 grant: grant.to_string(),
                 by: by.to_string(),
                 reason: reason.to_string(),
                 digest: hash(digest),
+                account: standing.account.to_string(),
+                groups: standing.groups.iter().map(ToString::to_string).collect(),
+                policies: standing.policies.iter().map(ToString::to_string).collect(),
             })
         }
         Event::ApprovalTakenBack { grant, by } => {

@@ -8,6 +8,7 @@ use protem_verify::{merkle, proof};
 use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
 use crate::journal::memory::{MemoryStore, Stored};
+use crate::journal::past::{Like, Past};
 use crate::journal::port::Head;
 use crate::journal::projection::matches;
 use crate::journal::proofs::Subtrees;
@@ -105,6 +106,38 @@ impl Reader for MemoryReader {
         let stored = self.store.lock();
         let ids = stored.rows.grants.keys().rev().filter(|id| named_by(id, part));
         Ok(ids.take(RESOLVED_MAX).copied().collect())
+    }
+
+    fn past(&self, like: &Like) -> Result<Past, Fault> {
+        let stored = self.store.lock();
+        let last_granted = stored.rows.identities.get(&like.identity).copied();
+        let mut past = Past { last_granted, ..Past::default() };
+        let rows = stored.rows.grants.values().filter(|row| {
+            row.identity == like.identity && row.id < like.before && row.asked_at >= like.since
+        });
+        let rows: Vec<&GrantRow> = rows.filter(|row| row.resource == like.resource).collect();
+        for row in rows.iter().filter(|row| row.activated != row.requested) {
+            if row.scopes == like.scopes {
+                let end = if row.ended.0 > 0 { stored.entry(row.ended)? } else { None };
+                past.count(row.asked_at, row.activated.0 > 0, end.as_ref().map(|row| row.what()));
+            }
+        }
+        let granted = || rows.iter().filter(|row| row.activated.0 > 0);
+        past.on_resource = granted().next().is_some();
+        let new =
+            like.scopes.iter().filter(|scope| !granted().any(|row| row.scopes.contains(scope)));
+        past.new_scopes = new.cloned().collect();
+        Ok(past)
+    }
+
+    fn closed_reviews(&self, limit: u32) -> Result<Vec<GrantId>, Fault> {
+        let stored = self.store.lock();
+        let closed = stored.entries.iter().enumerate().rev().filter_map(|(at, _)| {
+            let seq = Seq(u64::try_from(at).ok()?).next();
+            let row = stored.entry(seq).ok()??;
+            if let Event::ReviewClosed { grant, .. } = row.what() { Some(*grant) } else { None }
+        });
+        Ok(closed.take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
     }
 
     fn grant_entries(&self, id: &GrantId) -> Result<Vec<Seq>, Fault> {

@@ -8,6 +8,7 @@ use protem_verify::time::Time;
 
 use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
+use crate::journal::past::{Like, Past};
 use crate::journal::port::Head;
 use crate::journal::records::GrantRecord;
 
@@ -48,6 +49,16 @@ pub trait Reader: Send + Sync {
     /// # Errors
     /// When the store cannot be asked.
     fn resolve(&self, part: &str) -> Result<Vec<GrantId>, Fault>;
+    /// What came before a request of the same identity.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn past(&self, like: &Like) -> Result<Past, Fault>;
+    /// At most `limit` grants whose review was closed, newest first.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn closed_reviews(&self, limit: u32) -> Result<Vec<GrantId>, Fault>;
     /// Every entry that concerns a grant.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use protem_core::event::{EndReason, Event, Target};
 use protem_core::request::AccessRequest;
-use protem_core::verdict::Ruling;
+use protem_core::verdict::{Ruling, Standing};
 use protem_verify::ids::{GrantId, Hash, Seq};
 use protem_verify::names::{PersonName, Words};
 use protem_verify::time::Time;
@@ -89,6 +89,8 @@ pub struct ApprovalRecord {
     pub reason: Words,
     /// When.
     pub at: Time,
+    /// Who they were then.
+    pub standing: Standing,
 }
 
 impl GrantRecord {
@@ -160,12 +162,15 @@ impl GrantRecord {
                 let terms = &mut self.ruling.terms;
                 terms.operations = terms.operations.iter().filter(kept).cloned().collect();
             }
-            Event::ApprovalGiven { by, reason, .. } => self.approvals.push(ApprovalRecord {
-                by: by.clone(),
-                approve: true,
-                reason: reason.clone(),
-                at: entry.at(),
-            }),
+            Event::ApprovalGiven { by, reason, standing, .. } => {
+                self.approvals.push(ApprovalRecord {
+                    by: by.clone(),
+                    approve: true,
+                    reason: reason.clone(),
+                    at: entry.at(),
+                    standing: standing.clone(),
+                })
+            }
             Event::ApprovalTakenBack { by, .. } => self.approvals.retain(|one| one.by != *by),
             Event::ReviewClosed { by, note, .. } => {
                 let (by, note) = (by.clone(), note.clone());

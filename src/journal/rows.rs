@@ -63,6 +63,7 @@ pub fn rows(event: &Event, seq: Seq, at: Time) -> Vec<RowChange> {
         Event::CredentialIssued(issued) => vec![RowChange::Concerns(issued.grant, seq)],
         Event::RequestReevaluated { grant, .. }
         | Event::RequestRepeated { grant, .. }
+        | Event::RequestReminded { grant, .. }
         | Event::ReviewClosed { grant, .. } => vec![RowChange::Concerns(*grant, seq)],
         Event::RequestNarrowed { grant, scopes, .. } => {
             vec![RowChange::Narrowed(*grant, scopes.clone()), RowChange::Concerns(*grant, seq)]

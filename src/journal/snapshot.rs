@@ -18,7 +18,7 @@ use crate::journal::decode::{self, bytes, hash, name, optional, seq};
 use crate::journal::encode;
 
 /// The form of snapshots that this version writes and reads.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The parts as bytes.
 #[must_use]
@@ -118,7 +118,7 @@ fn grant(it: &Grant) -> wire::SnapGrant {
             key: newest.key.to_string(),
         }),
         waiting: it.waiting.as_deref().map(waiting),
-        approvals: it.approvals.into(),
+        approvers: it.approvers.iter().map(ToString::to_string).collect(),
         keys: it.keys.iter().map(|key| key.0.to_vec()).collect(),
         status: Some(status),
     }
@@ -165,7 +165,7 @@ fn read_grant(it: wire::SnapGrant) -> Result<Grant, Malformed> {
         bundle: hash(&it.bundle)?,
         newest: it.newest.map(newest).transpose()?,
         waiting: it.waiting.map(read_waiting).transpose()?.map(Box::new),
-        approvals: u16::try_from(it.approvals).map_err(|_| gone("approvals"))?,
+        approvers: it.approvers.iter().map(|person| name(person)).collect::<Result<_, _>>()?,
         keys: it.keys.iter().map(request_id).collect::<Result<_, _>>()?,
     })
 }
@@ -178,6 +178,7 @@ fn waiting(it: &Waiting) -> wire::SnapWaiting {
         digest: encode::hash(&it.digest),
         approved: it.approved.iter().map(ToString::to_string).collect(),
         behind: encode::text(it.behind.as_ref()),
+        reminded: it.reminded,
     }
 }
 
@@ -190,6 +191,7 @@ fn read_waiting(it: wire::SnapWaiting) -> Result<Waiting, Malformed> {
         digest: hash(&it.digest)?,
         approved: approved.collect::<Result<_, _>>()?,
         behind: optional(&it.behind)?,
+        reminded: it.reminded,
     })
 }
 

@@ -13,6 +13,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, param
 use crate::journal::codec;
 use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
+use crate::journal::past::{Like, Past};
 use crate::journal::port::Head;
 use crate::journal::proofs::Subtrees;
 use crate::journal::reader::{GrantFilter, Reader, Stage};
@@ -20,6 +21,7 @@ use crate::journal::records::GrantRecord;
 use crate::journal::rows::GrantRow;
 use crate::journal::snapshots;
 use crate::journal::sqlite_error::store;
+use crate::journal::sqlite_past;
 use crate::journal::sqlite_rows::{GRANT_COLUMNS, grant_row, int, seq, tip};
 
 /// Connections kept open between reads; more are opened when more threads read at once.
@@ -146,6 +148,14 @@ impl Reader for SqliteReader {
         })
     }
 
+    fn past(&self, like: &Like) -> Result<Past, Fault> {
+        self.with(|moment| sqlite_past::past(moment, like))
+    }
+
+    fn closed_reviews(&self, limit: u32) -> Result<Vec<GrantId>, Fault> {
+        self.with(|moment| sqlite_past::closed_reviews(moment, limit))
+    }
+
     fn grant_entries(&self, id: &GrantId) -> Result<Vec<Seq>, Fault> {
         self.with(|moment| {
             let sql = format!("SELECT {GRANT_COLUMNS} FROM grants WHERE id = ?1");
@@ -228,7 +238,10 @@ pub(in crate::journal) fn of_turn(
     found.iter().map(|(seq, body)| codec::decode(*seq, body)).collect()
 }
 
-fn entry(connection: &Connection, at: Seq) -> Result<Option<Committed<Event>>, Fault> {
+pub(in crate::journal) fn entry(
+    connection: &Connection,
+    at: Seq,
+) -> Result<Option<Committed<Event>>, Fault> {
     let sql = "SELECT seq, leaf, body FROM entries WHERE seq = ?1";
     let found = bodies(connection, sql, [int(at.0)])?.pop();
     found.map(|(seq, body)| codec::decode(seq, &body)).transpose()

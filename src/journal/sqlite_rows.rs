@@ -140,7 +140,7 @@ fn insert_grant(connection: &Connection, row: &GrantRow) -> rusqlite::Result<()>
     connection.prepare_cached(sql)?.execute(values).map(drop)
 }
 
-fn joined(scopes: &Scopes) -> String {
+pub(in crate::journal) fn joined(scopes: &Scopes) -> String {
     let names: Vec<&str> = scopes.iter().map(ScopeName::as_str).collect();
     names.join(" ")
 }

@@ -74,6 +74,8 @@ pub struct Decision<'a> {
     pub lifetime: Lifetime,
     /// The person behind the requester.
     pub behind: Option<&'a PersonName>,
+    /// The account they signed in with, as [`Bundle::account`] spells it.
+    pub account: &'a str,
     /// The digest of what the person saw.
     pub digest: Hash,
     /// When.

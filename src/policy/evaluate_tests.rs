@@ -407,6 +407,7 @@ fn the_person_behind_must_be_known_and_never_decides() {
             ruling: &ruling,
             lifetime: ruling.terms.lifetime,
             behind,
+            account: "corp|bob",
             digest,
             now: NOW,
         };

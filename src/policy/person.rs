@@ -2,7 +2,8 @@
 
 use cedar_policy::{Entity, EntityUid};
 use protem_core::request::{AccessRequest, Task};
-use protem_core::verdict::{Approver, ApproverVerdict, Ruling};
+use protem_core::verdict::{Approver, ApproverVerdict, Ruling, Standing, Verdict};
+use protem_verify::ids::Hash;
 use protem_verify::names::{
     GroupName, IdentityName, PersonName, PolicyId, ResourceName, ScopeName,
 };
@@ -10,11 +11,11 @@ use protem_verify::time::Time;
 
 use crate::policy::ask::{Action, Object, Permit};
 use crate::policy::bundle::{Bundle, Decision};
-use crate::policy::catalog::{Owner, Owners};
+use crate::policy::catalog::{Issuer, Owner, Owners, Subjects};
 use crate::policy::context;
 use crate::policy::entities::Kind;
 use crate::policy::input::Recorded;
-use crate::policy::login::Person;
+use crate::policy::login::{DEV_ISSUER, Person};
 use crate::policy::rulebook::Judged;
 use crate::policy::rules::Act;
 
@@ -35,6 +36,17 @@ pub struct Approvable<'a> {
     pub now: Time,
 }
 
+/// An approval that was given.
+#[derive(Clone, Copy, Debug)]
+pub struct Approved<'a> {
+    /// Who.
+    pub by: &'a PersonName,
+    /// Who they were then.
+    pub standing: &'a Standing,
+    /// When.
+    pub at: Time,
+}
+
 impl Bundle {
     /// Whether a person may decide a waiting request: policy's `approve` for every scope that needs it, and not their own.
     #[must_use]
@@ -50,8 +62,54 @@ impl Bundle {
             at: decision.now,
             may,
             why_not,
-            policies,
+            standing: Standing {
+                account: decision.account.into(),
+                groups: decision.person.groups.clone(),
+                policies,
+            },
         })
+    }
+
+    /// Adds to what policy says of a request who of those that approved it may still do so: each is asked about as they were
+    /// and at the moment they approved, under this bundle. Whom it joins to another name is not the one who approved.
+    #[must_use]
+    pub fn with_approvers(
+        &self,
+        verdict: Verdict,
+        request: &AccessRequest,
+        behind: Option<&PersonName>,
+        approved: &[Approved<'_>],
+    ) -> Verdict {
+        let ruling = verdict.ruling();
+        let still = approved.iter().map(|one| {
+            let known = |group: &&GroupName| self.people.groups.contains_key(*group);
+            let groups = one.standing.groups.iter().filter(known).cloned().collect();
+            let person = Person { name: one.by.clone(), groups };
+            let decision = Decision {
+                person: &person,
+                request,
+                ruling,
+                lifetime: ruling.terms.lifetime,
+                behind,
+                account: &one.standing.account,
+                digest: Hash::default(),
+                now: one.at,
+            };
+            (one.by.clone(), self.is_still(one) && self.decider(&decision).is_ok())
+        });
+        let still = still.collect();
+        verdict.with_approvers(still)
+    }
+
+    /// Whether the account that approved is still that person's.
+    fn is_still(&self, one: &Approved<'_>) -> bool {
+        let Some((issuer, name)) = one.standing.account.split_once('|') else { return false };
+        if issuer == DEV_ISSUER {
+            return self.dev && name == one.by.as_str();
+        }
+        let people = |issuer: &&Issuer| issuer.subjects == Subjects::People;
+        self.issuers.get(issuer).filter(people).is_some()
+            && self.people.person(issuer, name).is_ok_and(|name| name == *one.by)
     }
 
     fn decider(&self, decision: &Decision<'_>) -> Result<Vec<PolicyId>, (String, Vec<PolicyId>)> {

@@ -277,6 +277,14 @@ impl Bundle {
         }
     }
 
+    /// The account that a person's login is of: its issuer, and the name that the issuer gives them.
+    #[must_use]
+    pub fn account(&self, login: &Login) -> String {
+        let claim = self.issuers.get(login.issuer.as_str());
+        let claim = claim.and_then(|issuer| issuer.name_claim.as_deref()).unwrap_or("sub");
+        format!("{}|{}", login.issuer, login.text(claim).unwrap_or_default())
+    }
+
     /// The identity whose login this is, and the rule that says so; a dev login has none.
     pub(in crate::policy) fn whose(
         &self,
@@ -357,7 +365,7 @@ impl Bundle {
 
 impl People {
     /// A person's stable name: of a `[person]` with this account, else the account itself.
-    fn person(&self, issuer: &str, name: &str) -> Result<PersonName, String> {
+    pub(in crate::policy) fn person(&self, issuer: &str, name: &str) -> Result<PersonName, String> {
         if let Some(person) = self.accounts.get(&(Arc::from(issuer), name.to_owned())) {
             return Ok(person.clone());
         }

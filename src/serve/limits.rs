@@ -99,6 +99,8 @@ pub const JSON_ITEMS_MAX: usize = 1_024;
 pub const PAGE_MAX: u32 = 1_000;
 /// Grants on a page whose size was not said.
 pub const PAGE_DEFAULT: u32 = 100;
+/// How long an open list of what waits is left as it is after a change: a new bundle changes a thousand requests at once.
+pub const PENDING_PAUSE: Duration = Duration::from_millis(100);
 /// Journal entries read at once for a stream.
 pub const JOURNAL_CHUNK: u32 = 256;
 /// Resources that a subscriber may name.

@@ -1,6 +1,7 @@
 //! Bytes to commands and back: gRPC services, OAuth endpoints, caller identity, refusals as statuses.
 
 pub mod access;
+pub mod approvals;
 pub mod answers;
 pub mod audit;
 pub mod bundles;

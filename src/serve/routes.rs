@@ -17,11 +17,12 @@ use tonic_reflection::server::Builder;
 
 use crate::engine::broker::Broker;
 use crate::serve::access::Access;
+use crate::serve::approvals::Approvals;
 use crate::serve::bundles::Bundles;
 use crate::serve::entrance::{Entrance, enter};
 use crate::serve::governance::Governance;
 use crate::serve::http;
-use crate::serve::later::{Approvals, Usage};
+use crate::serve::later::Usage;
 use crate::serve::limits::{BUNDLE_MESSAGE_MAX, MESSAGE_MAX};
 use crate::serve::revocations::Revocations;
 use crate::serve::watch::Watch;
@@ -49,6 +50,7 @@ fn services(broker: &Broker, watch: &Watch, work: Work) -> Routes {
     let access = Access { broker: broker(), watch: watch(), work };
     let governance = Governance { broker: broker(), watch: watch() };
     let revocations = Revocations { broker: broker(), watch: watch() };
+    let approvals = Approvals { broker: broker(), watch: watch() };
     let bundles = Bundles { broker: broker() };
     let mut routes = Routes::builder();
     routes
@@ -62,7 +64,7 @@ fn services(broker: &Broker, watch: &Watch, work: Work) -> Routes {
         .add_service(
             BundleServiceServer::new(bundles).max_decoding_message_size(BUNDLE_MESSAGE_MAX),
         )
-        .add_service(ApprovalServiceServer::new(Approvals).max_decoding_message_size(MESSAGE_MAX))
+        .add_service(ApprovalServiceServer::new(approvals).max_decoding_message_size(MESSAGE_MAX))
         .add_service(UsageServiceServer::new(Usage).max_decoding_message_size(MESSAGE_MAX))
         .add_service(health(watch()));
     // Both versions: widespread tools still ask for v1alpha alone.

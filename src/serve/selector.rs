@@ -88,7 +88,12 @@ pub async fn may_revoke(
                 let id = *id;
                 let found = who::read(broker, move |reader| reader.grant(&id)).await?;
                 let unknown = || Problem::from(Refusal::UnknownGrant(id));
-                let objects = who::objects(&found.ok_or_else(unknown)?).to_vec();
+                let found = found.ok_or_else(unknown)?;
+                // Who approved a grant may end it.
+                if found.approvals.iter().any(|one| one.by == person.name) {
+                    continue;
+                }
+                let objects = who::objects(&found).to_vec();
                 // Who may neither end nor see it learns nothing, not even that it is there.
                 let wider = [objects.as_slice(), &[Object::Broker]].concat();
                 let hidden = who::permit(broker, person, Action::View, &wider).is_err()

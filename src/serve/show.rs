@@ -75,6 +75,8 @@ pub fn grant(record: &GrantRecord) -> v1::Grant {
         Shown::Pending { decide_by } => {
             shown.state = v1::GrantState::Pending.into();
             shown.decide_by = Some(time(*decide_by));
+            let groups = record.ruling.rule.iter().flat_map(|rule| &rule.groups);
+            shown.approver_groups = groups.map(ToString::to_string).collect();
         }
         Shown::Active { from, until } => {
             shown.state = v1::GrantState::Active.into();
