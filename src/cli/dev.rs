@@ -244,11 +244,7 @@ fn banner(screen: &Screen, args: &DevArgs, ready: &Ready, whence: &str) {
     }
     line("Data", &data, "embedded SQLite; remove it to start over");
     let builtin = whence == "built-in example";
-    let more = if builtin {
-        "orders:read at once; orders:refund needs an approver, who cannot decide in this version"
-    } else {
-        ""
-    };
+    let more = if builtin { "orders:read at once, orders:refund after one approval" } else { "" };
     line("Bundle", whence, more);
     if !builtin {
         return screen.say("\nTry, in another terminal:\n  protem grants --as you:operators");
@@ -257,13 +253,21 @@ fn banner(screen: &Screen, args: &DevArgs, ready: &Ready, whence: &str) {
         true => String::new(),
         false => format!(" --broker {}", ready.broker),
     };
-    let api = ready.orders.as_deref().unwrap_or("http://127.0.0.1:7430");
     screen.say("\nTry, in another terminal:");
+    screen.say(format!(
+        "  protem run{broker} --as payments/agent --on orders-api --scope orders:refund --purpose \"INC-42\" \
+         -- sh -c 'echo working; sleep 5'"
+    ));
+    screen.say("It waits until somebody approves it, in a third:");
+    screen.say(format!("  protem approve{broker} --as alice:shop-oncall"));
+    let api = ready.orders.as_deref().unwrap_or("http://127.0.0.1:7430");
+    screen.say(
+        "What needs no approval begins at once, and ends with its command or when you say so:",
+    );
     screen.say(format!(
         "  protem run{broker} --as payments/agent --kind agent --on orders-api --scope orders:read \\\n    \
          -- sh -c 'curl -s {api}/v1/orders -H \"Authorization: Bearer $(cat $PROTEM_CREDENTIAL_FILE)\"; sleep 20'"
     ));
-    screen.say("and while it runs, in a third:");
     screen.say(format!("  protem grants{broker} --as olga:operators"));
     screen.say(format!("  protem revoke{broker} --as olga:operators --identity payments/agent --note 'trying it out'\n"));
 }

@@ -17,17 +17,15 @@ pub fn dossier(screen: &Screen, waiting: &v1::PendingGrant, now: Duration) -> St
     who(&mut sheet, waiting, &grant);
     let access = format!("{} on {}", grant.scopes.join(" "), grant.resource);
     sheet.put("wants", Some(Tint::Bold), &access);
+    if !waiting.resource_purpose.is_empty() {
+        sheet.put("", None, &waiting.resource_purpose);
+    }
     if matches!(waiting.risk.as_str(), "high" | "critical") {
         sheet.put("", Some(Tint::Bad), &format!("{} risk", waiting.risk));
     } else if !waiting.risk.is_empty() {
         sheet.put("", None, &format!("{} risk", waiting.risk));
     }
-    let allowed = waiting.operations.iter().take(OPERATIONS);
-    sheet.list("may do", allowed.map(String::as_str));
-    let more = waiting.operations.len().saturating_sub(OPERATIONS);
-    if more > 0 {
-        sheet.put("", Some(Tint::Dim), &format!("and {more} more; `-o json` has all"));
-    }
+    allowed(&mut sheet, waiting);
     match grant.purpose.is_empty() {
         true => sheet.put("why", Some(Tint::Bad), "no purpose was given"),
         false => sheet.put("why", None, &format!("\"{}\"", grant.purpose)),
@@ -37,11 +35,7 @@ pub fn dossier(screen: &Screen, waiting: &v1::PendingGrant, now: Duration) -> St
     rule(&mut sheet, &grant);
     unusual(&mut sheet, waiting, &grant);
     before(&mut sheet, waiting);
-    if let Some(by) = &grant.decide_by {
-        let left = Duration::from_secs(u64::try_from(by.seconds).unwrap_or(0)).saturating_sub(now);
-        let left = minutes(left);
-        sheet.put("decide", None, &format!("until {}, {left} left", show::at(Some(by))));
-    }
+    until(&mut sheet, waiting, &grant, now);
     if !waiting.may_decide {
         let why = &waiting.why_not;
         let why = if why.is_empty() { "policy lets other people decide" } else { why };
@@ -50,8 +44,8 @@ pub fn dossier(screen: &Screen, waiting: &v1::PendingGrant, now: Duration) -> St
     sheet.lines.join("\n")
 }
 
-/// Operations on one screen; a scope seldom has more.
-const OPERATIONS: usize = 12;
+/// Lines about operations on one screen; a scope seldom has more.
+const ALLOWED: usize = 16;
 
 struct Sheet<'a> {
     screen: &'a Screen,
@@ -92,6 +86,36 @@ fn who(sheet: &mut Sheet<'_>, waiting: &v1::PendingGrant, grant: &v1::Grant) {
     }
 }
 
+/// What the scopes let the holder do, in the catalog's words.
+fn allowed(sheet: &mut Sheet<'_>, waiting: &v1::PendingGrant) {
+    let mut lines: Vec<String> = Vec::new();
+    for scope in &waiting.scopes {
+        lines.push(format!("{}: {}", scope.name, scope.purpose));
+        lines.extend(scope.operations.iter().map(|operation| format!("  {operation}")));
+    }
+    if lines.is_empty() {
+        lines.clone_from(&waiting.operations);
+    }
+    sheet.list("may do", lines.iter().take(ALLOWED).map(String::as_str));
+    let more = lines.len().saturating_sub(ALLOWED);
+    if more > 0 {
+        sheet.put("", Some(Tint::Dim), &format!("and {more} lines more; `-o json` has all"));
+    }
+}
+
+fn until(sheet: &mut Sheet<'_>, waiting: &v1::PendingGrant, grant: &v1::Grant, now: Duration) {
+    let Some(by) = &grant.decide_by else { return };
+    let left = Duration::from_secs(u64::try_from(by.seconds).unwrap_or(0)).saturating_sub(now);
+    let asked = grant.approver_groups.join(", ");
+    let asked = if asked.is_empty() { asked } else { format!(", by {asked}") };
+    let then = match (&waiting.remind_at, waiting.then_group.as_str()) {
+        (None, _) | (_, "") => String::new(),
+        (Some(at), group) => format!(", from {} also {group}", show::at(Some(at))),
+    };
+    let text = format!("until {}, {} left{asked}{then}", show::at(Some(by)), minutes(left));
+    sheet.put("decide", None, &text);
+}
+
 fn rule(sheet: &mut Sheet<'_>, grant: &v1::Grant) {
     let verdict = grant.verdict.clone().unwrap_or_default();
     let have = grant.approvals.iter().filter(|given| given.approve).count();
@@ -104,8 +128,11 @@ fn rule(sheet: &mut Sheet<'_>, grant: &v1::Grant) {
 }
 
 fn unusual(sheet: &mut Sheet<'_>, waiting: &v1::PendingGrant, grant: &v1::Grant) {
-    let findings = grant.verdict.iter().flat_map(|verdict| &verdict.findings);
-    let findings: Vec<&String> = findings.collect();
+    let then = grant.verdict.iter().flat_map(|verdict| &verdict.findings);
+    let findings: Vec<&String> = match waiting.findings.is_empty() {
+        true => then.collect(),
+        false => waiting.findings.iter().collect(),
+    };
     let first = waiting.similar_granted == 0 && waiting.similar_denied == 0;
     match findings.is_empty() {
         true if first => sheet.put("unusual", None, "nobody decided on this before"),
@@ -162,8 +189,14 @@ mod tests {
             may_decide: true,
             owner_business: "group:payments-leads".into(),
             identity_purpose: "Assistant that handles refund tickets".into(),
+            resource_purpose: "Orders of the web shop".into(),
             risk: "high".into(),
-            operations: vec!["POST /v1/orders/{id}/refund".into()],
+            scopes: vec![v1::ScopeUse {
+                name: "orders:refund".into(),
+                purpose: "Refund an order".into(),
+                risk: "high".into(),
+                operations: vec!["POST /v1/orders/{id}/refund".into()],
+            }],
             similar_granted: 3,
             similar_denied: 1,
             ..v1::PendingGrant::default()
@@ -178,7 +211,8 @@ mod tests {
             "for task INC-42 (agent)",
             "wants     orders:refund on orders-api",
             "high risk",
-            "may do    POST /v1/orders/{id}/refund",
+            "may do    orders:refund: Refund an order",
+            "POST /v1/orders/{id}/refund",
             "why       \"refund for INC-42\"",
             "how long  15m from approval",
             "rule      refunds-need-a-person: 2 approvals, 0 so far",
@@ -215,7 +249,14 @@ mod tests {
         let honest = dossier(&PLAIN, &waiting, Duration::ZERO).lines().count();
         waiting.identity_purpose = evil.into();
         waiting.owner_technical = evil.into();
-        waiting.operations = vec![evil.into()];
+        waiting.resource_purpose = evil.into();
+        waiting.findings = vec![evil.into()];
+        waiting.scopes = vec![v1::ScopeUse {
+            name: evil.into(),
+            purpose: evil.into(),
+            risk: evil.into(),
+            operations: vec![evil.into()],
+        }];
         if let Some(grant) = &mut waiting.grant {
             grant.purpose = evil.into();
             grant.subject = evil.into();

@@ -66,19 +66,3 @@ fn missing(part: &str) -> Failure {
     let why = "it was decided, withdrawn or lapsed, or it is not for you to see";
     Failure::of(Exit::NotFound, tool::NO_MATCH, what).because(why).helps("look at `protem pending`")
 }
-
-/// Who the broker takes the caller for, as a person; empty when it is none.
-///
-/// # Errors
-/// When the broker does not know the caller.
-pub async fn me(client: &Client) -> Result<String, Failure> {
-    let answer = client.access().who_am_i(v1::WhoAmIRequest {}).await;
-    Ok(answer.map_err(|status| client.failure(&status))?.into_inner().person)
-}
-
-/// Whether a person's approval of it counts already.
-#[must_use]
-pub fn approved_by(waiting: &v1::PendingGrant, person: &str) -> bool {
-    let given = waiting.grant.iter().flat_map(|grant| &grant.approvals);
-    given.into_iter().any(|given| given.approve && given.approver == person)
-}

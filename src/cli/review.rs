@@ -109,8 +109,9 @@ fn closed(review: &v1::Review) -> Option<String> {
 
 fn whole(review: &v1::Review) -> String {
     let grant = review.grant.clone().unwrap_or_default();
-    let end = closed(review).unwrap_or_else(|| {
-        format!("open; `protem review {} --note …` closes it", brief(&grant.id))
+    let end = closed(review).unwrap_or_else(|| match review.may_close {
+        true => format!("open; `protem review {} --note …` closes it", brief(&grant.id)),
+        false => format!("open, and not yours to close: {}", in_a_line(&review.why_not)),
     });
     format!("{}\n{:<12}{end}", show::grant(&grant), "review")
 }
@@ -128,7 +129,7 @@ mod tests {
             emergency: true,
             ..v1::Grant::default()
         };
-        let open = v1::Review { grant: Some(grant), ..v1::Review::default() };
+        let open = v1::Review { grant: Some(grant), may_close: true, ..v1::Review::default() };
         let closed = v1::Review {
             closed_by: "olga".into(),
             note: "was right".into(),

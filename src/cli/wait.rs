@@ -52,7 +52,7 @@ pub async fn decided(
         known: None,
     };
     if grant.state() == GrantState::Pending {
-        waiter.pending(grant.clone()).await;
+        waiter.pending(grant.clone());
     }
     let decided = waiter.follow();
     let Some(patience) = patience else { return decided.await };
@@ -68,9 +68,6 @@ pub async fn decided(
 /// How often a plain line says that it still waits, where no line can be drawn anew: seldom enough for a CI log, often
 /// enough that a CI system does not take the silence for a hang.
 const PLAIN_EVERY: Duration = Duration::from_secs(60);
-/// How long the question who may decide is waited for: it only helps people, and must not delay what waits.
-const ASK_WHO: Duration = Duration::from_secs(3);
-
 /// One request that waits.
 struct Waiter<'a> {
     client: &'a Client,
@@ -133,7 +130,7 @@ impl Waiter<'_> {
                     self.screen.clear();
                     return Err(not_granted(&now));
                 }
-                GrantState::Pending | GrantState::Unspecified => self.pending(now).await,
+                GrantState::Pending | GrantState::Unspecified => self.pending(now),
             }
         }
     }
@@ -161,14 +158,12 @@ impl Waiter<'_> {
     }
 
     /// It waits: says so at first, and then what changed.
-    async fn pending(&mut self, now: v1::Grant) {
+    fn pending(&mut self, now: v1::Grant) {
         if self.last.is_none() {
-            let (client, screen) = (self.client, self.screen);
-            let asked = tokio::time::timeout(ASK_WHO, groups(client, &now));
-            let groups = asked.await.unwrap_or_default();
+            let screen = self.screen;
             screen.clear();
             screen.say(format!("  {}  {}", needs(&now), screen.tint(Tint::Dim, &rule(&now))));
-            screen.say(format!("  {}", how(client, &now.id, &groups)));
+            screen.say(format!("  {}", how(self.client, &now)));
         } else {
             let changes = self.changes(&now);
             changes.iter().for_each(|line| self.say(line));
@@ -201,21 +196,6 @@ impl Waiter<'_> {
     }
 }
 
-/// Whom the rule names as approvers; none when the broker does not say.
-async fn groups(client: &Client, grant: &v1::Grant) -> Vec<String> {
-    let request = v1::RequestAccessRequest {
-        task: grant.task.clone(),
-        resource: grant.resource.clone(),
-        scopes: grant.scopes.clone(),
-        lifetime: grant.lifetime,
-        purpose: grant.purpose.clone(),
-        ..v1::RequestAccessRequest::default()
-    };
-    let asked = v1::ExplainAccessRequest { request: Some(request), as_identity: String::new() };
-    let answer = client.access().explain_access(asked).await;
-    answer.map(|answer| answer.into_inner().approver_groups).unwrap_or_default()
-}
-
 /// `orders:refund on orders-api for up to 15m needs 1 approval`.
 fn needs(grant: &v1::Grant) -> String {
     let count = grant.approvals_required;
@@ -231,8 +211,8 @@ fn rule(grant: &v1::Grant) -> String {
 }
 
 /// How an approver gets to it: the command with what is enough of the id, and the page.
-fn how(client: &Client, id: &str, groups: &[String]) -> String {
-    let (uri, short) = (client.uri(), brief(id));
+fn how(client: &Client, grant: &v1::Grant) -> String {
+    let (uri, short, groups) = (client.uri(), brief(&grant.id), &grant.approver_groups);
     let mut line = format!("approve: protem approve {short}");
     if client.login().is_dev() {
         // A development broker believes anybody to be anybody, so say a name that may.

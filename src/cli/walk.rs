@@ -27,14 +27,13 @@ pub fn can_ask() -> bool {
 /// # Errors
 /// When the broker refuses to show the queue.
 pub async fn all(client: &Client, screen: &Screen) -> Result<Exit, Failure> {
-    let me = queue::me(client).await?;
     let mut walk = Walk::new(client, screen);
     let mut seen: BTreeSet<String> = BTreeSet::new();
     loop {
         let queue = queue::all(client, true).await?;
         let mine = queue.iter().filter(|waiting| waiting.may_decide);
         let open: Vec<&v1::PendingGrant> = mine
-            .filter(|waiting| !queue::approved_by(waiting, &me))
+            .filter(|waiting| !waiting.approved_by_me)
             .filter(|waiting| !seen.contains(queue::id(waiting)))
             .collect();
         let Some(waiting) = open.first() else { break };

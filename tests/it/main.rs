@@ -14,6 +14,7 @@
     reason = "a test may fail loudly, may look at the real clock, and is its own documentation"
 )]
 
+mod approvals_cli;
 mod bad_input;
 mod broker;
 mod bundle;
