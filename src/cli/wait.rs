@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use protem_clock::clock::{Clock, SystemClock};
 use protem_proto::wire::v1;
-use protem_proto::wire::v1::GrantState;
+use protem_proto::wire::v1::{EndReason, GrantState};
 use protem_verify::codes::tool;
 use tonic::{Code, Status, Streaming};
 
@@ -316,7 +316,20 @@ pub fn not_granted(grant: &v1::Grant) -> Failure {
     let by = by.map(|given| format!(" by {}", in_a_line(&given.approver))).unwrap_or_default();
     let note = &grant.end_note;
     let said = if note.is_empty() { String::new() } else { format!(": {}", in_a_line(note)) };
-    let what = format!("`{}` was {}{by}{said}", grant.id, show::state(grant));
+    // A request lapses and a grant expires by itself; everything else is done to it.
+    let was = match grant.end_reason() {
+        EndReason::Lapsed | EndReason::Expired => "",
+        EndReason::Unspecified
+        | EndReason::Completed
+        | EndReason::Abandoned
+        | EndReason::Revoked
+        | EndReason::Denied
+        | EndReason::Withdrawn
+        | EndReason::Policy
+        | EndReason::Quarantined
+        | EndReason::Fenced => "was ",
+    };
+    let what = format!("`{}` {was}{}{by}{said}", grant.id, show::state(grant));
     Failure::of(Exit::Denied, tool::NOT_GRANTED, what)
         .helps(format!("`protem grant {}` says by whom and why", grant.id))
 }
