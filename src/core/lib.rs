@@ -4,6 +4,7 @@ pub mod access;
 pub mod apply;
 pub mod approval;
 pub mod command;
+pub mod covered;
 pub mod decide;
 pub mod dice;
 pub mod ending;

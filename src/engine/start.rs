@@ -96,7 +96,6 @@ impl Broker {
             leases.hold((identity.clone(), task.clone()), hold.hold, hold.lease, boot);
         }
         let signing = state.signing(KeyPurpose::Credential).cloned();
-        let desk = Arc::new(Desk::of(state));
         let lanes = Arc::new(Lanes::new(start.limits));
         let (ring, told) = (Arc::clone(&keys), Arc::clone(&receipts));
         let (now, every) = (Arc::clone(&start.clock), start.rotation);
@@ -119,7 +118,7 @@ impl Broker {
             prover,
             leases,
             watchers: Arc::default(),
-            desk,
+            desk: Arc::new(Desk::of(state)),
             health: Arc::new(Health::default()),
             signing: Arc::new(ArcSwap::from_pointee(signing)),
             minder: Arc::new(Minder::default()),
