@@ -147,6 +147,9 @@ table! {
 table! {
     /// How the broker reaches an issuer of the bundle, here `k8s`, that has no JWKS file: by OpenID Connect discovery.
     IssuerSettings {
+        /// Its `url`, exactly as the bundle has it. Needed with `token_file` or `ca`: whoever changes the bundle chooses where
+        /// the name leads, and these go nowhere but here.
+        url: String = String::new(), "\"https://kubernetes.default.svc.cluster.local\"";
         /// A file with the bearer token that the issuer wants to see before it shows its keys, as kube-apiserver does.
         /// Read at each fetch, and sent to the issuer's own server only. Empty: none.
         token_file: PathBuf = PathBuf::new(), "\"/var/run/secrets/kubernetes.io/serviceaccount/token\"";
@@ -241,7 +244,7 @@ pub fn read(named: Option<&Path>) -> Result<Settings, Unusable> {
         let text = std::fs::read_to_string(&file).map_err(|why| unusable(&file, &why))?;
         fill(&mut merged, parse(&file, &text)?);
     }
-    merged.try_into().map_err(|why| unusable(Path::new("settings"), &why))
+    checked(merged, Path::new("settings"))
 }
 
 /// Reads one file's text.
@@ -250,7 +253,29 @@ pub fn read(named: Option<&Path>) -> Result<Settings, Unusable> {
 /// As [`read`].
 pub fn from_text(text: &str) -> Result<Settings, Unusable> {
     let file = Path::new("settings");
-    parse(file, text)?.try_into().map_err(|why| unusable(file, &why))
+    checked(parse(file, text)?, file)
+}
+
+/// What no single key says, but all of them together.
+fn checked(merged: toml::Table, file: &Path) -> Result<Settings, Unusable> {
+    let settings: Settings = merged.try_into().map_err(|why| unusable(file, &why))?;
+    for (name, issuer) in &settings.issuer {
+        if issuer.url.is_empty() && !issuer.gives_nothing() {
+            let why = format!(
+                "`[issuer.{name}]` needs `url`, exactly as the bundle has it: its token and CA are for that issuer alone"
+            );
+            return Err(unusable(file, &why));
+        }
+    }
+    Ok(settings)
+}
+
+impl IssuerSettings {
+    /// Whether it changes nothing of how the issuer is reached.
+    #[must_use]
+    pub fn gives_nothing(&self) -> bool {
+        [&self.token_file, &self.ca].iter().all(|file| file.as_os_str().is_empty())
+    }
 }
 
 /// One file's settings, checked alone so that a mistake is told with its line and column.
@@ -353,6 +378,20 @@ mod tests {
         check("[nothing]", Err("unknown field `nothing`"));
         check("[fetch]\nallow_private = [\"10.0.0.1/8\"]", Err("line 2, column 17"));
         check("[issuer.k8s]\ntoken = \"x\"", Err("unknown field `token`"));
+    }
+
+    #[test]
+    fn what_goes_to_an_issuer_names_where_it_is() {
+        for (text, fine) in [
+            ("token_file = \"t\"", false),
+            ("ca = \"c\"", false),
+            ("token_file = \"t\"\nurl = \"https://idp.example\"", true),
+            ("", true),
+        ] {
+            let read = from_text(&format!("[issuer.k8s]\n{text}"));
+            let says = read.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            assert_eq!((read.is_ok(), says.contains("needs `url`")), (fine, !fine), "{text}: {says}");
+        }
     }
 
     #[test]

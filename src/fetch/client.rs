@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::fetch::error::FetchError;
+use crate::fetch::file::read_small;
 use crate::fetch::network::{Network, special};
 use crate::fetch::target::Target;
 
@@ -282,7 +283,7 @@ fn tls(ca: Option<PathBuf>) -> Result<ClientConfig, FetchError> {
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(file) = ca {
         let bad = |why: String| FetchError::Ca { file: file.display().to_string(), why };
-        let pem = std::fs::read(&file).map_err(|why| bad(why.to_string()))?;
+        let pem = read_small(&file, CA_MAX).map_err(|why| bad(why.to_string()))?;
         let mut count = 0_usize;
         for certificate in CertificateDer::pem_slice_iter(&pem) {
             let certificate = certificate.map_err(|why| bad(why.to_string()))?;
@@ -343,6 +344,8 @@ const ADDRESSES_MAX: usize = 3;
 const HEADERS_MAX: usize = 64;
 /// An answer's headers, all together.
 const HEAD_MAX: usize = 16 * 1024;
+/// A file of CAs: a system's whole store is some 250 KiB.
+const CA_MAX: u64 = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {

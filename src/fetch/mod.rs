@@ -2,5 +2,6 @@
 
 pub mod client;
 pub mod error;
+pub mod file;
 pub mod network;
 pub mod target;

@@ -259,6 +259,8 @@ pub enum Subjects {
 /// A group of people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
+    /// The issuer whose word counts for it; absent: that of every issuer for people, of which there is then at most one.
+    pub issuer: Option<Arc<str>>,
     /// All of these claims of a login put its person in the group; never empty.
     pub claims: BTreeMap<String, String>,
     /// The webhook of the broker's configuration that reaches it.

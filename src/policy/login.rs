@@ -157,6 +157,8 @@ impl Caller {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no identity, person or gateway has this login: {why_not}")]
 pub struct NoMatch {
-    /// The nearest login of the bundle and the claim that differs.
+    /// The nearest login of the bundle and the claim that differs, as far as the caller may know.
     pub why_not: String,
+    /// The nearest login, where only those who keep the bundle may know it.
+    pub untold: Option<String>,
 }

@@ -138,8 +138,10 @@ impl Parsed {
                 reading.error(&key.span(), policy::EMPTY_LOGIN, message);
             }
             let notify = group.notify.as_ref().map(|text| text.get_ref().clone());
+            let issuer = issuer_of_group(reading, key, group, issuers);
             if let Some(name) = name {
-                self.people.groups.insert(name, Group { claims: plain(&group.claims), notify });
+                let claims = plain(&group.claims);
+                self.people.groups.insert(name, Group { issuer, claims, notify });
             }
         }
         for (key, person) in &raw.person {
@@ -337,16 +339,48 @@ impl Parsed {
             reading.error(&span, policy::EMPTY_LOGIN, "a login needs `claims`");
         }
         let claims = plain(&raw.claims);
-        for (host, pins) in PUBLIC_ISSUERS {
-            let public = known.url.split("://").nth(1).and_then(|rest| rest.split('/').next());
-            if public == Some(*host) && !pins.iter().any(|pin| claims.contains_key(*pin)) {
-                let pins = pins.join("`, `");
-                let message = format!("anybody can get a token of `{host}`: pin `{pins}`");
-                reading.error(&span, policy::WIDE_LOGIN, message);
-            }
+        let pins = owner_pins(&known.url);
+        if let Some(pins) = pins.filter(|pins| !pins.iter().any(|pin| claims.contains_key(*pin))) {
+            let (issuer, pins) = (&known.url, pins.join("`, `"));
+            let message = format!("anybody can get a token of `{issuer}`: pin `{pins}`");
+            reading.error(&span, policy::WIDE_LOGIN, message);
         }
         Some(LoginRule { issuer: known.name.clone(), claims, person })
     }
+}
+
+/// The issuer whose word puts people into a group. Where there are several for people, the group must name one: what one
+/// provider calls `operators` is no other's.
+fn issuer_of_group(
+    reading: &mut Reading<'_>,
+    key: &Text,
+    group: &raw::Group,
+    issuers: Option<&(Source, raw::Issuers)>,
+) -> Option<Arc<str>> {
+    let of_people = || {
+        let all = issuers.iter().flat_map(|(_, known)| &known.issuer);
+        let people = all.filter(|(_, issuer)| issuer.r#for.get_ref() == "people");
+        people.map(|(name, _)| name.get_ref().as_str())
+    };
+    let Some(issuer) = &group.issuer else {
+        if of_people().count() > 1 {
+            let (name, known) = (key.get_ref(), of_people().collect::<Vec<_>>().join("`, `"));
+            let message = format!("group `{name}` needs `issuer`, one of `{known}`");
+            reading.error(&key.span(), policy::GROUP_ISSUER, message);
+        }
+        return None;
+    };
+    if !of_people().any(|known| known == issuer.get_ref()) {
+        reading.unknown(issuer, "issuer for people", of_people());
+    }
+    Some(issuer.get_ref().as_str().into())
+}
+
+/// The claims that pin an owner, of an issuer whose tokens anybody can get.
+#[must_use]
+pub fn owner_pins(url: &str) -> Option<&'static [&'static str]> {
+    let host = url.split("://").nth(1).and_then(|rest| rest.split('/').next())?;
+    PUBLIC_ISSUERS.iter().find(|(public, _)| *public == host).map(|(_, pins)| *pins)
 }
 
 /// An https URL with a host and without user, query and fragment (OpenID Connect Discovery §2); plain http names this machine only.

@@ -209,6 +209,8 @@ pub struct People {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Group {
+    /// The name of an issuer for people; absent where there is one only.
+    pub issuer: Option<Text>,
     /// What must match exactly.
     pub claims: Named<Text>,
     /// A webhook of the broker's configuration.

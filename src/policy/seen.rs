@@ -44,7 +44,8 @@ impl Bundle {
             claims.extend(known.name_claim.as_deref());
             if known.subjects == Subjects::People {
                 claims.insert("email_verified");
-                let groups = self.people.groups.values();
+                let of = |issued: &Option<_>| issued.as_deref().is_none_or(|name| name == issuer);
+                let groups = self.people.groups.values().filter(|group| of(&group.issuer));
                 claims.extend(groups.flat_map(|group| group.claims.keys().map(String::as_str)));
             }
         }

@@ -8,12 +8,12 @@ use protem_verify::codes::policy;
 use protem_verify::names::{GatewayName, GroupName, IdentityName, PersonName, Subject};
 
 use crate::policy::bundle::Bundle;
-use crate::policy::catalog::{LoginRule, People, Subjects};
+use crate::policy::catalog::{Group, LoginRule, People, Subjects};
 use crate::policy::finding::{At, Findings, did_you_mean};
 use crate::policy::login::{
     DEV_AS, DEV_GROUPS, DEV_ISSUER, DEV_KIND, Login, NoMatch, Person, Principal, SPIFFE_ISSUER,
 };
-use crate::policy::parse::Parsed;
+use crate::policy::parse::{Parsed, owner_pins};
 use crate::policy::seen::text;
 
 /// Whose a login is.
@@ -130,10 +130,44 @@ impl Logins {
         })
     }
 
-    /// The rule of this issuer that comes nearest, and the first claim of it that differs.
-    fn nearest(&self, login: &Login) -> Option<(&Whose, String)> {
+    /// Why a login is nobody's. Where anybody can get a token, one that is not of the owner whom a rule pins learns nothing
+    /// of that rule: by asking again and again it would learn all of them.
+    fn nobody(&self, login: &Login, pins: Option<&[&str]>) -> NoMatch {
+        let issuer = &login.issuer;
+        let near = |pins: &[&str]| {
+            let (whose, differs) = self.nearest(login, pins)?;
+            Some(format!("the nearest is {whose}, but {differs}"))
+        };
+        let nearest = near(&[]);
+        let own = match pins {
+            None => nearest.clone(),
+            Some(pins) => near(pins),
+        };
+        let why_not = match (own, &nearest) {
+            (Some(own), _) => own,
+            (None, Some(_)) => {
+                let pins = pins.into_iter().flatten().copied();
+                let said = ["sub"].into_iter().chain(pins).filter_map(|claim| said(login, claim));
+                format!("no login of `{issuer}` matches it: {}", said.collect::<Vec<_>>().join(", "))
+            }
+            (None, None) if self.has(issuer) => {
+                format!("logins of two identities or gateways match it, all by `{issuer}`")
+            }
+            (None, None) => format!("no identity or gateway has a login of `{issuer}`"),
+        };
+        let untold = nearest.filter(|nearest| *nearest != why_not);
+        NoMatch { why_not, untold }
+    }
+
+    /// The rule of this issuer that comes nearest, of those whose `pins` match, and the first claim of it that differs.
+    fn nearest(&self, login: &Login, pins: &[&str]) -> Option<(&Whose, String)> {
         let looks = self.0.get(login.issuer.as_str())?;
         let rules = looks.iter().flat_map(|look| look.rules.values().flatten()).take(TRIES_MAX);
+        let pinned = |(_, rule): &&(Whose, LoginRule)| {
+            let mut pins = rule.claims.iter().filter(|(claim, _)| pins.contains(&claim.as_str()));
+            pins.all(|(claim, value)| login.says(claim, value))
+        };
+        let rules = rules.filter(pinned);
         let scored = rules.map(|(whose, rule)| {
             let says = |(claim, value): &(&String, &String)| login.says(claim, value);
             let matching = rule.claims.iter().filter(says).count();
@@ -184,6 +218,15 @@ impl Looks {
     }
 }
 
+/// A claim as the caller itself wrote it.
+fn said(login: &Login, claim: &str) -> Option<String> {
+    let value: String = login.text(claim)?.chars().take(SAID_MAX).collect();
+    Some(format!("its `{claim}` is `{value}`"))
+}
+
+/// Characters of a claim that its caller is shown again.
+const SAID_MAX: usize = 128;
+
 /// Pairs of different holders whose rules do not contradict each other: one login could match both.
 fn shared(looks: &[Looks]) -> Vec<(Whose, Whose)> {
     let mut pairs = Vec::new();
@@ -231,9 +274,9 @@ impl Bundle {
     /// Who a verified login is.
     ///
     /// # Errors
-    /// When it is nobody's, with the nearest login and the claim that differs.
+    /// When it is nobody's, with the nearest login and the claim that differs, as far as the caller may know them.
     pub fn who(&self, login: &Login) -> Result<Principal, NoMatch> {
-        let no = |why_not: String| NoMatch { why_not };
+        let no = |why_not: String| NoMatch { why_not, untold: None };
         if login.issuer == DEV_ISSUER {
             if !self.dev {
                 return Err(no(format!("`{DEV_ISSUER}` signs for `protem dev` only")));
@@ -257,16 +300,8 @@ impl Bundle {
             return Err(no(format!("the bundle has no issuer `{}`{hint}", login.issuer)));
         }
         let Some((whose, rule)) = self.logins.find(login) else {
-            return Err(no(match self.logins.nearest(login) {
-                Some((whose, differs)) => format!("the nearest is {whose}, but {differs}"),
-                None if self.logins.has(&login.issuer) => {
-                    format!(
-                        "logins of two identities or gateways match it, all by `{}`",
-                        login.issuer
-                    )
-                }
-                None => format!("no identity or gateway has a login of `{}`", login.issuer),
-            }));
+            let pins = issuer.and_then(|issuer| owner_pins(&issuer.url));
+            return Err(self.logins.nobody(login, pins));
         };
         match whose {
             Whose::Identity(name) => Ok(Principal::Workload {
@@ -376,8 +411,12 @@ impl People {
         let all = |claims: &BTreeMap<String, String>| {
             claims.iter().all(|(claim, value)| login.says(claim, value))
         };
-        let of =
-            self.groups.iter().filter(|(_, group)| !group.claims.is_empty() && all(&group.claims));
+        // INVARIANT(a_group_is_of_its_issuer): another provider's word for it puts nobody in.
+        let of_issuer =
+            |group: &Group| group.issuer.as_deref().is_none_or(|issuer| issuer == login.issuer);
+        let of = self.groups.iter().filter(|(_, group)| {
+            of_issuer(group) && !group.claims.is_empty() && all(&group.claims)
+        });
         of.map(|(name, _)| name.clone()).collect()
     }
 }

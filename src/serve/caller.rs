@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use protem_clock::clock::Clock;
-use protem_verify::codes::caller;
+use protem_verify::codes::{Code, caller};
 use protem_verify::ids::Hash;
 use protem_verify::time::Time;
 use serde_json::Value;
@@ -16,7 +16,7 @@ use crate::policy::bundle::Bundle;
 use crate::policy::login::{Caller, Claim, DEV_ISSUER, Login, NoMatch, SPIFFE_ISSUER};
 use crate::serve::grounds::{Changes, Grounds, KeyPrint};
 use crate::serve::issuers::{Issuers, Reach, Svids};
-use crate::serve::jwt::{Keys, Kind, Rejected, Token, Trusted, Verified, unreadable};
+use crate::serve::jwt::{Keys, Kind, Rejected, Token, Trusted, Verified, reject, unreadable};
 use crate::serve::limits::{FAULT_RETRY, TOKENS_REMEMBERED_MAX};
 use crate::serve::status::Problem;
 use crate::serve::svid::{PeerCert, SpiffeId};
@@ -53,6 +53,17 @@ impl SignedIn {
     }
 }
 
+/// What a sign-in is judged by.
+#[derive(Clone, Copy)]
+pub struct Asked<'b> {
+    /// The bundle in force.
+    pub bundle: &'b Bundle,
+    /// How often something had changed *before* that bundle was looked up ([`Changes::generation`]).
+    pub generation: u64,
+    /// Now.
+    pub now: Time,
+}
+
 /// Verifies callers' tokens and remembers those that were good.
 pub struct Door {
     issuers: Issuers,
@@ -84,9 +95,11 @@ impl Door {
     #[must_use]
     pub fn still(&self, signed_in: &SignedIn, bundle: &Bundle, now: Time) -> bool {
         match &signed_in.grounds {
-            Grounds::Token { audience, key } => {
+            Grounds::Token { issuer, audience, key } => {
                 let trusted = self.issuers.trusted(&signed_in.issuer, bundle);
-                trusted.is_some_and(|now| *now.audience == **audience && now.keys.hold(key))
+                trusted.is_some_and(|(name, now)| {
+                    name == *issuer && *now.audience == **audience && now.keys.hold(key)
+                })
             }
             Grounds::Certificate(certificate) => certificate.check(now).is_ok(),
         }
@@ -109,8 +122,7 @@ impl Door {
         &self,
         headers: &HeaderMap,
         peer: Option<&Arc<PeerCert>>,
-        bundle: &Bundle,
-        now: Time,
+        (bundle, now): (&Bundle, Time),
     ) -> Option<Arc<SignedIn>> {
         let proof = match certificate(headers, peer) {
             Some(certificate) => {
@@ -131,17 +143,16 @@ impl Door {
         &self,
         headers: &HeaderMap,
         peer: Option<&Arc<PeerCert>>,
-        bundle: &Bundle,
-        now: Time,
+        asked: &Asked<'_>,
     ) -> Result<Arc<SignedIn>, Problem> {
         if let Some(certificate) = certificate(headers, peer) {
-            return self.certified(certificate, bundle, now);
+            return self.certified(certificate, asked);
         }
         let token = bearer(headers).map_err(|rejected| unauthenticated(&rejected))?;
         let proof = token_print(token);
-        let signed_in =
-            self.verify(token, bundle, now).await.map_err(|rejected| unauthenticated(&rejected))?;
-        let signed_in = Arc::new(signed_in);
+        let signed_in = self.verify(token, asked).await;
+        let signed_in = Arc::new(signed_in.map_err(|rejected| unauthenticated(&rejected))?);
+        let now = asked.now;
         // Anybody can get tokens of a public issuer: those that are nobody's take no place.
         if signed_in.who.is_ok() {
             self.remember(proof, &signed_in, now);
@@ -153,10 +164,9 @@ impl Door {
     fn certified(
         &self,
         certificate: &Arc<PeerCert>,
-        bundle: &Bundle,
-        now: Time,
+        asked: &Asked<'_>,
     ) -> Result<Arc<SignedIn>, Problem> {
-        let generation = self.changes.generation();
+        let Asked { bundle, generation, now } = *asked;
         certificate.check(now).map_err(|untrusted| {
             Problem::new(Grpc::Unauthenticated, untrusted.code, untrusted.why)
         })?;
@@ -174,21 +184,41 @@ impl Door {
         Ok(signed_in)
     }
 
-    async fn verify(&self, token: &str, bundle: &Bundle, now: Time) -> Result<SignedIn, Rejected> {
+    async fn verify(&self, token: &str, asked: &Asked<'_>) -> Result<SignedIn, Rejected> {
+        let Asked { bundle, generation, now } = *asked;
         let token = Token::read(token)?;
-        let generation = self.changes.generation();
         let (name, trusted) = self.issuers.of(&token, bundle).await?;
         let verified = token.verify(&trusted, now)?;
         let login = Arc::new(match trusted.kind {
-            Kind::Oidc => login(&name, &verified)?,
+            Kind::Oidc | Kind::People => login(&name, &verified)?,
             Kind::Svid => svid_login(&verified)?,
         });
         let who =
             bundle.who(&login).map(|principal| Caller { principal, login: Arc::clone(&login) });
+        if let Err(NoMatch { untold: Some(near), .. }) = &who {
+            // What strangers must not learn, those who keep the bundle want to know.
+            tracing::info!(issuer = %name, subject = ?login.subject, ?near, "a valid token is nobody's");
+        }
         let audience = trusted.audience.to_string();
-        let grounds = Grounds::Token { audience, key: verified.key };
+        let grounds = Grounds::Token { issuer: name, audience, key: verified.key };
         let (issuer, expires) = (verified.issuer.to_string(), verified.expires);
         Ok(SignedIn { who, login, issuer, expires, bundle: bundle.digest(), grounds, generation })
+    }
+
+    /// Forgets sign-ins that count no more.
+    pub fn tidy(&self, asked: &Asked<'_>) {
+        let Asked { bundle, generation, now } = *asked;
+        let bundle = bundle.digest();
+        let counts = |known: &SignedIn| {
+            known.bundle == bundle && known.generation == generation && known.expires > now
+        };
+        self.lock().retain(|_, known| counts(known));
+    }
+
+    /// How many sign-ins are remembered.
+    #[must_use]
+    pub fn remembers(&self) -> usize {
+        self.lock().len()
     }
 
     fn remembered(&self, proof: &KeyPrint, bundle: Hash, now: Time) -> Option<Arc<SignedIn>> {
@@ -231,33 +261,38 @@ fn token_print(token: &str) -> KeyPrint {
 
 /// The one bearer token of a call.
 fn bearer(headers: &HeaderMap) -> Result<&str, Rejected> {
-    let rejected = |code, why: &str| Rejected { code, why: why.to_owned() };
     let mut values = headers.get_all(AUTHORIZATION).iter();
-    let value = values.next().ok_or_else(|| rejected(caller::NO_TOKEN, "nobody signed in"))?;
+    let value = values.next().ok_or_else(|| reject(caller::NO_TOKEN, "nobody signed in"))?;
     if values.next().is_some() {
-        return Err(rejected(caller::MANY_TOKENS, "the call has more than one caller token"));
+        return Err(reject(caller::MANY_TOKENS, "the call has more than one caller token"));
     }
     let text = value.to_str().map_err(|_| {
-        rejected(caller::TOKEN_UNREADABLE, "the caller token is not of plain characters")
+        reject(caller::TOKEN_UNREADABLE, "the caller token is not of plain characters")
     })?;
     let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
     if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(rejected(caller::NO_TOKEN, "the `authorization` is not of the scheme Bearer"));
+        return Err(reject(caller::NO_TOKEN, "the `authorization` is not of the scheme Bearer"));
     }
     // A proxy that merges two headers writes a comma; no JWT has one.
     if token.contains([',', ' ']) {
-        return Err(rejected(caller::MANY_TOKENS, "the call has more than one caller token"));
+        return Err(reject(caller::MANY_TOKENS, "the call has more than one caller token"));
     }
     Ok(token)
 }
 
 fn unauthenticated(rejected: &Rejected) -> Problem {
     let problem = |grpc| Problem::new(grpc, rejected.code, rejected.why.clone());
-    // Nobody's fault who calls, and over when the issuer is back.
-    if rejected.code == caller::ISSUER_UNREACHABLE {
-        return problem(Grpc::Unavailable).retry(FAULT_RETRY);
+    // Over when the issuer is back, or was asked again.
+    if nobodys_fault(rejected.code) {
+        return problem(Grpc::Unavailable).retry(rejected.retry.unwrap_or(FAULT_RETRY));
     }
     problem(Grpc::Unauthenticated)
+}
+
+/// Refusals that say nothing against whoever calls: they must not lock its address out.
+#[must_use]
+pub fn nobodys_fault(code: Code) -> bool {
+    [caller::ISSUER_UNREACHABLE, caller::KEY_NOT_YET].contains(&code)
 }
 
 /// What a SPIFFE ID is to policy, whether a certificate or a token proves it.

@@ -10,14 +10,14 @@ use axum::response::Response;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use http_body_util::BodyExt;
-use protem_verify::codes::{caller, wire};
+use protem_verify::codes::wire;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code as Grpc, Status};
 use tracing::{Instrument, Span, field};
 
 use crate::engine::broker::Broker;
 use crate::policy::login::{Caller, Principal};
-use crate::serve::caller::{Door, SignedIn};
+use crate::serve::caller::{Asked, Door, SignedIn, nobodys_fault};
 use crate::serve::grounds::CallerTime;
 use crate::serve::guarded::Guarded;
 use crate::serve::incoming::Peer;
@@ -119,9 +119,12 @@ impl Entrance {
         }
     }
 
-    /// Forgets rates that no longer matter.
+    /// Forgets rates and sign-ins that no longer matter.
     pub fn tidy(&self) {
         self.rates.tidy();
+        let generation = self.door.changes().generation();
+        let bundle = self.broker.bundle();
+        self.door.tidy(&Asked { bundle: &bundle, generation, now: self.time.now() });
     }
 
     async fn admit(&self, request: &mut Request, rule: &Rule) -> Result<Admitted, Problem> {
@@ -191,7 +194,10 @@ impl Entrance {
         }
         let certificate = counted(headers, peer, presented)?;
         let (now, boot) = (self.time.now(), self.time.boot());
+        // Looked at before the bundle: a sign-in by the last one must not count as one by the next.
+        let generation = self.door.changes().generation();
         let bundle = self.broker.bundle();
+        let asked = Asked { bundle: &bundle, generation, now };
         let ip = peer.map(|peer| peer.address.ip());
         let failed = || {
             if let Some(ip) = ip {
@@ -199,15 +205,15 @@ impl Entrance {
             }
         };
         // Who signed in before costs no signature check, so a neighbour's bad tokens keep nobody from ending access.
-        let signed_in = match self.door.known(headers, certificate, &bundle, now) {
+        let signed_in = match self.door.known(headers, certificate, (&bundle, now)) {
             Some(known) => known,
             None => {
                 if let Some(ip) = ip {
                     self.rates.may_try(ip, boot)?;
                 }
-                let signed_in = self.door.sign_in(headers, certificate, &bundle, now).await;
+                let signed_in = self.door.sign_in(headers, certificate, &asked).await;
                 // An issuer that is down must not lock its callers' whole address out.
-                let blamed = |problem: &Problem| problem.code() != caller::ISSUER_UNREACHABLE;
+                let blamed = |problem: &Problem| !nobodys_fault(problem.code());
                 signed_in.inspect_err(|problem| blamed(problem).then(failed).unwrap_or_default())?
             }
         };

@@ -15,11 +15,13 @@ use zeroize::Zeroizing;
 
 use crate::fetch::client::{Fetcher, Limits};
 use crate::fetch::error::FetchError;
+use crate::fetch::file::read_small;
 use crate::fetch::target::same_origin;
 use crate::serve::grounds::Changes;
-use crate::serve::jwt::{Keys, Rejected, Token, clean, length, reject};
+use crate::serve::claims::length;
+use crate::serve::jwt::{Keys, Rejected, Token, clean, reject};
 use crate::serve::limits::{
-    BEARER_MAX, FETCH_PAUSE, FETCH_PAUSE_MAX, ISSUER_WAIT, ISSUER_WAITING_MAX, KEYS_FRESH,
+    BEARER_MAX, FAULT_RETRY, FETCH_PAUSE, FETCH_PAUSE_MAX, FETCH_WITHIN, ISSUER_WAIT, ISSUER_WAITING_MAX, KEYS_FRESH,
     KEYS_FRESH_LEAST, KEYS_FRESH_MOST, KEYS_KEPT, UNKNOWN_KEY_EVERY,
 };
 use crate::serve::strict_json;
@@ -38,6 +40,8 @@ pub struct Fetched {
     /// Counts fetches that have ended.
     ended: watch::Sender<u64>,
     waiting: Semaphore,
+    /// Whoever reads the token file: one at most, should its file system hang.
+    reading: Arc<Semaphore>,
 }
 
 /// How the issuer is reached.
@@ -93,6 +97,7 @@ impl Fetched {
             wanted: AtomicBool::new(false),
             ended: watch::Sender::new(0),
             waiting: Semaphore::new(ISSUER_WAITING_MAX),
+            reading: Arc::new(Semaphore::new(1)),
         })
     }
 
@@ -125,18 +130,21 @@ impl Fetched {
     /// The keys to verify this token by. Waits, for a bounded time, only when there are none or the token's is not among them.
     ///
     /// # Errors
-    /// When there are none that are young enough: with why they could not be fetched, and when they last were.
+    /// When there are none that are young enough: with why they could not be fetched, and when they last were. When the
+    /// token's key is not among them, and they were not fetched again since it came: with when to try again.
     pub async fn keys_for(self: &Arc<Self>, token: &Token<'_>) -> Result<Arc<Keys>, Rejected> {
         self.wanted.store(true, Ordering::Relaxed);
         if let Some(keys) = self.usable() {
             if token.names_one_of(&keys) {
                 return Ok(keys);
             }
-            self.wait(self.may_ask()).await;
-            return Ok(self.usable().unwrap_or(keys));
+            self.wait(Because::UnknownKey).await;
+            // Only keys that were fetched since then say that there is no such key.
+            let fresh = self.usable().filter(|fresh| !Arc::ptr_eq(fresh, &keys));
+            return fresh.ok_or_else(|| self.not_yet());
         }
         if !self.rests() {
-            self.wait(true).await;
+            self.wait(Because::NoKeys).await;
         }
         self.usable().ok_or_else(|| self.unreachable())
     }
@@ -166,11 +174,16 @@ impl Fetched {
         !book.flying && book.failures > 0 && book.due > self.clock.boot()
     }
 
-    /// Waits for the end of the fetch that is under way, or of one that it may `begin`.
-    async fn wait(self: &Arc<Self>, begin: bool) {
+    /// Waits for the end of the fetch that is under way, or of one that it may begin. Without a seat nothing is begun, nor
+    /// is the turn to begin used up.
+    async fn wait(self: &Arc<Self>, because: Because) {
         let Ok(_seat) = self.waiting.try_acquire() else { return };
         let mut ended = self.ended.subscribe();
-        if begin {
+        let begins = match because {
+            Because::NoKeys => true,
+            Because::UnknownKey => self.may_ask(),
+        };
+        if begins {
             self.fly();
         } else if !self.book().flying {
             return;
@@ -188,7 +201,8 @@ impl Fetched {
         drop(book);
         let landing = Landing(Arc::clone(self));
         tokio::spawn(async move {
-            let published = landing.0.fetch().await;
+            let late = |_| Err(format!("fetching them took longer than {FETCH_WITHIN:?}"));
+            let published = timeout(FETCH_WITHIN, landing.0.fetch()).await.unwrap_or_else(late);
             landing.0.land(published);
         });
     }
@@ -220,16 +234,22 @@ impl Fetched {
         let Some(file) = &self.way.token_file else { return Ok(None) };
         let bad =
             |why: &str| format!("`{}`, the token to fetch its keys with, {why}", file.display());
-        let text = tokio::fs::read_to_string(file).await.map(Zeroizing::new);
-        let text = text.map_err(|why| bad(&why.to_string()))?;
-        let token = text.trim();
-        if token.is_empty()
-            || token.len() > BEARER_MAX
-            || !token.bytes().all(|b| b.is_ascii_graphic())
-        {
-            return Err(bad("does not hold one token"));
+        let seat = Arc::clone(&self.reading).try_acquire_owned();
+        let seat = seat.map_err(|_| bad("is still being read"))?;
+        let path = file.clone();
+        let read = move || {
+            let _seat = seat;
+            read_small(&path, BEARER_MAX).map(Zeroizing::new)
+        };
+        let bytes = tokio::task::spawn_blocking(read).await.map_err(|why| bad(&why.to_string()))?;
+        let bytes = bytes.map_err(|why| bad(&why.to_string()))?;
+        let token = bytes.trim_ascii();
+        match str::from_utf8(token) {
+            Ok(text) if !token.is_empty() && token.iter().all(u8::is_ascii_graphic) => {
+                Ok(Some(Zeroizing::new(text.to_owned())))
+            }
+            Ok(_) | Err(_) => Err(bad("does not hold one token")),
         }
-        Ok(Some(Zeroizing::new(token.to_owned())))
     }
 
     fn land(&self, published: Result<Published, String>) {
@@ -262,6 +282,18 @@ impl Fetched {
             tracing::info!(issuer = %self.name, "the issuer took keys back: who came in by them is asked again");
             self.changes.raise();
         }
+    }
+
+    /// A token whose key is not known, while its issuer is not asked again. Whether it is made up nobody knows yet.
+    fn not_yet(&self) -> Rejected {
+        let passed = self.book().asked.map(|asked| self.clock.boot().saturating_sub(asked));
+        let left = passed.map_or(Duration::ZERO, |passed| UNKNOWN_KEY_EVERY.saturating_sub(passed));
+        let name = &self.name;
+        let why = format!(
+            "no key of issuer `{name}` that is known here has the caller token's `kid`; they are fetched again soon"
+        );
+        let retry = Some(left.max(FAULT_RETRY));
+        Rejected { retry, ..reject(caller::KEY_NOT_YET, &why) }
     }
 
     fn unreachable(&self) -> Rejected {
@@ -300,6 +332,15 @@ pub fn jwks_of(bytes: &[u8], kind: &str, issuer: &str, place: &str) -> Result<St
         return Err(format!("`{place}` names no https `jwks_uri`: `{}`", clean(jwks)));
     }
     Ok(jwks.to_owned())
+}
+
+/// Why a login waits.
+#[derive(Clone, Copy)]
+enum Because {
+    /// There are no keys that count.
+    NoKeys,
+    /// Its token's is not among them.
+    UnknownKey,
 }
 
 /// Ends a fetch, whatever became of it.

@@ -13,8 +13,10 @@ use crate::serve::svid::PeerCert;
 /// Why a caller was believed. What is not written here cannot be asked again, so it must not have mattered.
 #[derive(Clone, Debug)]
 pub enum Grounds {
-    /// A token: the audience that it was for, and the key that signed it.
+    /// A token: whose, the audience that it was for, and the key that signed it.
     Token {
+        /// The issuer's name in the bundle: a bundle may give its URL to another.
+        issuer: Arc<str>,
         /// The audience that its issuer had in the bundle.
         audience: String,
         /// The issuer's key.

@@ -11,7 +11,7 @@ use protem_verify::ids::Hash;
 use crate::config::{Fetch, IssuerSettings};
 use crate::fetch::client::Fetcher;
 use crate::policy::bundle::Bundle;
-use crate::policy::catalog::{Issuer, IssuerKeys};
+use crate::policy::catalog::{Issuer, IssuerKeys, Subjects};
 use crate::policy::finding::did_you_mean;
 use crate::policy::login::{DEV_ISSUER, SPIFFE_ISSUER};
 use crate::serve::fetched::{Fetched, Way};
@@ -65,13 +65,14 @@ struct Known {
     name: Arc<str>,
     url: Arc<str>,
     audience: Arc<str>,
+    kind: Kind,
     keys: Source,
 }
 
 enum Source {
     /// A file of the bundle.
     File(Arc<Keys>),
-    /// A file of the bundle that cannot be used, and why.
+    /// None that count, and why, as its callers are told.
     Bad(String),
     /// Its own server.
     Fetched(Arc<Fetched>),
@@ -80,7 +81,7 @@ enum Source {
 impl Known {
     fn trusted(&self, keys: Arc<Keys>) -> Trusted {
         let (issuer, audience) = (Arc::clone(&self.url), Arc::clone(&self.audience));
-        Trusted { issuer, audience, keys, kind: Kind::Oidc }
+        Trusted { issuer, audience, keys, kind: self.kind }
     }
 }
 
@@ -123,30 +124,28 @@ impl Issuers {
         let keys = match &known.keys {
             Source::File(keys) => Arc::clone(keys),
             Source::Fetched(fetched) => fetched.keys_for(token).await?,
-            Source::Bad(why) => {
-                let why = format!("the JWKS file of issuer `{}` {why}", known.name);
-                return Err(reject(caller::ISSUER_UNREACHABLE, &why));
-            }
+            Source::Bad(why) => return Err(reject(caller::ISSUER_UNREACHABLE, why)),
         };
         Ok((Arc::clone(&known.name), known.trusted(keys)))
     }
 
-    /// What is trusted of an issuer now, by its `iss`; nothing when its keys were never fetched.
+    /// What is trusted of an issuer now, by its `iss`, and its name; nothing when its keys were never fetched.
     #[must_use]
-    pub fn trusted(&self, iss: &str, bundle: &Bundle) -> Option<Trusted> {
+    pub fn trusted(&self, iss: &str, bundle: &Bundle) -> Option<(Arc<str>, Trusted)> {
         if let Some(dev) = self.dev.as_ref().filter(|dev| *dev.issuer == *iss) {
-            return Some(dev.clone());
+            return Some((DEV_ISSUER.into(), dev.clone()));
         }
         if let Some(domain) = iss.strip_prefix(SPIFFE) {
-            return self.svid(domain).ok();
+            return self.svid(domain).ok().map(|trusted| (SPIFFE_ISSUER.into(), trusted));
         }
         let table = self.table(bundle);
         let known = table.by_url.get(iss)?;
-        match &known.keys {
-            Source::File(keys) => Some(known.trusted(Arc::clone(keys))),
-            Source::Fetched(fetched) => fetched.last().map(|keys| known.trusted(keys)),
-            Source::Bad(_) => None,
-        }
+        let keys = match &known.keys {
+            Source::File(keys) => Arc::clone(keys),
+            Source::Fetched(fetched) => fetched.last()?,
+            Source::Bad(_) => return None,
+        };
+        Some((Arc::clone(&known.name), known.trusted(keys)))
     }
 
     /// What is trusted of a trust domain's JWT-SVIDs: its own keys and no other's.
@@ -192,6 +191,11 @@ impl Issuers {
         if let Some(known) = self.table.load_full().filter(|known| known.bundle == digest) {
             return known;
         }
+        for name in self.reach.issuers.keys() {
+            if !bundle.issuers().contains_key(name.as_str()) {
+                tracing::warn!(name, "the settings have an `[issuer.NAME]` that the bundle in force has not");
+            }
+        }
         let by_url = bundle.issuers().values().map(|issuer| self.known(issuer));
         let by_url = by_url.map(|known| (Arc::clone(&known.url), known)).collect();
         let fresh = Arc::new(Table { bundle: digest, by_url });
@@ -202,22 +206,46 @@ impl Issuers {
     fn known(&self, issuer: &Issuer) -> Known {
         let (name, url) = (Arc::clone(&issuer.name), Arc::from(issuer.url.as_str()));
         let keys = match &issuer.keys {
-            IssuerKeys::Discovery => Source::Fetched(self.fetched(&name, &url)),
+            IssuerKeys::Discovery => match self.settings_of(&name, &url) {
+                Ok(settings) => Source::Fetched(self.fetched(&name, &url, settings)),
+                Err(why) => {
+                    tracing::error!(issuer = %name, %url, "the settings' `[issuer.NAME]` is for another `url`, so nothing is fetched");
+                    Source::Bad(why)
+                }
+            },
             IssuerKeys::File(jwks) => match Keys::parse(jwks) {
                 Ok(keys) => Source::File(Arc::new(keys)),
                 Err(why) => {
                     tracing::error!(issuer = %name, why, "the issuer's JWKS file cannot be used, so its tokens are refused");
-                    Source::Bad(why)
+                    Source::Bad(format!("the JWKS file of issuer `{name}` {why}"))
                 }
             },
         };
-        Known { name, url, audience: Arc::from(issuer.audience.as_str()), keys }
+        let kind = match issuer.subjects {
+            Subjects::Workloads => Kind::Oidc,
+            Subjects::People => Kind::People,
+        };
+        Known { name, url, audience: Arc::from(issuer.audience.as_str()), kind, keys }
     }
 
-    fn fetched(&self, name: &Arc<str>, url: &Arc<str>) -> Arc<Fetched> {
+    /// How an issuer is reached, if what the settings have for its name is for it: who may change a bundle chooses where a
+    /// name leads, and must not be sent a token with it.
+    fn settings_of(&self, name: &str, url: &str) -> Result<IssuerSettings, String> {
+        let Some(settings) = self.reach.issuers.get(name) else {
+            return Ok(IssuerSettings::default());
+        };
+        // INVARIANT(an_issuers_token_goes_to_its_own_url): named by the operator, not by the bundle.
+        if settings.gives_nothing() || settings.url == url {
+            return Ok(settings.clone());
+        }
+        Err(format!(
+            "`[issuer.{name}]` of the broker's settings is for another `url` than the bundle's issuer `{name}` has, so its keys are not fetched"
+        ))
+    }
+
+    fn fetched(&self, name: &Arc<str>, url: &Arc<str>, settings: IssuerSettings) -> Arc<Fetched> {
         let mut all = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = || {
-            let settings = self.reach.issuers.get(&**name).cloned().unwrap_or_default();
             let named = |path: std::path::PathBuf| Some(path).filter(|p| !p.as_os_str().is_empty());
             let fetcher = match named(settings.ca) {
                 Some(ca) => self.fetcher.with_ca(ca),

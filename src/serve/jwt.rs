@@ -13,8 +13,9 @@ use ring::signature::{
 };
 use serde_json::{Map, Value};
 
+use crate::serve::claims::{check_audience, check_client, check_times, text_of};
 use crate::serve::grounds::KeyPrint;
-use crate::serve::limits::{CLOCK_LEEWAY, JWKS_KEYS_MAX, JWKS_MAX, TOKEN_MAX};
+use crate::serve::limits::{JWKS_KEYS_MAX, JWKS_MAX, TOKEN_MAX};
 use crate::serve::strict_json;
 
 /// An issuer whose tokens are trusted: its exact `iss`, the audience its tokens must hold, and its keys.
@@ -35,6 +36,8 @@ pub struct Trusted {
 pub enum Kind {
     /// An OpenID Connect issuer's: `iss` says whose.
     Oidc,
+    /// An id token of a person: the same, and it was made for one client alone (OpenID Connect Core §2, §3.1.3.7).
+    People,
     /// A JWT-SVID: `sub` says whose, and fewer algorithms and headers are allowed (JWT-SVID §2, §3).
     Svid,
 }
@@ -74,6 +77,8 @@ pub struct Rejected {
     pub code: Code,
     /// In words, without anything of the token but its `iss` and `kid`, and once its signature is verified what differs.
     pub why: String,
+    /// When to try again, where that may help.
+    pub retry: Option<Duration>,
 }
 
 impl fmt::Display for Rejected {
@@ -125,8 +130,13 @@ impl<'t> Token<'t> {
     /// # Errors
     /// With the code that says what is wrong: nothing is trusted before the signature is.
     pub fn verify(self, trusted: &Trusted, now: Time) -> Result<Verified, Rejected> {
-        if trusted.kind == Kind::Svid {
-            self.header.fits_svid()?;
+        match trusted.kind {
+            Kind::Svid => self.header.fits_svid()?,
+            // What an API may be called with says nothing of who signed in where (RFC 9068 §5).
+            Kind::People if self.header.of_access => {
+                return Err(unreadable("is an access token, and people sign in with an id token"));
+            }
+            Kind::Oidc | Kind::People => {}
         }
         let key = trusted.keys.find(&self.header)?;
         if !key.verifies(self.signed.as_bytes(), &self.signature) {
@@ -134,85 +144,14 @@ impl<'t> Token<'t> {
         }
         // INVARIANT(only_verified_claims_count): nothing of the token decides anything before this line but where to look for the key.
         check_audience(&self.claims, &trusted.audience)?;
+        if trusted.kind == Kind::People {
+            check_client(&self.claims, &trusted.audience)?;
+        }
         let expires = check_times(&self.claims, now)?;
         let subject = text_of(&self.claims, "sub")?.to_owned();
         let (issuer, key) = (Arc::clone(&trusted.issuer), key.print());
         Ok(Verified { issuer, subject, expires, claims: self.claims, key })
     }
-}
-
-fn check_audience(claims: &Map<String, Value>, audience: &str) -> Result<(), Rejected> {
-    let wrong = |found: &str| {
-        let why = format!("the caller token is for {found}, and this broker wants `{audience}`");
-        reject(caller::WRONG_AUDIENCE, &why)
-    };
-    let texts: Vec<&str> = match claims.get("aud") {
-        Some(Value::String(one)) => vec![one],
-        Some(Value::Array(many)) if many.iter().all(Value::is_string) => {
-            many.iter().filter_map(Value::as_str).collect()
-        }
-        None
-        | Some(
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_),
-        ) => return Err(wrong("nobody (its `aud` is no text or list of texts)")),
-    };
-    if !audience.is_empty() && texts.contains(&audience) {
-        return Ok(());
-    }
-    let named: Vec<String> =
-        texts.iter().take(AUDIENCES_SHOWN).map(|text| format!("`{}`", clean(text))).collect();
-    Err(wrong(if named.is_empty() { "nobody".to_owned() } else { named.join(", ") }.as_str()))
-}
-
-fn check_times(claims: &Map<String, Value>, now: Time) -> Result<Time, Rejected> {
-    let expires = number(claims, "exp")?.ok_or(unreadable("has no `exp`"))?;
-    let soon = now + CLOCK_LEEWAY;
-    for name in ["nbf", "iat"] {
-        if let Some(from) = number(claims, name)?.filter(|from| *from > soon) {
-            let why = format!(
-                "the caller token is not valid yet: its `{name}` is {}, {} ahead of this broker's clock",
-                shown(from),
-                length(from.since(now)),
-            );
-            return Err(reject(caller::TOKEN_EARLY, &why));
-        }
-    }
-    if expires <= now {
-        let why = format!(
-            "the caller token expired at {}, {} ago by this broker's clock",
-            shown(expires),
-            length(now.since(expires)),
-        );
-        return Err(reject(caller::TOKEN_EXPIRED, &why));
-    }
-    Ok(expires)
-}
-
-/// A moment as people write it, in UTC.
-fn shown(at: Time) -> String {
-    let since = Duration::from_secs(at.as_secs());
-    let at = std::time::UNIX_EPOCH.checked_add(since).unwrap_or(std::time::UNIX_EPOCH);
-    humantime::format_rfc3339_seconds(at).to_string()
-}
-
-/// A length of time in whole seconds, as people write it.
-#[must_use]
-pub fn length(of: Duration) -> String {
-    humantime::format_duration(Duration::from_secs(of.as_secs())).to_string()
-}
-
-/// A NumericDate: whole seconds. Anything else under that name is an error, never an absent claim (CVE-2026-25537).
-fn number(claims: &Map<String, Value>, name: &str) -> Result<Option<Time>, Rejected> {
-    let Some(value) = claims.get(name) else { return Ok(None) };
-    let seconds = value.as_u64().filter(|seconds| *seconds < SECONDS_MAX);
-    let seconds = seconds
-        .ok_or_else(|| unreadable(&format!("has a `{name}` that is no whole number of seconds")))?;
-    Ok(Some(Time::from_secs(seconds)))
-}
-
-fn text_of<'c>(claims: &'c Map<String, Value>, name: &str) -> Result<&'c str, Rejected> {
-    let text = claims.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-    text.ok_or_else(|| unreadable(&format!("has no `{name}`")))
 }
 
 #[derive(Debug)]
@@ -221,6 +160,8 @@ struct Header {
     kid: Option<String>,
     /// Whether it has only what a JWT-SVID may have.
     plain: bool,
+    /// Whether it says that it is an access token.
+    of_access: bool,
 }
 
 impl Header {
@@ -245,7 +186,8 @@ impl Header {
         };
         let few = header.keys().all(|name| SVID_HEADER.contains(&name.as_str()));
         let kind = typ.is_none_or(|typ| ["JWT", "JOSE"].contains(&typ));
-        Ok(Self { alg, kid, plain: few && kind })
+        let of_access = typ.is_some_and(|typ| typ.to_ascii_lowercase().ends_with("at+jwt"));
+        Ok(Self { alg, kid, plain: few && kind, of_access })
     }
 
     /// RSA and elliptic curves only, with a `kid`, and nothing unusual (JWT-SVID §2).
@@ -470,7 +412,7 @@ pub fn unreadable(why: &str) -> Rejected {
 /// A refusal.
 #[must_use]
 pub fn reject(code: Code, why: &str) -> Rejected {
-    Rejected { code, why: why.to_owned() }
+    Rejected { code, why: why.to_owned(), retry: None }
 }
 
 /// What strangers wrote, short and without characters that could play tricks on a terminal.
@@ -489,9 +431,5 @@ const SVID_HEADER: [&str; 3] = ["alg", "typ", "kid"];
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 /// Lengths of an RSA modulus: less can be factored, more costs every login too much.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2_048..=8_192;
-/// Audiences of a token that an error names.
-const AUDIENCES_SHOWN: usize = 4;
 /// The longest `kid`.
 const KID_MAX: usize = 256;
-/// NumericDates from here on are mistakes: the year 9999.
-const SECONDS_MAX: u64 = 253_402_300_800;

@@ -90,7 +90,10 @@ pub const ISSUER_WAIT: Duration = Duration::from_secs(3);
 /// Logins that wait for one issuer; more are told to come back.
 pub const ISSUER_WAITING_MAX: usize = 64;
 /// A file with the token that an issuer wants to see.
-pub const BEARER_MAX: usize = 16 * 1024;
+pub const BEARER_MAX: u64 = 16 * 1024;
+/// How long fetching an issuer's keys may take, from reading its token to the last byte: two documents, each with a limit of
+/// its own, and a file that may lie on a network.
+pub const FETCH_WITHIN: Duration = Duration::from_secs(10);
 /// How deep a token's JSON may nest.
 pub const JSON_DEPTH_MAX: usize = 16;
 /// Members and items of a token's JSON, all together: a person may be in a few hundred groups.

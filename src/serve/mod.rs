@@ -6,6 +6,7 @@ pub mod answers;
 pub mod audit;
 pub mod bundles;
 pub mod caller;
+pub mod claims;
 pub mod connection;
 pub mod entrance;
 pub mod fetched;

@@ -28,6 +28,7 @@ use tokio_rustls::server::TlsStream;
 use zeroize::Zeroizing;
 
 use crate::config::TlsVersion;
+use crate::fetch::file::read_small;
 use crate::serve::handshakes::{Handshakes, in_time, late};
 use crate::serve::limits::HELLO_WITHIN;
 use crate::serve::svid::Presented;
@@ -263,7 +264,7 @@ fn read(
     provider: &CryptoProvider,
 ) -> Result<(Arc<CertifiedKey>, [u8; 32]), BadFile> {
     let bad = |file: &Path, why: String| BadFile { file: file.to_owned(), why };
-    let text = std::fs::read(&files.cert)
+    let text = read_small(&files.cert, CERT_FILE_MAX)
         .map_err(|why| bad(&files.cert, format!("cannot be read: {why}")))?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     let chain = chain.map_err(|why| bad(&files.cert, format!("is no PEM: {why}")))?;
@@ -282,7 +283,11 @@ fn read(
 /// Reads a key that nobody but this process's user (or root) may read: what is looked at is the open file, not its name.
 fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let unreadable = |why: io::Error| format!("cannot be read: {why}");
-    let mut file = std::fs::File::open(path).map_err(unreadable)?;
+    // Opening a pipe waits for its writer, who may never come.
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err("is no file with a key".into());
+    }
+    let file = std::fs::File::open(path).map_err(unreadable)?;
     let about = file.metadata().map_err(unreadable)?;
     if about.mode() & 0o077 != 0 {
         return Err(format!("has mode {:04o}; make it 0600", about.mode() & 0o7777));
@@ -294,9 +299,12 @@ fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
         return Err("is no file with a key".into());
     }
     let mut secret = Zeroizing::new(Vec::new());
-    io::Read::read_to_end(&mut file, &mut secret).map_err(unreadable)?;
+    io::Read::read_to_end(&mut io::Read::take(file, KEY_FILE_MAX), &mut secret)
+        .map_err(unreadable)?;
     Ok(secret)
 }
 
 /// A key file: RSA with 8,192 bits in PEM fits many times.
 const KEY_FILE_MAX: u64 = 64 * 1024;
+/// A certificate file: a chain of a few certificates fits many times.
+const CERT_FILE_MAX: u64 = 256 * 1024;

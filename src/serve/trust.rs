@@ -18,6 +18,7 @@ use rustls::server::danger::ClientCertVerifier;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::fetch::file::read_small;
 use crate::serve::jwt::Keys;
 use crate::serve::limits::{CHAIN_MAX, TRUST_BUNDLE_MAX, TRUST_ROOTS_MAX};
 use crate::serve::strict_json;
@@ -298,11 +299,7 @@ fn pem_roots(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
 }
 
 fn read(file: &std::path::Path) -> Result<Vec<u8>, String> {
-    let size = std::fs::metadata(file).map_err(|why| format!("cannot be read: {why}"))?.len();
-    if size > TRUST_BUNDLE_MAX {
-        return Err(format!("is larger than {TRUST_BUNDLE_MAX} bytes"));
-    }
-    std::fs::read(file).map_err(|why| format!("cannot be read: {why}"))
+    read_small(file, TRUST_BUNDLE_MAX).map_err(|why| format!("cannot be read: {why}"))
 }
 
 fn digest(content: &[u8]) -> [u8; 32] {

@@ -20,7 +20,7 @@ crate::codes! {
     TOKEN_EARLY = "PT-0609", "the caller token is not valid yet",
         "its `nbf` or `iat` lies in the future", "set the clocks of the issuer, the caller and the broker";
     NO_MATCH = "PT-0610", "the caller is nobody the bundle knows",
-        "the token is valid, and no identity, person or gateway has a login with these claims", "`protem auth status` shows the nearest login and the claim that differs";
+        "the token is valid, and no identity, person or gateway has a login with these claims", "`protem auth status` shows the nearest login and the claim that differs; of an issuer whose tokens anybody can get, other owners' logins are in the broker's log alone";
     FAILED_TOO_OFTEN = "PT-0611", "too many failed sign-ins from this address",
         "callers of one address failed to sign in more than a few times a second", "wait as long as the answer says, and send a valid token";
     NOT_PERMITTED = "PT-0612", "no policy lets this caller do that",
@@ -32,7 +32,9 @@ crate::codes! {
     FOREIGN_ORIGIN = "PT-0615", "the call came from a foreign web page",
         "a development broker answers only its own address, so that no web page reaches it through a browser", "use the address that `protem dev` printed";
     ISSUER_UNREACHABLE = "PT-0616", "the issuer's keys cannot be fetched",
-        "the broker cannot tell whether the token is genuine: its issuer's discovery document or key set could not be fetched, and what was fetched before is too old", "the message says why; try again, check the issuer, `fetch.allow_private` and `[issuer.NAME]`, or put its keys into the bundle with `jwks = \"file:…\"`";
+        "the broker cannot tell whether the token is genuine: its issuer's discovery document or key set could not be fetched, and what was fetched before is too old, or the settings' `[issuer.NAME]` is for another `url`", "the message says why; try again, check the issuer, `fetch.allow_private` and `[issuer.NAME]`, or put its keys into the bundle with `jwks = \"file:…\"`";
+    KEY_NOT_YET = "PT-0617", "the caller token's key is not known yet",
+        "its `kid` is not among the keys that were last fetched from its issuer, and they are fetched again once in 30 s", "come back when the answer says; a token of a key that the issuer has published comes in then";
     CERTIFICATE_EXPIRED = "PT-0620", "the caller's certificate has expired",
         "its end has passed, before the connection was opened or since", "connect again with the certificate's successor; the SPIFFE agent writes it in time";
     CERTIFICATE_UNTRUSTED = "PT-0621", "nobody vouches for the caller's certificate",

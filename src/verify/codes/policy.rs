@@ -118,4 +118,6 @@ crate::codes! {
         "everyone who was skipped is told why", "say why: `--purpose \"…\"`";
     OWN_REQUEST = "PT-0365", "one may not decide one's own request",
         "neither the requester's people nor the identity's owners count as its approvers", "ask another approver";
+    GROUP_ISSUER = "PT-0366", "a group does not say whose word counts",
+        "with several issuers for people, each could put its own people into the group by writing the claim", "name the one whose claims count: `issuer = \"corp\"`";
 }
