@@ -390,7 +390,11 @@ mod tests {
         ] {
             let read = from_text(&format!("[issuer.k8s]\n{text}"));
             let says = read.as_ref().err().map(ToString::to_string).unwrap_or_default();
-            assert_eq!((read.is_ok(), says.contains("needs `url`")), (fine, !fine), "{text}: {says}");
+            assert_eq!(
+                (read.is_ok(), says.contains("needs `url`")),
+                (fine, !fine),
+                "{text}: {says}"
+            );
         }
     }
 

@@ -195,6 +195,9 @@ impl Broker {
         work: impl FnOnce(&Rotation) -> Result<T, Halted> + Send + 'static,
     ) -> Result<T, Halted> {
         let rotation = Arc::clone(&self.0.rotation);
+        // One at a time: each of them holds a thread of the pool while it waits.
+        let seat = tokio::time::timeout(ASKING_WITHIN, self.0.rotation.asking.acquire()).await;
+        let Ok(Ok(_seat)) = seat else { return Err(Halted::Stop(Stop::busy())) };
         let done = tokio::task::spawn_blocking(move || work(&rotation)).await;
         done.unwrap_or(Err(Halted::Stop(Stop::Faulted(Fault::Stopping))))
     }
@@ -300,6 +303,9 @@ impl Broker {
         }
     }
 }
+
+/// How long a question about keys waits for another one's answer.
+const ASKING_WITHIN: Duration = Duration::from_secs(2);
 
 impl Inner {
     /// Ends every thread, the sequencer's first: what follows the tail ends when the tail does.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use protem_clock::clock::Clock;
@@ -14,6 +14,7 @@ use protem_core::refusal::Refusal;
 use protem_verify::ids::Seq;
 use protem_verify::names::{KeyId, Words};
 use protem_verify::time::Time;
+use tokio::sync::Semaphore;
 
 use crate::engine::keys::{KeyRing, Unkept, public};
 use crate::engine::lane::{Lane, Lanes};
@@ -27,6 +28,9 @@ use crate::engine::thread::{system, wait_as};
 const STEPS_MAX: usize = 16;
 /// How often the keys are looked at, unless they live so short that a tenth of that is less.
 const EVERY: Duration = Duration::from_secs(1);
+/// How long somebody who asks waits for a pass to end: two seconds.
+const LOCK_TRIES: u32 = 200;
+const LOCK_EVERY: Duration = Duration::from_millis(10);
 
 /// Takes the steps of this broker's keys, one pass at a time.
 pub struct Rotation {
@@ -37,6 +41,8 @@ pub struct Rotation {
     schedule: Schedule,
     known: Mutex<Known>,
     woken: AtomicBool,
+    /// Who asks of the keys, one at a time: each holds a thread while it waits for turns.
+    pub(in crate::engine) asking: Semaphore,
 }
 
 /// What only this process knows of keys.
@@ -119,7 +125,8 @@ impl Rotation {
     ) -> Self {
         let known = Known { published: BTreeMap::new(), started: clock.boot() };
         let (known, woken) = (Mutex::new(known), AtomicBool::new(false));
-        Self { keys, lanes, clock, receipts, schedule, known, woken }
+        let asking = Semaphore::new(1);
+        Self { keys, lanes, clock, receipts, schedule, known, woken, asking }
     }
 
     /// How often [`Self::pass`] is to be called.
@@ -144,7 +151,7 @@ impl Rotation {
     /// # Errors
     /// When one cannot be taken; the next pass tries again.
     pub fn pass(&self) -> Result<(), Halted> {
-        self.steps(&mut self.lock()).map(drop)
+        self.steps(&mut self.lock(), Lane::Ordinary).map(drop)
     }
 
     /// An operator wants another key to sign. Where a successor is known everywhere it signs before the old one is cut off,
@@ -153,8 +160,10 @@ impl Rotation {
     /// # Errors
     /// When there is no such key, or a step cannot be taken. What was recorded by then goes on by itself.
     pub fn replace(&self, actor: &Actor, asked: &Replacement) -> Result<Replaced, Halted> {
-        let mut known = self.lock();
-        let looked = self.look()?;
+        // A key that leaked ends access; all else about keys waits its turn.
+        let lane = if asked.compromised { Lane::Ending } else { Lane::Ordinary };
+        let mut known = self.lock_soon()?;
+        let looked = self.look(lane)?;
         let signs = signing(&looked.keys, asked.purpose);
         let old = asked.key.clone().or_else(|| signs.map(|record| record.key.id.clone()));
         let old = old.ok_or(Stop::Refused(Refusal::NoSigningKey))?;
@@ -177,10 +186,10 @@ impl Rotation {
             mark = self.command(actor, Command::ReplaceKey { key, note })?;
         }
         // The answer is durable already: what cannot be done now is tried again by the next pass.
-        if let Err(halted) = self.steps(&mut known) {
+        if let Err(halted) = self.steps(&mut known, lane) {
             tracing::warn!(%halted, "a rotation is not finished yet");
         }
-        let looked = self.look()?;
+        let looked = self.look(lane)?;
         let signs = signing(&looked.keys, purpose).map(|record| record.key.id.clone());
         let now = signs.filter(|id| *id != old);
         let (next, waits) = self.planning(&looked, &known, |plan| {
@@ -197,8 +206,8 @@ impl Rotation {
     /// # Errors
     /// When the state cannot be asked.
     pub fn shown(&self) -> Result<Vec<ShownKey>, Halted> {
-        let known = self.lock();
-        let looked = self.look()?;
+        let looked = self.look(Lane::Ordinary)?;
+        let known = self.lock_soon()?;
         let show = |record: &KeyRecord| {
             let id = &record.key.id;
             let signs = signing(&looked.keys, record.key.purpose);
@@ -213,9 +222,9 @@ impl Rotation {
         Ok(looked.keys.iter().map(show).collect())
     }
 
-    fn steps(&self, known: &mut Known) -> Result<(), Halted> {
+    fn steps(&self, known: &mut Known, lane: Lane) -> Result<(), Halted> {
         for _ in 0..STEPS_MAX {
-            let looked = self.look()?;
+            let looked = self.look(lane)?;
             self.tidy(&looked)?;
             let step = self.planning(&looked, known, |plan| plan.step());
             let Some(step) = step else { break };
@@ -291,13 +300,13 @@ impl Rotation {
         self.receipts.enforcement(&mark, self.clock.boot())
     }
 
-    fn look(&self) -> Result<Looked, Stop> {
+    fn look(&self, lane: Lane) -> Result<Looked, Stop> {
         let read = |answered: &Answered<'_>| Looked {
             keys: answered.state.keys().cloned().collect(),
             now: answered.now,
             head: answered.head.seq,
         };
-        wait_as(&self.lanes, Lane::Ending, system(), Work::Look, read)
+        wait_as(&self.lanes, lane, system(), Work::Look, read)
     }
 
     fn command(&self, actor: &Actor, command: Command) -> Result<Mark, Stop> {
@@ -311,5 +320,54 @@ impl Rotation {
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same for who has somebody waiting: a pass that itself waits for turns is not waited for without end.
+    fn lock_soon(&self) -> Result<MutexGuard<'_, Known>, Stop> {
+        for _ in 0..LOCK_TRIES {
+            match self.known.try_lock() {
+                Ok(known) => return Ok(known),
+                Err(TryLockError::Poisoned(known)) => return Ok(known.into_inner()),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_EVERY),
+            }
+        }
+        Err(Stop::busy())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protem_clock::clock::ManualClock;
+
+    use super::*;
+    use crate::engine::lane::LaneLimits;
+
+    /// What looks at keys every second is no end of access, and makes no turn small.
+    #[test]
+    fn keys_are_looked_at_among_ordinary_work_and_one_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = Arc::new(KeyRing::open(&folder.path().join("keys")).unwrap());
+        let lanes = Arc::new(Lanes::new(LaneLimits::default()));
+        let clock = Arc::new(ManualClock::new(Duration::from_secs(1_000)));
+        let receipts = Arc::new(Receipts::new(clock.boot(), true));
+        let rotation =
+            Rotation::new(keys, Arc::clone(&lanes), clock, receipts, Schedule::default());
+        std::thread::scope(|scope| {
+            let pass = scope.spawn(|| rotation.pass());
+            while lanes.waiting() == (0, 0) {
+                std::thread::yield_now();
+            }
+            assert_eq!(lanes.waiting(), (0, 1));
+            // The pass waits for its turn, and nobody waits for the pass for long.
+            let asked = Replacement {
+                purpose: KeyPurpose::Credential,
+                key: None,
+                compromised: true,
+                note: Words::default(),
+            };
+            let replaced = rotation.replace(&system(), &asked);
+            assert!(matches!(replaced, Err(Halted::Stop(Stop::Busy { .. }))), "{replaced:?}");
+            assert!(matches!(pass.join().unwrap(), Err(Halted::Stop(Stop::Busy { .. }))));
+        });
     }
 }

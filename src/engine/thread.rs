@@ -1,6 +1,7 @@
 //! The sequencer's thread: loops turns over what waits, and records what is due.
 
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use protem_core::command::Command;
@@ -17,6 +18,9 @@ use crate::journal::port::Journal;
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// How long a tick that recorded nothing is not repeated: its reason may lie outside this broker's clock.
 const TICK_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a thread of the broker waits for a turn: a store that hangs must not hold up what else it has to do.
+const TURN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Runs turns until the lanes are closed and empty. `health` hears after each whether the store and the clock work.
 pub fn run<J: Journal>(
@@ -85,7 +89,7 @@ pub fn wait<T: Send + 'static>(
 /// The same in somebody's name.
 ///
 /// # Errors
-/// When the turn refused or failed, or the broker stops.
+/// When the turn refused or failed, none came in time, or the broker stops.
 pub fn wait_as<T: Send + 'static>(
     lanes: &Lanes,
     lane: Lane,
@@ -97,8 +101,15 @@ pub fn wait_as<T: Send + 'static>(
     let answer = move |answered: Result<Answered<'_>, Stop>| {
         drop(tell.send(answered.map(|answered| read(&answered))));
     };
+    let looks = matches!(work, Work::Look);
     lanes.push(lane, Job { actor, work, answer: Box::new(answer) });
-    told.recv().unwrap_or(Err(Stop::Faulted(Fault::Stopping)))
+    told.recv_timeout(TURN_WITHIN).unwrap_or_else(|why| match why {
+        RecvTimeoutError::Disconnected => Err(Stop::Faulted(Fault::Stopping)),
+        RecvTimeoutError::Timeout if looks => Err(Stop::busy()),
+        RecvTimeoutError::Timeout => {
+            Err(Stop::Faulted(Fault::Unknown(format!("no turn answered within {TURN_WITHIN:?}"))))
+        }
+    })
 }
 
 /// Records what is due.
@@ -119,4 +130,22 @@ pub fn tick() -> Job {
 #[must_use]
 pub fn system() -> Actor {
     Actor(Arc::from("system"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::lane::LaneLimits;
+
+    /// Nobody takes turns here, as when the store hangs.
+    #[test]
+    fn nobody_waits_without_end_for_a_turn() {
+        let lanes = Lanes::new(LaneLimits::default());
+        let looked = wait(&lanes, Lane::Ordinary, Work::Look, |_| ());
+        assert!(matches!(looked, Err(Stop::Busy { .. })), "{looked:?}");
+        // Of a command nobody knows whether it will yet be recorded.
+        let tick = Work::Command(Box::new(Command::Tick));
+        let ticked = wait(&lanes, Lane::Ordinary, tick, |_| ());
+        assert!(matches!(ticked, Err(Stop::Faulted(Fault::Unknown(_)))), "{ticked:?}");
+    }
 }

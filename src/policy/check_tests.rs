@@ -54,6 +54,37 @@ fn errors_refuse_all_age_refuses_checks_warnings_nothing() {
     }
 }
 
+/// The example with a second issuer for people, and each group's `claims` replaced.
+pub(super) fn with_partner(claims: &str) -> Files {
+    let partner = "\n[issuer.partner]\npurpose = \"Partners\"\nurl = \"https://idp.partner.example\"\naudience = \"protem-people\"\n\
+        for = \"people\"\nname = \"email\"\nowner = { business = \"group:shop-leads\", technical = \"group:operators\" }\n";
+    let mut files = changed("issuers.toml", "", partner).to_vec();
+    for (name, text) in &mut files {
+        if &**name == "people.toml" {
+            let people = str::from_utf8(text).unwrap().replace("\nclaims", &format!("\n{claims}"));
+            *text = Arc::from(people.as_bytes());
+        }
+    }
+    files.into()
+}
+
+#[test]
+fn a_group_names_its_issuer_where_there_are_several() {
+    let codes = |claims: &str| {
+        let found = check(with_partner(claims), TODAY);
+        let errors = found.iter().filter(|finding| finding.severity == Severity::Error);
+        errors.map(|finding| finding.code.id).collect::<Vec<_>>()
+    };
+    assert!(codes("claims").iter().all(|code| *code == "PT-0366"), "{:?}", codes("claims"));
+    assert_eq!(codes("claims").len(), 6);
+    assert!(Bundle::load(with_partner("claims"), Load::Activate, false).is_err());
+    assert!(codes("issuer = \"corp\"\nclaims").is_empty());
+    for (issuer, hint) in [("crop", "did you mean `corp`?"), ("github", "issuer for people")] {
+        let to = format!("[group.operators]\nissuer = \"{issuer}\"");
+        finds("people.toml", "[group.operators]", &to, "PT-0306", hint);
+    }
+}
+
 #[test]
 fn unreadable_files_are_refused() {
     finds("catalog.toml", "purpose  =", "purpos =", "PT-0301", "did you mean `purpose`?");

@@ -338,14 +338,19 @@ fn logins_are_matched_exactly() {
         ("payments/deployer", "github|repo:shop/pay")
     );
     assert_eq!(behind.unwrap().as_str(), "alice");
-    for (claim, value, says) in [
-        ("environment", "staging", "`environment` is `staging`, not `production`"),
-        ("repository_id", "47110", "payments/deployer"),
+    // Anybody can get a token of this issuer: only its owner is told of the owner's logins.
+    for (claim, value, says, near) in [
+        ("environment", "staging", "`environment` is `staging`, not `production`", None),
+        ("repository_id", "47110", "its `repository_id` is `47110`", Some("not `4711`")),
+        ("repository_owner_id", "43", "its `repository_id` is `4711`", Some("not `42`")),
     ] {
         let mut login = github("x");
         login.claims.insert(claim.to_owned(), Claim::Text(value.to_owned()));
-        let why = bundle.who(&login).unwrap_err().why_not;
-        assert!(why.contains(says), "{why}");
+        let no = bundle.who(&login).unwrap_err();
+        assert!(no.why_not.contains(says), "{no:?}");
+        assert_eq!(no.why_not.contains("deployer"), near.is_none(), "{no:?}");
+        assert_eq!(no.untold.is_some(), near.is_some(), "{no:?}");
+        assert!(near.is_none_or(|near| no.untold.unwrap().contains(near)));
     }
     let mut bob =
         Login { issuer: "corp".to_owned(), subject: "1".to_owned(), claims: github("x").claims };
@@ -362,6 +367,14 @@ fn logins_are_matched_exactly() {
     bob.claims.insert("email_verified".to_owned(), Claim::Text("true".to_owned()));
     let Principal::Person(person) = bundle.who(&bob).unwrap() else { panic!() };
     assert_eq!((person.name.as_str(), person.groups.len()), ("corp|bob@shop.example", 1));
+    // Another provider may call its people what it likes.
+    let partner = crate::policy::check_tests::with_partner("issuer = \"corp\"\nclaims");
+    let partner = Bundle::load(partner, Load::Activate, false).unwrap();
+    for (issuer, groups) in [("corp", 1), ("partner", 0)] {
+        let login = Login { issuer: issuer.to_owned(), ..bob.clone() };
+        let Principal::Person(person) = partner.who(&login).unwrap() else { panic!() };
+        assert_eq!(person.groups.len(), groups, "{issuer}");
+    }
     bob.claims.insert("email".to_owned(), Claim::Text("alice@shop.example".to_owned()));
     let principal = bundle.who(&bob).unwrap();
     let caller = Caller { principal, login: Arc::new(bob) };

@@ -148,7 +148,10 @@ impl Logins {
             (None, Some(_)) => {
                 let pins = pins.into_iter().flatten().copied();
                 let said = ["sub"].into_iter().chain(pins).filter_map(|claim| said(login, claim));
-                format!("no login of `{issuer}` matches it: {}", said.collect::<Vec<_>>().join(", "))
+                format!(
+                    "no login of `{issuer}` matches it: {}",
+                    said.collect::<Vec<_>>().join(", ")
+                )
             }
             (None, None) if self.has(issuer) => {
                 format!("logins of two identities or gateways match it, all by `{issuer}`")

@@ -362,6 +362,8 @@ fn text(value: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::bundle::Load;
+    use crate::policy::example::example;
 
     #[track_caller]
     fn check(values: &[&str], expect: Result<&str, &str>) {
@@ -372,6 +374,39 @@ mod tests {
         headers.append("x-protem-identity", "payments/agent".parse().unwrap());
         let found = bearer(&headers);
         assert_eq!(found.map_err(|rejected| rejected.code.id), expect);
+    }
+
+    #[test]
+    fn sign_ins_that_count_no_more_are_forgotten() {
+        let clock = Arc::new(protem_clock::clock::ManualClock::new(std::time::Duration::ZERO));
+        let svids = Svids { trust: None, audience: "protem".into() };
+        let door = Door::new(None, svids, Reach::default(), clock);
+        let bundle = Bundle::load(example(), Load::Activate, false).unwrap();
+        let now = Time::from_secs(1_000);
+        let remember = |name: &str, bundle: Hash, expires: u64, generation: u64| {
+            let (key, audience) = (KeyPrint::of(&[name.as_bytes()]), "protem".to_owned());
+            let grounds = Grounds::Token { issuer: "corp".into(), audience, key };
+            let login =
+                Login { issuer: "corp".into(), subject: name.into(), claims: BTreeMap::new() };
+            let nobody = NoMatch { why_not: String::new(), untold: None };
+            let signed_in = Arc::new(SignedIn {
+                who: Err(nobody),
+                login: Arc::new(login),
+                issuer: "https://idp.example".into(),
+                expires: Time::from_secs(expires),
+                bundle,
+                grounds,
+                generation,
+            });
+            door.remember(key, &signed_in, now);
+        };
+        remember("good", bundle.digest(), 1_001, 0);
+        remember("over", bundle.digest(), 1_000, 0);
+        remember("before another key", bundle.digest(), 1_001, 1);
+        remember("of another bundle", Hash([7; 32]), 1_001, 0);
+        assert_eq!(door.remembers(), 4);
+        door.tidy(&Asked { bundle: &bundle, generation: 0, now });
+        assert_eq!(door.remembers(), 1);
     }
 
     #[test]

@@ -17,12 +17,13 @@ use crate::fetch::client::{Fetcher, Limits};
 use crate::fetch::error::FetchError;
 use crate::fetch::file::read_small;
 use crate::fetch::target::same_origin;
-use crate::serve::grounds::Changes;
 use crate::serve::claims::length;
+use crate::serve::grounds::Changes;
 use crate::serve::jwt::{Keys, Rejected, Token, clean, reject};
 use crate::serve::limits::{
-    BEARER_MAX, FAULT_RETRY, FETCH_PAUSE, FETCH_PAUSE_MAX, FETCH_WITHIN, ISSUER_WAIT, ISSUER_WAITING_MAX, KEYS_FRESH,
-    KEYS_FRESH_LEAST, KEYS_FRESH_MOST, KEYS_KEPT, UNKNOWN_KEY_EVERY,
+    BEARER_MAX, FAULT_RETRY, FETCH_PAUSE, FETCH_PAUSE_MAX, FETCH_WITHIN, ISSUER_WAIT,
+    ISSUER_WAITING_MAX, KEYS_FRESH, KEYS_FRESH_LEAST, KEYS_FRESH_MOST, KEYS_KEPT,
+    UNKNOWN_KEY_EVERY,
 };
 use crate::serve::strict_json;
 

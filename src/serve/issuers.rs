@@ -193,7 +193,10 @@ impl Issuers {
         }
         for name in self.reach.issuers.keys() {
             if !bundle.issuers().contains_key(name.as_str()) {
-                tracing::warn!(name, "the settings have an `[issuer.NAME]` that the bundle in force has not");
+                tracing::warn!(
+                    name,
+                    "the settings have an `[issuer.NAME]` that the bundle in force has not"
+                );
             }
         }
         let by_url = bundle.issuers().values().map(|issuer| self.known(issuer));

@@ -180,6 +180,36 @@ fn attack_foreign_alg_none_hmac_crit_kid_and_keys_of_its_own() {
     }
 }
 
+/// Row 7 and OpenID Connect Core §2: a person's token is an id token, and of our own client.
+#[test]
+fn attack_people_by_access_tokens_and_other_clients() {
+    let mut issuer = issuer();
+    let with = |claims: &str, azp: &str| claims.replace(r#""sub""#, &format!("{azp}\"sub\""));
+    let cases = [
+        ("", None),
+        (r#""azp":"protem","#, None),
+        (r#""azp":"x","#, Some(caller::WRONG_AUDIENCE)),
+        (r#""azp":"","#, Some(caller::WRONG_AUDIENCE)),
+        (r#""azp":["protem"],"#, Some(caller::WRONG_AUDIENCE)),
+        (r#""azp":null,"#, Some(caller::WRONG_AUDIENCE)),
+    ];
+    for kind in [Kind::People, Kind::Oidc] {
+        issuer.trusted.kind = kind;
+        let people = |code: Option<Code>| code.filter(|_| kind == Kind::People);
+        for (azp, code) in cases {
+            for aud in [r#"["x","protem"]"#, r#""protem""#] {
+                let claims = with(&CLAIMS.replace(r#"["x","protem"]"#, aud), azp);
+                check(&issuer, &sign(&issuer, HEADER, &claims), people(code));
+            }
+        }
+        for typ in ["at+jwt", "AT+JWT", "application/at+jwt"] {
+            let header = HEADER.replace("JWT", typ);
+            let code = people(Some(caller::TOKEN_UNREADABLE));
+            check(&issuer, &sign(&issuer, &header, CLAIMS), code);
+        }
+    }
+}
+
 /// JWT-SVID §2: no EdDSA, and no header beyond three.
 #[test]
 fn an_svid_has_fewer_headers_and_algorithms() {

@@ -249,7 +249,7 @@ async fn patient(broker: &TestBroker, path: &str, token: Option<String>) -> Stat
 }
 
 /// One raw call of any method: its status, also when that is OK.
-async fn call(broker: &TestBroker, path: &str, token: Option<String>, body: &[u8]) -> Status {
+pub async fn call(broker: &TestBroker, path: &str, token: Option<String>, body: &[u8]) -> Status {
     let mut signed = SignIn(token);
     let request = tonic::service::Interceptor::call(&mut signed, Request::new(())).unwrap();
     let messages = tokio_stream::once(body.to_vec());

@@ -180,7 +180,7 @@ async fn follow(
 }
 
 /// What a stream ends with.
-async fn end<T>(answers: &mut Streaming<T>) -> Status {
+pub async fn end<T>(answers: &mut Streaming<T>) -> Status {
     let drained = async {
         loop {
             match answers.message().await {
@@ -195,7 +195,7 @@ async fn end<T>(answers: &mut Streaming<T>) -> Status {
 }
 
 /// Whether a stream goes on for a while.
-async fn goes_on<T: std::fmt::Debug>(answers: &mut Streaming<T>) -> bool {
+pub async fn goes_on<T: std::fmt::Debug>(answers: &mut Streaming<T>) -> bool {
     let some = Duration::from_millis(900);
     let until = tokio::time::Instant::now() + some;
     while let Ok(message) = tokio::time::timeout_at(until, answers.message()).await {
@@ -206,7 +206,7 @@ async fn goes_on<T: std::fmt::Debug>(answers: &mut Streaming<T>) -> bool {
     true
 }
 
-fn edited(files: &Files, name: &str, edit: impl Fn(String) -> String) -> Files {
+pub fn edited(files: &Files, name: &str, edit: impl Fn(String) -> String) -> Files {
     let mut files: Vec<_> = files.to_vec();
     for (known, text) in &mut files {
         if **known == *name {
@@ -219,7 +219,7 @@ fn edited(files: &Files, name: &str, edit: impl Fn(String) -> String) -> Files {
     files.into()
 }
 
-async fn apply(broker: &TestBroker, files: &Files) {
+pub async fn apply(broker: &TestBroker, files: &Files) {
     let files = files.iter().map(|(name, text)| (name.to_string(), text.to_vec())).collect();
     let apply = v1::ApplyBundleRequest { files, ..Default::default() };
     let answer = broker.operator().bundles.apply_bundle(apply).await.unwrap().into_inner();
