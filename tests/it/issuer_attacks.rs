@@ -4,6 +4,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use protem::config::IssuerSettings;
+use protem::policy::bundle::Files;
 use protem_clock::clock::{Clock, SystemClock};
 use protem_proto::wire::v1;
 use serde_json::json;
@@ -14,7 +15,7 @@ use crate::broker::{TestBroker, Wish, fresh_task, reason};
 use crate::foreign::{Foreign, agent};
 use crate::issuers::{broker, bundle, claims, is_agent, reach, who};
 use crate::site::{DISCOVERY, Site};
-use crate::streams::{apply, end, goes_on};
+use crate::streams::{apply, edited, end, goes_on};
 
 /// What the operator gave for an issuer's name goes to the URL that the operator wrote, wherever a bundle leads the name.
 #[tokio::test(flavor = "multi_thread")]
@@ -51,24 +52,33 @@ async fn attack_bundle_leads_an_issuers_token_elsewhere() {
     broker.stop().await;
 }
 
-/// A bundle that gives one issuer's URL to another name: who came in as the one is not the other.
+/// A bundle that gives one issuer's URL to another name: who came in as the one is not the other. Keys are files here, so
+/// that nothing but the name tells.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_bundle_swaps_two_issuers() {
     let foreign = Foreign::new();
-    let (one, two) =
-        (Site::with_keys(&foreign.jwks()).await, Site::with_keys(&foreign.jwks()).await);
-    let broker = broker(&[("one", &one.url), ("two", &two.url)], reach()).await;
-    let mut caller = broker.clients(Some(foreign.token("ES256", &claims(&one.url))));
+    let (one, two) = ("https://one.example", "https://two.example");
+    let with_keys = |issuers: &[(&str, &str)]| {
+        let files = edited(&bundle(issuers), "issuers.toml", |text| {
+            text.replace("\nfor = ", "\njwks = \"file:keys.json\"\nfor = ")
+        });
+        let mut files = files.to_vec();
+        files.push(("keys.json".into(), foreign.jwks().into_bytes().into()));
+        files.sort();
+        Files::from(files)
+    };
+    let wish = Wish { bundle: Some(with_keys(&[("one", one), ("two", two)])), ..Wish::default() };
+    let broker = TestBroker::with(wish).await;
+    let mut caller = broker.clients(Some(foreign.token("ES256", &claims(one))));
     let hold = v1::HoldTaskRequest { task_id: fresh_task(), lease: None };
     let beats = tokio_stream::once(hold).chain(tokio_stream::pending());
     let mut held = caller.access.hold_task(beats).await.unwrap().into_inner();
     assert!(goes_on(&mut held).await);
-    // Its keys are known under the name that it will have.
-    is_agent(who(&broker, foreign.token("ES256", &claims(&two.url))).await);
-    apply(&broker, &bundle(&[("one", &two.url), ("two", &one.url)])).await;
-    is_agent(who(&broker, foreign.token("EdDSA", &claims(&one.url))).await);
+    apply(&broker, &with_keys(&[("one", two), ("two", one)])).await;
     let status = end(&mut held).await;
     assert_eq!((status.code(), reason(&status)), (Code::Unauthenticated, "PT-0614".into()));
+    // By its new name it comes in again.
+    is_agent(who(&broker, foreign.token("ES256", &claims(one))).await);
     broker.stop().await;
 }
 
