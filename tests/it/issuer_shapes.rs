@@ -185,10 +185,10 @@ async fn id_tokens_of_github_actions() {
         json!({"typ": "JWT", "alg": "RS256", "x5t": "eBZ_cn3sXYAd0ch4THBKHIgOwOE", "kid": "RS256"});
     let tokens = [
         (claims.clone(), Ok("repository_id = \"74\"")),
-        (with(&claims, "/repository_id", "740".into()), Err("`repository_id` is `740`, not `74`")),
+        (with(&claims, "/repository_id", "740".into()), Err("its `repository_id` is `740`")),
         (
             with(&claims, "/repository_owner_id", "6".into()),
-            Err("`repository_owner_id` is `6`, not `65`"),
+            Err("its `repository_owner_id` is `6`"),
         ),
         (with(&claims, "/environment", "dev".into()), Err("`environment` is `dev`, not `prod`")),
         // What a job gets that names no audience.
@@ -227,8 +227,8 @@ async fn id_tokens_of_gitlab() {
             with(&claims, "/ref_protected", "false".into()),
             Err("`ref_protected` is `false`, not `true`"),
         ),
-        (with(&claims, "/project_id", "21".into()), Err("`project_id` is `21`, not `20`")),
-        (with(&claims, "/namespace_id", "73".into()), Err("`namespace_id` is `73`, not `72`")),
+        (with(&claims, "/project_id", "21".into()), Err("its `project_id` is `21`")),
+        (with(&claims, "/namespace_id", "73".into()), Err("its `namespace_id` is `73`")),
     ];
     who("GitLab", &header, &tokens).await;
 }
