@@ -6,19 +6,18 @@ use std::time::Duration;
 
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::selector::By;
-use protem_verify::codes::tool;
 use tokio::task::JoinSet;
 
 use crate::cli::args::Global;
 use crate::cli::args_operate::LoadArgs;
 use crate::cli::ask::fresh_key;
 use crate::cli::bench::{Figures, Report, cpu_of, now_us};
+use crate::cli::bench_apart::Apart;
 use crate::cli::bench_load::{ask_on, gather};
 use crate::cli::bench_stage::{BenchStage, OPERATOR, hasty, identity};
 use crate::cli::client::Client;
-use crate::cli::exit::{Exit, Failure};
+use crate::cli::exit::Failure;
 use crate::cli::output::Screen;
-use crate::engine::threads::lower_priority;
 
 /// Ends of access that are measured, idle and again under the flood: enough for a median.
 const ENDS: usize = 300;
@@ -40,22 +39,17 @@ pub async fn flood(global: &Global, screen: &Screen, args: &LoadArgs) -> Result<
     let idle = Figures::of("ending access, idle", idle, 0, over);
     screen.say(format!("  the same while {} callers ask", args.callers));
     let stop = Arc::new(AtomicBool::new(false));
-    // The flood runs apart, as it would on other machines: what is measured must not queue behind it on this side, and the
-    // broker does not share its cores with whoever floods it.
-    let mut apart = tokio::runtime::Builder::new_multi_thread();
-    let apart = apart.enable_all().on_thread_start(lower_priority).build();
-    let apart = apart.map_err(|why| Failure::of(Exit::Failed, tool::STEP, why.to_string()))?;
-    let apart = Apart { handle: apart.handle().clone(), runtime: Some(apart) };
+    let apart = Apart::start()?;
     let mut work = JoinSet::new();
     let lines: Vec<Client> = {
-        let _there = apart.handle.enter();
+        let _there = apart.handle().enter();
         let lines = (0..args.connections.max(1)).map(|at| stage.client(&identity(at + 1)));
         lines.collect::<Result<_, _>>()?
     };
     for (at, line) in lines.iter().cycle().take(args.callers.max(1)).enumerate() {
         let name = if at % 2 == 0 { identity(at + 1) } else { hasty(at) };
         let caller = stage.same_line(line, &name)?;
-        work.spawn_on(ask_on(caller, Arc::clone(&stop)), &apart.handle);
+        work.spawn_on(ask_on(caller, Arc::clone(&stop)), apart.handle());
     }
     tokio::time::sleep(args.warmup).await;
     let (before, began) = (cpu_of(stage.pid), now_us());
@@ -74,20 +68,6 @@ pub async fn flood(global: &Global, screen: &Screen, args: &LoadArgs) -> Result<
     ];
     let probes = vec![idle, flood];
     Ok(Report { bench: "flood", concurrency: args.callers, result, probes, ratios })
-}
-
-/// A runtime that may be dropped on another one.
-struct Apart {
-    handle: tokio::runtime::Handle,
-    runtime: Option<tokio::runtime::Runtime>,
-}
-
-impl Drop for Apart {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
 }
 
 async fn make(worker: &Client, number: usize) -> Result<v1::Grant, Failure> {

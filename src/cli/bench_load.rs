@@ -15,6 +15,7 @@ use crate::cli::args::Global;
 use crate::cli::args_operate::LoadArgs;
 use crate::cli::ask::fresh_key;
 use crate::cli::bench::{Figures, Report, cpu_of, now_us};
+use crate::cli::bench_apart::Apart;
 use crate::cli::bench_probe;
 use crate::cli::bench_stage::{BenchStage, OPERATOR, identity};
 use crate::cli::client::Client;
@@ -38,12 +39,13 @@ pub struct Seen {
 /// When the broker does not start, or nothing was granted.
 pub async fn issue(global: &Global, screen: &Screen, args: &LoadArgs) -> Result<Report, Failure> {
     let stage = BenchStage::open(global).await?;
-    let callers = callers(&stage, args)?;
+    let apart = Apart::start()?;
+    let callers = callers(&stage, args, &apart)?;
     screen.say(format!("  warming up for {:?}", args.warmup));
-    ask_for(&callers, args.warmup).await?;
+    ask_for(&callers, args.warmup, &apart).await?;
     screen.say(format!("  {} callers ask for {:?}", args.callers, args.duration));
     let (before, began) = (cpu_of(stage.pid), now_us());
-    let seen = ask_for(&callers, args.duration).await?;
+    let seen = ask_for(&callers, args.duration, &apart).await?;
     let over = Duration::from_micros(now_us().saturating_sub(began));
     let cpu = spent(before, cpu_of(stage.pid));
     let figures = Figures::of("issue, durable", seen.micros, seen.failed, over).cpu(cpu);
@@ -56,9 +58,10 @@ pub async fn issue(global: &Global, screen: &Screen, args: &LoadArgs) -> Result<
 /// When the broker does not start, or nothing was revoked.
 pub async fn revoke(global: &Global, screen: &Screen, args: &LoadArgs) -> Result<Report, Failure> {
     let stage = BenchStage::open(global).await?;
-    let callers = callers(&stage, args)?;
+    let apart = Apart::start()?;
+    let callers = callers(&stage, args, &apart)?;
     screen.say(format!("  making grants to revoke, for {:?}", args.duration));
-    let mut made = ask_for(&callers, args.duration).await?.grants;
+    let mut made = ask_for(&callers, args.duration, &apart).await?.grants;
     let operators = callers.iter().map(|caller| stage.same_line(caller, OPERATOR));
     let operators: Vec<Client> = operators.collect::<Result<_, _>>()?;
     screen.say(format!("  {} callers revoke {} grants", args.callers, made.len()));
@@ -68,7 +71,7 @@ pub async fn revoke(global: &Global, screen: &Screen, args: &LoadArgs) -> Result
     let mut work = JoinSet::new();
     for operator in operators {
         let mine = made.split_off(made.len().saturating_sub(share));
-        work.spawn(revoke_all(operator, mine, until));
+        work.spawn_on(revoke_all(operator, mine, until), apart.handle());
     }
     let seen = gather(work).await?;
     let over = Duration::from_micros(now_us().saturating_sub(began));
@@ -99,7 +102,8 @@ async fn finish(
     Ok(Report { bench, concurrency: args.callers, result, probes, ratios })
 }
 
-fn callers(stage: &BenchStage, args: &LoadArgs) -> Result<Vec<Client>, Failure> {
+fn callers(stage: &BenchStage, args: &LoadArgs, apart: &Apart) -> Result<Vec<Client>, Failure> {
+    let _there = apart.handle().enter();
     let lines = (0..args.connections.max(1)).map(|at| stage.client(&identity(at)));
     let lines: Vec<Client> = lines.collect::<Result<_, _>>()?;
     let callers = lines.iter().cycle().take(args.callers.max(1)).enumerate();
@@ -107,11 +111,11 @@ fn callers(stage: &BenchStage, args: &LoadArgs) -> Result<Vec<Client>, Failure> 
 }
 
 /// Every caller asks for access, one task after the other, until time is up.
-async fn ask_for(callers: &[Client], time: Duration) -> Result<Seen, Failure> {
+async fn ask_for(callers: &[Client], time: Duration, apart: &Apart) -> Result<Seen, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let mut work = JoinSet::new();
     for caller in callers {
-        work.spawn(ask_on(caller.clone(), Arc::clone(&stop)));
+        work.spawn_on(ask_on(caller.clone(), Arc::clone(&stop)), apart.handle());
     }
     tokio::time::sleep(time).await;
     stop.store(true, Ordering::Relaxed);

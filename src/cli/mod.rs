@@ -9,6 +9,7 @@ pub mod ask;
 pub mod audit;
 pub mod auth;
 pub mod bench;
+pub mod bench_apart;
 pub mod bench_fanout;
 pub mod bench_flood;
 pub mod bench_load;
