@@ -159,11 +159,36 @@ table! {
 }
 
 table! {
-    /// Where the broker may go to fetch issuers' keys.
+    /// Where the broker may go, to fetch issuers' keys and to tell webhooks.
     Fetch {
         /// Networks of private or loopback addresses that names may lead to. All others are refused, so that nobody who
         /// names a URL reaches the inside of your network.
         allow_private: Vec<Network> = Vec::new(), "[\"10.96.0.0/12\"]";
+    }
+}
+
+table! {
+    /// Somebody whom the broker tells what happens, here under the name `chat`, which groups of the bundle give as `notify`.
+    WebhookSettings {
+        /// Where messages are posted. Private addresses must be in `fetch.allow_private`; redirects are not followed.
+        url: String = String::new(), "\"https://hooks.shop.example/protem\"";
+        /// A file that holds the URL instead, for one that is a secret itself, as those of Slack are. Mode 0600.
+        url_file: PathBuf = PathBuf::new(), "\"/etc/protem/chat.url\"";
+        /// A file of mode 0600 with the secret that messages are signed with: `whsec_` and base64 of 24 to 64 bytes. While it
+        /// changes, two, each on a line of its own: both sign. Read anew for each message. `slack` needs none.
+        secret_file: PathBuf = PathBuf::new(), "\"/etc/protem/chat.secret\"";
+        /// What is told: `pending`, `reminder`, `emergency`, `decided`, `ended`, `quarantined`. Empty: all of them.
+        events: Vec<String> = Vec::new(), "[\"pending\", \"reminder\", \"emergency\", \"decided\"]";
+        /// Groups that it tells, beside those of the bundle whose `notify` names it.
+        groups: Vec<String> = Vec::new(), "[\"shop-oncall\"]";
+        /// Tells it everything, whomever it concerns: for an archive, not for a room full of people.
+        everything: bool = false, "false";
+        /// `cloudevents`: CloudEvents 1.0 as structured JSON. `slack`: what Slack and its like show.
+        format: WebhookFormat = WebhookFormat::CloudEvents, "\"cloudevents\"";
+        /// CAs in PEM that its certificate may also come from. Empty: the system's alone.
+        ca: PathBuf = PathBuf::new(), "\"/etc/protem/inside-ca.pem\"";
+        /// How long a message is tried before it is parked; `protem webhooks` shows what is, and sends it again.
+        give_up: Span = Span(Duration::from_secs(24 * 60 * 60)), "\"24h\"";
     }
 }
 
@@ -189,6 +214,8 @@ pub struct Settings {
     pub fetch: Fetch,
     /// How issuers of the bundle are reached, by their names there.
     pub issuer: BTreeMap<String, IssuerSettings>,
+    /// Who is told what happens, by name.
+    pub webhook: BTreeMap<String, WebhookSettings>,
 }
 
 /// The port that a broker listens on unless told otherwise.
@@ -203,6 +230,17 @@ pub enum Format {
     Text,
     /// For machines.
     Json,
+}
+
+/// How a webhook's messages look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WebhookFormat {
+    /// CloudEvents 1.0, structured JSON.
+    #[default]
+    CloudEvents,
+    /// Slack's incoming webhooks.
+    Slack,
 }
 
 /// The oldest version of TLS that is spoken.
@@ -328,6 +366,7 @@ pub fn sample() -> String {
     section(&mut text, "client", Client::HEAD, Client::ENTRIES);
     section(&mut text, "fetch", Fetch::HEAD, Fetch::ENTRIES);
     section(&mut text, "issuer.k8s", IssuerSettings::HEAD, IssuerSettings::ENTRIES);
+    section(&mut text, "webhook.chat", WebhookSettings::HEAD, WebhookSettings::ENTRIES);
     text
 }
 

@@ -6,7 +6,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, Parser, Subcommand};
 
 use crate::cli::args_operate::{
-    AuditArgs, BenchArgs, DevArgs, KeysArgs, PolicyArgs, QuarantineArgs, RevokeArgs, ServeArgs,
+    AuditArgs, BenchArgs, DevArgs, KeysArgs, PolicyArgs, QuarantineArgs, RevokeArgs, ServeArgs, WebhooksArgs,
 };
 use crate::cli::args_people::{ApproveArgs, DenyArgs, PendingArgs, ReviewArgs};
 use crate::cli::args_work::{AskArgs, CompleteArgs, GrantsArgs, ReturnArgs, RunArgs, WaitArgs};
@@ -155,6 +155,8 @@ pub enum Command {
     Audit(AuditArgs),
     /// See and replace the broker's signing keys
     Keys(KeysArgs),
+    /// See whom the broker tells what happens, and send again what they did not take
+    Webhooks(WebhooksArgs),
     /// Sign in, and see who the broker takes you for
     Auth(AuthArgs),
     /// Read what an error code means and what to do

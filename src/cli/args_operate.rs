@@ -140,6 +140,14 @@ pub struct RotateArgs {
     pub note: String,
 }
 
+/// See whom the broker tells what happens, and send again what they did not take.
+#[derive(Args, Debug)]
+pub struct WebhooksArgs {
+    /// Send all that is parked of this webhook again
+    #[arg(long, value_name = "WEBHOOK")]
+    pub retry: Option<String>,
+}
+
 /// Work on a bundle.
 #[derive(Args, Debug)]
 pub struct PolicyArgs {

@@ -40,6 +40,7 @@ pub async fn dev(global: &Global, args: &DevArgs) -> Result<Exit, Failure> {
     }
     // The example's issuers are no real ones: that their tokens are refused is no news here.
     serve::log(&Log { filter: "warn,protem::serve::caller=off".to_owned(), ..Log::default() })?;
+    let webhooks = serve::webhooks(&settings(None)?)?;
     let listener = free(args.listen).await?;
     let at = listener.local_addr().map_err(|why| serve::unbound(args.listen, &why))?;
     let url = format!("http://{at}");
@@ -62,7 +63,8 @@ pub async fn dev(global: &Global, args: &DevArgs) -> Result<Exit, Failure> {
     renew_bundle(&broker, files).await?;
     let names = names(&broker.bundle(), issuer);
     let key = dev_key::make(at.port(), &names)?;
-    let settings = ServeSettings { dev_jwks: Some(key.jwks()), ..ServeSettings::default() };
+    let dev_jwks = Some(key.jwks());
+    let settings = ServeSettings { dev_jwks, webhooks, ..ServeSettings::default() };
     let ended = ended(args.until_eof);
     let serving = tokio::spawn(serve::run(broker.clone(), settings, listener, ended));
     let orders = match args.no_orders {

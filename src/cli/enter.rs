@@ -13,7 +13,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::lost;
 use crate::cli::{
     approve, ask, audit, auth, bench, bench_raw, bundle, demo, demo_job, dev, gateway, give_back,
-    init, keys, pending, reference, review, run, see, serve, stop, wait, watch,
+    init, keys, pending, reference, review, run, see, serve, stop, wait, watch, webhooks,
 };
 use crate::config;
 
@@ -78,6 +78,7 @@ async fn command(read: Protem) -> Result<Exit, Failure> {
         Command::Watch(args) => watch::watch(global, &args).await,
         Command::Audit(args) => audit_command(global, args.command).await,
         Command::Keys(args) => keys::keys(global, &args.command).await,
+        Command::Webhooks(args) => webhooks::webhooks(global, &args).await,
         Command::Auth(AuthArgs { command }) => auth::auth(global, &command).await,
         Command::ExplainError { code } => {
             screen(global)?.print(reference::explain_error(code.as_deref())?);

@@ -63,4 +63,5 @@ pub mod walk;
 pub mod watch;
 pub mod ways;
 pub mod web;
+pub mod webhooks;
 pub mod welcome;

@@ -26,6 +26,7 @@ use crate::journal::sqlite::SqliteJournal;
 use crate::policy::bundle::{Bundle, Files, Load};
 use crate::serve::issuers::Reach;
 use crate::serve::server::{Drain, ServeSettings, serve as serve_on};
+use crate::serve::webhook::Webhooks;
 
 /// What a broker is made of.
 #[derive(Debug)]
@@ -56,6 +57,7 @@ pub async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     let settings = settings(args.config.as_deref())?;
     let listen = settings.broker.listen;
     let files = transport::files(&settings)?;
+    let webhooks = webhooks(&settings)?;
     let parts = parts(&settings)?;
     check_bundle(&parts.bundle)?;
     if args.check_config {
@@ -80,7 +82,8 @@ pub async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     let audiences = settings.spiffe.into_iter().map(|(domain, of)| (domain, of.audience));
     let svid_audiences = audiences.filter(|(_, audience)| !audience.is_empty()).collect();
     let reach = Reach { fetch: settings.fetch, issuers: settings.issuer, svid_audiences };
-    let settings = ServeSettings { private, drain, reach, files, ..ServeSettings::default() };
+    let settings =
+        ServeSettings { private, drain, reach, files, webhooks, ..ServeSettings::default() };
     run(broker, settings, listener, ended).await
 }
 
@@ -98,6 +101,15 @@ pub async fn run(
     broker.stop().await;
     let bad = |why: std::io::Error| Failure::of(Exit::Failed, tool::STEP, why.to_string());
     served.map(|()| Exit::Done).map_err(bad)
+}
+
+/// The webhooks of the settings.
+///
+/// # Errors
+/// When one of them cannot be used.
+pub fn webhooks(settings: &Settings) -> Result<Webhooks, Failure> {
+    let made = Webhooks::new(&settings.webhook, &settings.fetch);
+    made.map_err(|why| Failure::of(Exit::Usage, tool::SETTINGS, why))
 }
 
 fn parts(settings: &Settings) -> Result<Parts, Failure> {

@@ -21,6 +21,7 @@ pub mod keys;
 pub mod lane;
 pub mod minder;
 pub mod minting;
+pub mod notify;
 pub mod opening;
 pub mod plan;
 pub mod proof;

@@ -37,7 +37,7 @@ pub struct Fetcher {
 pub struct Limits {
     /// From the first lookup to the last byte.
     pub whole: Duration,
-    /// Bytes of the answer's body.
+    /// Bytes of the answer's body; 0: it is not read.
     pub body: usize,
 }
 
@@ -117,6 +117,27 @@ impl Fetcher {
         let pairs = form.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value)));
         let content = Bytes::from(pairs.collect::<Vec<_>>().join("&"));
         self.exchange(&to, Method::POST, headers, content, limits).await
+    }
+
+    /// Sends a message to somebody whose answer is its status: 2xx says that it arrived. Nothing of the answer's body is
+    /// read, so that no receiver costs more than its headers.
+    ///
+    /// # Errors
+    /// As [`Fetcher::get`], and for every status outside 2xx.
+    pub async fn post(
+        &self,
+        url: &str,
+        limits: Limits,
+        headers: HeaderMap,
+        content: Bytes,
+    ) -> Result<(), FetchError> {
+        let to = Target::parse(url)?;
+        let limits = Limits { body: 0, ..limits };
+        let answer = self.exchange(&to, Method::POST, headers, content, limits).await?;
+        match answer.status {
+            200..=299 => Ok(()),
+            status => Err(FetchError::Status { host: to.host, status }),
+        }
     }
 
     async fn exchange(
@@ -219,6 +240,10 @@ async fn answer(
         let status = head.status.as_u16();
         if head.status.is_redirection() {
             return Err(FetchError::Redirect { host: to.host.clone(), status });
+        }
+        if limits.body == 0 {
+            let bytes = Bytes::new();
+            return Ok(Body { status, content_type: String::new(), max_age: None, bytes });
         }
         let coded = head.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
         if coded {

@@ -12,6 +12,12 @@ pub fn same_origin(one: &str, other: &str) -> bool {
     (one.plain, one.host, one.port) == (other.plain, other.host, other.port)
 }
 
+/// The host of a URL that may be fetched, to name it where the rest of it is nobody's business.
+#[must_use]
+pub fn host(url: &str) -> Option<String> {
+    Target::parse(url).ok().map(|to| to.host)
+}
+
 /// A URL that may be fetched if its address may.
 pub(in crate::fetch) struct Target {
     pub(in crate::fetch) plain: bool,

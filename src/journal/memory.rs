@@ -10,6 +10,7 @@ use crate::journal::codec;
 use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
 use crate::journal::memory_reader::MemoryReader;
+use crate::journal::outbox::Told;
 use crate::journal::port::{FOREIGN_MAX, Head, Journal, Turn};
 use crate::journal::projection::Projection;
 use crate::journal::reader::Reader;
@@ -53,6 +54,7 @@ pub(in crate::journal) struct Stored {
     pub(in crate::journal) entries: Vec<StoredEntry>,
     pub(in crate::journal) rows: Projection,
     pub(in crate::journal) snapshot: Option<(Head, Vec<u8>)>,
+    pub(in crate::journal) outbox: Told,
 }
 
 /// One stored entry.
@@ -72,7 +74,7 @@ pub struct MemoryJournal {
 impl Default for Stored {
     fn default() -> Self {
         let (tip, rows) = (Tip::empty(), Projection::default());
-        Self { tip, entries: Vec::new(), rows, snapshot: None }
+        Self { tip, entries: Vec::new(), rows, snapshot: None, outbox: Told::default() }
     }
 }
 

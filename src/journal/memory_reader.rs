@@ -8,6 +8,7 @@ use protem_verify::{merkle, proof};
 use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
 use crate::journal::memory::{MemoryStore, Stored};
+use crate::journal::outbox::{Later, Note, Outbox, Place};
 use crate::journal::past::{Like, Past};
 use crate::journal::port::Head;
 use crate::journal::projection::matches;
@@ -169,5 +170,28 @@ impl Reader for MemoryReader {
     fn keep_snapshot(&self, head: &Head, parts: &Parts) -> Result<(), Fault> {
         self.store.lock().snapshot = Some((*head, snapshot::encode(parts)));
         Ok(())
+    }
+}
+
+impl Outbox for MemoryReader {
+    fn told(&self, webhook: &str) -> Result<Option<Seq>, Fault> {
+        Ok(self.store.lock().outbox.told(webhook))
+    }
+
+    fn note(&self, webhook: &str, note: &Note) -> Result<(), Fault> {
+        self.store.lock().outbox.note(webhook, note);
+        Ok(())
+    }
+
+    fn later(&self, webhook: &str, place: Place, limit: u32) -> Result<Vec<Later>, Fault> {
+        Ok(self.store.lock().outbox.later(webhook, place, limit))
+    }
+
+    fn parked(&self, webhook: &str) -> Result<u64, Fault> {
+        Ok(self.store.lock().outbox.parked(webhook))
+    }
+
+    fn let_go(&self, webhook: &str) -> Result<u64, Fault> {
+        Ok(self.store.lock().outbox.let_go(webhook))
     }
 }

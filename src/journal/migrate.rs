@@ -11,7 +11,11 @@ use crate::journal::sqlite_error::store;
 pub const APPLICATION_ID: i32 = 0x7074_656d;
 
 /// Every migration, in order; its number is its place, from 1. A file that was released is never edited.
-const MIGRATIONS: &[&str] = &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema/0001.sql"),
+    include_str!("schema/0002.sql"),
+    include_str!("schema/0003.sql"),
+];
 
 /// Makes a new file a journal, or brings an older journal to this version's schema, in one transaction.
 ///

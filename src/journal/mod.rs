@@ -8,6 +8,7 @@ pub mod fault;
 pub mod memory;
 pub mod memory_reader;
 pub mod migrate;
+pub mod outbox;
 pub mod past;
 pub mod port;
 pub mod projection;
@@ -19,6 +20,7 @@ pub mod snapshot;
 pub mod snapshots;
 pub mod sqlite;
 pub mod sqlite_error;
+pub mod sqlite_outbox;
 pub mod sqlite_past;
 pub mod sqlite_reader;
 pub mod sqlite_rows;
@@ -30,6 +32,8 @@ pub mod verify;
 mod codec_tests;
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod outbox_tests;
 #[cfg(test)]
 mod sqlite_tests;
 #[cfg(test)]

@@ -8,12 +8,13 @@ use protem_verify::time::Time;
 
 use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
+use crate::journal::outbox::Outbox;
 use crate::journal::past::{Like, Past};
 use crate::journal::port::Head;
 use crate::journal::records::GrantRecord;
 
 /// Reads a journal. Every method fails when the store cannot be asked or holds what cannot be.
-pub trait Reader: Send + Sync {
+pub trait Reader: Outbox + Send + Sync {
     /// How far it has come.
     ///
     /// # Errors

@@ -31,18 +31,24 @@ const GRANTS_MAX: u32 = 1_000;
 
 /// Reads a journal file.
 pub(in crate::journal) struct SqliteReader {
-    path: PathBuf,
+    pub(in crate::journal) path: PathBuf,
     idle: Mutex<Vec<Connection>>,
     subtrees: Subtrees,
+    /// Writes what stands beside the log; opened when it is needed.
+    pub(in crate::journal) beside: Mutex<Option<Connection>>,
 }
 
 impl SqliteReader {
     pub(in crate::journal) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), idle: Mutex::default(), subtrees: Subtrees::default() }
+        let (idle, subtrees, beside) = (Mutex::default(), Subtrees::default(), Mutex::default());
+        Self { path: path.to_owned(), idle, subtrees, beside }
     }
 
     /// Reads in one transaction, so that all of it is from one moment.
-    fn with<T>(&self, read: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
+    pub(in crate::journal) fn with<T>(
+        &self,
+        read: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
         let idle = self.idle().pop();
         let mut connection = match idle {
             Some(connection) => connection,

@@ -408,7 +408,8 @@ impl Bundle {
     }
 
     /// Groups that some `approve` policy names, for each of these scopes.
-    pub(in crate::policy) fn approvers(
+    #[must_use]
+    pub fn approvers(
         &self,
         resource: &ResourceName,
         scopes: &[ScopeName],

@@ -24,6 +24,8 @@ use crate::serve::show;
 use crate::serve::signing_keys;
 use crate::serve::status::Problem;
 use crate::serve::watch::Watch;
+use crate::serve::webhook::Webhooks;
+use crate::serve::webhook_list;
 use crate::serve::who;
 
 /// The service.
@@ -32,6 +34,8 @@ pub struct Governance {
     pub broker: Broker,
     /// What ends streams.
     pub watch: Watch,
+    /// Who is told what happens.
+    pub webhooks: Webhooks,
 }
 
 #[tonic::async_trait]
@@ -199,6 +203,29 @@ impl GovernanceService for Governance {
         _: Request<v1::BackupRequest>,
     ) -> Result<Response<Self::BackupStream>, Status> {
         Err(not_built("a backup while serving", "copy the data folder of a stopped broker").into())
+    }
+
+    async fn list_webhooks(
+        &self,
+        request: Request<v1::ListWebhooksRequest>,
+    ) -> Result<Response<v1::ListWebhooksResponse>, Status> {
+        let signed_in = who::signed_in(&request)?;
+        let caller = signed_in.caller()?;
+        who::may_view(&self.broker, caller, &[Object::Broker])?;
+        let webhooks = webhook_list::list(&self.webhooks, &self.broker).await?;
+        Ok(Response::new(v1::ListWebhooksResponse { webhooks }))
+    }
+
+    async fn retry_webhook(
+        &self,
+        request: Request<v1::RetryWebhookRequest>,
+    ) -> Result<Response<v1::RetryWebhookResponse>, Status> {
+        let signed_in = who::signed_in(&request)?;
+        let caller = signed_in.caller()?;
+        who::permit(&self.broker, who::person(caller)?, Action::Administer, &[Object::Broker])?;
+        let name = &request.get_ref().name;
+        let messages = webhook_list::retry(&self.webhooks, &self.broker, name).await?;
+        Ok(Response::new(v1::RetryWebhookResponse { messages }))
     }
 }
 

@@ -101,6 +101,8 @@ pub const RULES: &[Rule] = &[
     known("/protem.v1.GovernanceService/GetProof"),
     known("/protem.v1.GovernanceService/GetReport"),
     following("/protem.v1.GovernanceService/Backup"),
+    known("/protem.v1.GovernanceService/ListWebhooks"),
+    known("/protem.v1.GovernanceService/RetryWebhook"),
     bundle("/protem.v1.BundleService/ApplyBundle", Action::Administer),
     bundle("/protem.v1.BundleService/GetBundle", Action::View),
     bundle("/protem.v1.BundleService/DiffBundle", Action::Administer),

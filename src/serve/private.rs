@@ -9,12 +9,15 @@ use tokio::sync::watch;
 
 use crate::engine::broker::Broker;
 use crate::serve::reload::Files;
+use crate::serve::webhook::Webhooks;
+use crate::serve::webhook_list::problems_of;
 
 #[derive(Clone)]
 struct Private {
     broker: Broker,
     draining: watch::Receiver<bool>,
     files: Files,
+    webhooks: Webhooks,
 }
 
 /// Serves `/livez` and `/readyz` until the task is dropped.
@@ -23,11 +26,12 @@ pub async fn serve(
     listener: TcpListener,
     draining: watch::Receiver<bool>,
     files: Files,
+    webhooks: Webhooks,
 ) {
     let router = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
-        .with_state(Private { broker, draining, files });
+        .with_state(Private { broker, draining, files, webhooks });
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "the private listener ended");
     }
@@ -41,7 +45,9 @@ async fn ready(State(private): State<Private>) -> (StatusCode, String) {
     }
     match private.broker.prove(Vec::new()).await {
         Ok(_) => {
-            let told = private.files.problems().into_iter().map(|why| format!("warning: {why}\n"));
+            let mut problems = private.files.problems();
+            problems.extend(problems_of(&private.webhooks, &private.broker).await);
+            let told = problems.into_iter().map(|why| format!("warning: {why}\n"));
             (StatusCode::OK, format!("ready\n{}", told.collect::<String>()))
         }
         Err(fault) => {

@@ -26,6 +26,7 @@ use crate::serve::later::Usage;
 use crate::serve::limits::{BUNDLE_MESSAGE_MAX, MESSAGE_MAX};
 use crate::serve::revocations::Revocations;
 use crate::serve::watch::Watch;
+use crate::serve::webhook::Webhooks;
 use crate::serve::work::Work;
 
 /// Everything on the broker's port; `dev`: its port, to check `Host` and `Origin` by.
@@ -33,11 +34,12 @@ pub fn all(
     broker: &Broker,
     entrance: &Arc<Entrance>,
     watch: &Watch,
+    webhooks: &Webhooks,
     work: Work,
     dev: Option<u16>,
 ) -> Router {
     let entered = middleware::from_fn_with_state(Arc::clone(entrance), enter);
-    let grpc = services(broker, watch, work).into_axum_router().reset_fallback().layer(entered);
+    let grpc = services(broker, watch, webhooks, work).into_axum_router().reset_fallback().layer(entered);
     let router = Router::new().merge(grpc).merge(http::routes(broker)).fallback(http::nothing);
     match dev {
         Some(port) => http::only_own_host(router, port),
@@ -45,10 +47,11 @@ pub fn all(
     }
 }
 
-fn services(broker: &Broker, watch: &Watch, work: Work) -> Routes {
+fn services(broker: &Broker, watch: &Watch, webhooks: &Webhooks, work: Work) -> Routes {
     let (broker, watch) = (|| broker.clone(), || watch.clone());
     let access = Access { broker: broker(), watch: watch(), work };
-    let governance = Governance { broker: broker(), watch: watch() };
+    let webhooks = webhooks.clone();
+    let governance = Governance { broker: broker(), watch: watch(), webhooks };
     let revocations = Revocations { broker: broker(), watch: watch() };
     let approvals = Approvals { broker: broker(), watch: watch() };
     let bundles = Bundles { broker: broker() };

@@ -21,6 +21,8 @@ use crate::serve::private;
 use crate::serve::reload::Files;
 use crate::serve::routes;
 use crate::serve::watch::Watch;
+use crate::serve::webhook::Webhooks;
+use crate::serve::webhook_run::{self, Pace};
 use crate::serve::work::Work;
 
 /// What the doors need to know beside the broker.
@@ -41,6 +43,10 @@ pub struct ServeSettings {
     pub reach: Reach,
     /// TLS and trust bundles.
     pub files: Files,
+    /// Who is told what happens.
+    pub webhooks: Webhooks,
+    /// How fast they are.
+    pub pace: Pace,
 }
 
 /// How long a broker that ends waits for calls that have begun, before it cuts their connections.
@@ -70,6 +76,9 @@ pub async fn serve(
         Some(jwks) => Some(Door::dev_issuer(jwks, broker.issuer()).map_err(io::Error::other)?),
     };
     let is_dev = dev.is_some();
+    let (webhooks, of) = (settings.webhooks.clone(), broker.clone());
+    let begun = tokio::task::spawn_blocking(move || webhook_run::begin(&webhooks, &of)).await;
+    begun.map_err(io::Error::other)?.map_err(io::Error::other)?;
     let (drain, draining) = watch::channel(false);
     let clock = Arc::clone(broker.clock());
     let svids = Svids { trust: settings.files.trust.clone(), audience: broker.issuer().into() };
@@ -86,13 +95,15 @@ pub async fn serve(
     );
     let entrance = Arc::new(entrance);
     let port = is_dev.then_some(port);
-    let router = routes::all(&broker, &entrance, &watch, Work::start()?, port);
+    let router = routes::all(&broker, &entrance, &watch, &settings.webhooks, Work::start()?, port);
     // Dropped, and so ended, when this returns.
     let mut chores = JoinSet::new();
     if let Some(listener) = settings.private {
         let (draining, files) = (draining.clone(), settings.files.clone());
-        chores.spawn(private::serve(broker.clone(), listener, draining, files));
+        let webhooks = settings.webhooks.clone();
+        chores.spawn(private::serve(broker.clone(), listener, draining, files, webhooks));
     }
+    chores.spawn(webhook_run::run(settings.webhooks, broker.clone(), settings.pace));
     chores.spawn(settings.files.clone().watch(door.changes().clone()));
     chores.spawn(tidy(entrance));
     let (tls, changes) = (settings.files.tls, door.changes().clone());

@@ -281,7 +281,7 @@ fn read(
 }
 
 /// Reads a key that nobody but this process's user (or root) may read: what is looked at is the open file, not its name.
-fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+pub(in crate::serve) fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let unreadable = |why: io::Error| format!("cannot be read: {why}");
     // Opening a pipe waits for its writer, who may never come.
     if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
@@ -296,7 +296,7 @@ fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
         return Err(format!("belongs to user {}, not to the one who serves", about.uid()));
     }
     if !about.is_file() || about.len() > KEY_FILE_MAX {
-        return Err("is no file with a key".into());
+        return Err("is no file that could hold it".into());
     }
     let mut secret = Zeroizing::new(Vec::new());
     io::Read::read_to_end(&mut io::Read::take(file, KEY_FILE_MAX), &mut secret)

@@ -18,6 +18,8 @@ use protem::serve::entrance::CallLimits;
 use protem::serve::incoming::ConnectionLimits;
 use protem::serve::issuers::Reach;
 use protem::serve::server::{Drain, ServeSettings, serve};
+use protem::serve::webhook::Webhooks;
+use protem::serve::webhook_run::Pace;
 use protem_clock::clock::{Clock, SystemClock};
 use protem_clock::random;
 use protem_proto::wire::v1;
@@ -66,6 +68,9 @@ pub struct Wish {
     pub no_dev: bool,
     /// How long signing keys live.
     pub rotation: Schedule,
+    /// Who is told what happens, and how fast.
+    pub webhooks: Webhooks,
+    pub pace: Pace,
 }
 
 impl TestBroker {
@@ -108,6 +113,8 @@ impl TestBroker {
             drain: wish.drain,
             reach: wish.reach,
             files: wish.files,
+            webhooks: wish.webhooks,
+            pace: wish.pace,
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = serve(broker.clone(), settings, listener, async {
