@@ -6,7 +6,8 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, Parser, Subcommand};
 
 use crate::cli::args_operate::{
-    AuditArgs, BenchArgs, DevArgs, KeysArgs, PolicyArgs, QuarantineArgs, RevokeArgs, ServeArgs, WebhooksArgs,
+    AuditArgs, BenchArgs, DevArgs, KeysArgs, PolicyArgs, QuarantineArgs, RevokeArgs, ServeArgs,
+    WebhooksArgs,
 };
 use crate::cli::args_people::{ApproveArgs, DenyArgs, PendingArgs, ReviewArgs};
 use crate::cli::args_work::{AskArgs, CompleteArgs, GrantsArgs, ReturnArgs, RunArgs, WaitArgs};

@@ -14,6 +14,7 @@ use crate::cli::args::{Global, Output};
 use crate::cli::args_operate::DevArgs;
 use crate::cli::bundle;
 use crate::cli::child::{asked_to_end, stdin_ends};
+use crate::cli::client::settings;
 use crate::cli::dev_key::{self, Names};
 use crate::cli::dev_log;
 use crate::cli::exit::{Exit, Failure};

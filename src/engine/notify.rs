@@ -336,8 +336,12 @@ fn owning(owners: &Owners) -> Vec<GroupName> {
 fn id(seq: Seq, occasion: Occasion, reader: &dyn Reader) -> Result<String, Fault> {
     let missing = || Fault::Damaged { seq, why: "the entry is missing".into() };
     let body = reader.body(seq)?.ok_or_else(missing)?;
-    let hash: [u8; 32] =
-        Sha256::new().chain_update(occasion.as_str()).chain_update([0]).chain_update(body).finalize().into();
+    let hash: [u8; 32] = Sha256::new()
+        .chain_update(occasion.as_str())
+        .chain_update([0])
+        .chain_update(body)
+        .finalize()
+        .into();
     let (short, _) = hash.split_at(16);
     Ok(format!("msg_{}", HEXLOWER.encode(short)))
 }

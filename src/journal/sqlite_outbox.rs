@@ -66,8 +66,7 @@ impl Outbox for SqliteReader {
                 work.prepare_cached(sql)?.execute((webhook, int(told.0)))?;
             }
             if let Some(key) = &note.done {
-                let sql =
-                    "DELETE FROM webhook_later WHERE webhook = ?1 AND seq = ?2 AND kind = ?3";
+                let sql = "DELETE FROM webhook_later WHERE webhook = ?1 AND seq = ?2 AND kind = ?3";
                 work.prepare_cached(sql)?.execute((webhook, int(key.seq.0), &key.kind))?;
             }
             for later in &note.keep {

@@ -39,7 +39,8 @@ pub fn all(
     dev: Option<u16>,
 ) -> Router {
     let entered = middleware::from_fn_with_state(Arc::clone(entrance), enter);
-    let grpc = services(broker, watch, webhooks, work).into_axum_router().reset_fallback().layer(entered);
+    let grpc =
+        services(broker, watch, webhooks, work).into_axum_router().reset_fallback().layer(entered);
     let router = Router::new().merge(grpc).merge(http::routes(broker)).fallback(http::nothing);
     match dev {
         Some(port) => http::only_own_host(router, port),

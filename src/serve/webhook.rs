@@ -122,13 +122,17 @@ impl Webhooks {
         for webhook in self.iter() {
             if let Some(Failing { tries, why, .. }) = webhook.failing() {
                 let name = &webhook.name;
-                found.push(format!("webhook `{name}` does not take messages ({tries} tries): {why}"));
+                found.push(format!(
+                    "webhook `{name}` does not take messages ({tries} tries): {why}"
+                ));
             }
         }
         for (name, group) in &bundle.people().groups {
             let missing = |notify: &&String| !self.iter().any(|one| one.name == **notify);
             if let Some(notify) = group.notify.as_ref().filter(missing) {
-                found.push(format!("group `{name}` is told by webhook `{notify}`, which is not in the settings"));
+                found.push(format!(
+                    "group `{name}` is told by webhook `{notify}`, which is not in the settings"
+                ));
             }
         }
         found
@@ -207,18 +211,24 @@ impl Webhook {
         *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = failing;
     }
 
-    /// Says it once. `at`: now, for the signature.
+    /// Says it once. `at`: now, for the signature; `whole`: how long it may take, from the first lookup to the status.
     ///
     /// # Errors
     /// When nobody says that it arrived.
-    pub async fn post(&self, notice: &Notice, issuer: &str, at: Time) -> Result<(), Undelivered> {
+    pub async fn post(
+        &self,
+        notice: &Notice,
+        issuer: &str,
+        at: Time,
+        whole: Duration,
+    ) -> Result<(), Undelivered> {
         let body = match self.format {
             WebhookFormat::CloudEvents => cloudevent(notice, issuer),
             WebhookFormat::Slack => slack(notice, issuer),
         };
         let url = self.url().map_err(Undelivered::Failed)?;
         let headers = self.headers(&notice.id, at, &body).map_err(Undelivered::Failed)?;
-        let limits = Limits { whole: WHOLE, body: 0 };
+        let limits = Limits { whole, body: 0 };
         let sent = self.fetcher.post(&url, limits, headers, Bytes::from(body)).await;
         sent.map_err(|why| match why {
             FetchError::Status { status: 400 | 413 | 415 | 422, .. } => {
@@ -237,7 +247,10 @@ impl Webhook {
         };
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("protem/", env!("CARGO_PKG_VERSION"))));
+        headers.insert(
+            USER_AGENT,
+            HeaderValue::from_static(concat!("protem/", env!("CARGO_PKG_VERSION"))),
+        );
         let mut say = |name: &'static str, value: String| {
             let value = HeaderValue::try_from(value).map_err(|why| why.to_string())?;
             headers.insert(HeaderName::from_static(name), value);
@@ -273,5 +286,3 @@ impl Webhook {
 const WEBHOOKS_MAX: usize = 64;
 /// A webhook's name, in bytes.
 const NAME_MAX: usize = 128;
-/// One try, from the first lookup to the status: a receiver that takes longer shall say yes first and work then.
-const WHOLE: Duration = Duration::from_secs(10);

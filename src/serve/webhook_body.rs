@@ -198,7 +198,10 @@ mod tests {
         for (text, expect) in [
             ("INC-42, as agreed", "INC-42, as agreed"),
             ("<!channel> & co", "&lt;!\u{200b}channel&gt; &amp; co"),
-            ("<https://evil|Approve>", "&lt;https:\u{200b}/\u{200b}/\u{200b}evil|\u{200b}Approve&gt;"),
+            (
+                "<https://evil|Approve>",
+                "&lt;https:\u{200b}/\u{200b}/\u{200b}evil|\u{200b}Approve&gt;",
+            ),
             ("*bold* @here", "*\u{200b}bold*\u{200b} @\u{200b}here"),
             ("evil.example", "evil.\u{200b}example"),
             ("`x`", "`\u{200b}x`\u{200b}"),

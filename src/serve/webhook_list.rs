@@ -72,14 +72,16 @@ pub async fn problems_of(webhooks: &Webhooks, broker: &Broker) -> Vec<String> {
     let mut problems = webhooks.problems(&broker.bundle());
     let all = webhooks.clone();
     let count = move |reader: &dyn Reader| {
-        let counted = all.iter().map(|webhook| {
-            reader.parked(&webhook.name).map(|count| (webhook.name.clone(), count))
-        });
+        let counted = all
+            .iter()
+            .map(|webhook| reader.parked(&webhook.name).map(|count| (webhook.name.clone(), count)));
         counted.collect::<Result<Vec<_>, Fault>>()
     };
     let parked = blocking(broker, count).await.unwrap_or_default();
     let parked = parked.into_iter().filter(|(_, count)| *count > 0);
-    problems.extend(parked.map(|(name, count)| format!("webhook `{name}`: {count} messages are parked")));
+    problems.extend(
+        parked.map(|(name, count)| format!("webhook `{name}`: {count} messages are parked")),
+    );
     problems
 }
 

@@ -25,11 +25,13 @@ pub struct Pace {
     pub first: Duration,
     /// At most so long between two tries.
     pub most: Duration,
+    /// One try, from the first lookup to the status.
+    pub whole: Duration,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { look: LOOK, first: PAUSE_FIRST, most: PAUSE_MOST }
+        Self { look: LOOK, first: PAUSE_FIRST, most: PAUSE_MOST, whole: WHOLE }
     }
 }
 
@@ -47,6 +49,9 @@ impl Pace {
 
 /// One task for each webhook, so that a bad receiver delays no other; nobody else waits for any of them.
 pub async fn run(webhooks: Webhooks, broker: Broker, pace: Pace) {
+    for why in webhooks.problems(&broker.bundle()) {
+        tracing::warn!(why, "somebody is not told what happens");
+    }
     let mut tellers = JoinSet::new();
     for webhook in webhooks.iter() {
         tellers.spawn(Teller::new(webhook, &broker, pace).run());
@@ -167,10 +172,10 @@ impl Teller {
     async fn deliver(&self, notice: &Notice) -> Option<Parked> {
         let (webhook, name) = (&self.webhook, &self.webhook.name);
         let (seq, what) = (notice.seq.0, notice.occasion.as_str());
-        let mut tries = 0_u32;
+        let (mut tries, whole) = (0_u32, self.pace.whole);
         loop {
             let now = Time::from(self.broker.clock().unix());
-            let Err(bad) = webhook.post(notice, self.broker.issuer(), now).await else {
+            let Err(bad) = webhook.post(notice, self.broker.issuer(), now, whole).await else {
                 webhook.set_failing(None);
                 return None;
             };
@@ -281,6 +286,8 @@ fn key(seq: Seq, occasion: Occasion) -> Key {
     Key { seq, kind: occasion.as_str().to_owned() }
 }
 
+/// One try: a receiver that takes longer shall say yes first and work then.
+const WHOLE: Duration = Duration::from_secs(10);
 /// How often it is looked for something to tell: people are slower.
 const LOOK: Duration = Duration::from_millis(250);
 /// The pause after a first failed try is at most so long: a receiver that restarts is back after some seconds.

@@ -1,0 +1,423 @@
+//! Webhooks are told what happens: in order, signed, until they take it, whatever they do, and nothing that they could misuse.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use protem::config::{Fetch, WebhookFormat, WebhookSettings};
+use protem::policy::bundle::Files;
+use protem::serve::webhook::Webhooks;
+use protem::serve::webhook_run::Pace;
+use protem_proto::wire::v1;
+use serde_json::Value;
+use tonic::Code;
+
+use crate::broker::{TestBroker, Wish, ask, fresh_task, policies};
+use crate::process::until;
+use crate::receiver::{Manner, Received, Receiver};
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const OTHER: &str = "whsec_c2VjcmV0LW9mLWEtcm90YXRlZC1lbmRwb2ludA==";
+
+/// As fast as a test wants.
+const PACE: Pace = Pace {
+    look: Duration::from_millis(20),
+    first: Duration::from_millis(20),
+    most: Duration::from_millis(100),
+    whole: Duration::from_millis(500),
+};
+
+/// A folder for secrets.
+struct Room(tempfile::TempDir);
+
+impl Room {
+    fn new() -> Self {
+        let room = Self(tempfile::tempdir().unwrap());
+        room.secret(SECRET, 0o600);
+        room
+    }
+
+    fn secret(&self, text: &str, mode: u32) -> PathBuf {
+        let file = self.file();
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        file
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.path().join("secret")
+    }
+
+    fn to(&self, receiver: &Receiver) -> WebhookSettings {
+        let (url, secret_file) = (receiver.url(), self.file());
+        WebhookSettings { url, secret_file, ..WebhookSettings::default() }
+    }
+}
+
+fn inside() -> Fetch {
+    Fetch { allow_private: vec!["127.0.0.0/8".parse().unwrap()] }
+}
+
+fn made(all: &[(&str, WebhookSettings)]) -> Webhooks {
+    let all: BTreeMap<_, _> =
+        all.iter().map(|(name, one)| ((*name).to_owned(), one.clone())).collect();
+    Webhooks::new(&all, &inside()).unwrap()
+}
+
+/// The example bundle, where the shop's on-call group is told by `chat`, and is reminded.
+fn told_by_chat() -> Files {
+    let changed = policies().iter().map(|(name, content)| {
+        let text = str::from_utf8(content).unwrap();
+        let text = text
+            .replace(
+                "claims = { groups = \"shop-oncall\" }",
+                "claims = { groups = \"shop-oncall\" }\nnotify = \"chat\"",
+            )
+            .replace(
+                "@decide_within(\"30m\")",
+                "@decide_within(\"30m\")\n@remind(\"1s\")\n@then(\"shop-leads\")",
+            );
+        (Arc::clone(name), text.as_bytes().into())
+    });
+    changed.collect()
+}
+
+async fn broker(webhooks: Webhooks) -> TestBroker {
+    let bundle = Some(told_by_chat());
+    TestBroker::with(Wish { webhooks, pace: PACE, bundle, ..Wish::default() }).await
+}
+
+/// A request that waits for people.
+async fn refund(broker: &TestBroker, purpose: &str) -> v1::Grant {
+    let request = v1::RequestAccessRequest {
+        scopes: vec!["orders:refund".into()],
+        purpose: purpose.into(),
+        ..ask(&fresh_task())
+    };
+    let mut agent = broker.identity("payments/agent");
+    let grant = agent.access.request_access(request).await.unwrap().into_inner().grant.unwrap();
+    assert_eq!(grant.state(), v1::GrantState::Pending);
+    grant
+}
+
+fn subjects(received: &[Received]) -> Vec<String> {
+    received.iter().map(|one| one.json()["subject"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_receiver_does_it_misses_nothing_and_gets_all_in_order() {
+    let (room, mut receiver) = (Room::new(), Receiver::start());
+    let elsewhere = Receiver::start();
+    let chat = WebhookSettings { events: vec!["pending".into()], ..room.to(&receiver) };
+    let broker = broker(made(&[("chat", chat)])).await;
+    receiver.next(&[
+        Manner::Status(500),
+        Manner::Redirect(elsewhere.url()),
+        Manner::Hang,
+        Manner::Take,
+        Manner::Drip,
+        Manner::Cut,
+        Manner::Huge,
+        Manner::Status(429),
+        Manner::Status(204),
+    ]);
+    let mut asked = Vec::new();
+    for number in 0..5 {
+        asked.push(refund(&broker, &format!("number {number}")).await.id);
+    }
+    tokio::task::block_in_place(|| receiver.wait(3));
+    receiver.stop();
+    for number in 5..8 {
+        asked.push(refund(&broker, &format!("number {number}")).await.id);
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    receiver.restart();
+    let taken = tokio::task::block_in_place(|| receiver.wait(8));
+    assert_eq!(subjects(&taken), asked, "each of them, once, in order");
+    let ids: BTreeSet<String> = taken.iter().map(Received::id).collect();
+    assert_eq!(ids.len(), 8);
+    for one in receiver.received() {
+        assert!(ids.contains(&one.id()), "every try has the message's own id");
+        assert_eq!(one.json()["id"], one.id().as_str());
+        assert!(one.signed_by(SECRET) && !one.signed_by(OTHER));
+        assert_eq!(one.headers["content-type"], "application/cloudevents+json; charset=utf-8");
+    }
+    assert!(elsewhere.received().is_empty(), "redirects are not followed");
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_receiver_delays_no_other_and_no_request() {
+    let (room, bad, good) = (Room::new(), Receiver::start(), Receiver::start());
+    bad.always(Some(Manner::Hang));
+    let all = |receiver| WebhookSettings { everything: true, ..room.to(receiver) };
+    let broker = broker(made(&[("bad", all(&bad)), ("good", all(&good))])).await;
+    let began = Instant::now();
+    for number in 0..10 {
+        refund(&broker, &format!("number {number}")).await;
+    }
+    tokio::task::block_in_place(|| good.wait(10));
+    assert!(bad.taken().is_empty() && !bad.received().is_empty());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    let problems =
+        protem::serve::webhook_list::problems_of(&Webhooks::default(), &broker.broker).await;
+    assert!(
+        problems.iter().any(|why| why.contains("`chat`")),
+        "a group names what is not there: {problems:?}"
+    );
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_told_what() {
+    let room = Room::new();
+    let [chat, leads, owners, archive, nobody] = [(); 5].map(|()| Receiver::start());
+    let of =
+        |receiver, group: &str| WebhookSettings { groups: vec![group.into()], ..room.to(receiver) };
+    let webhooks = made(&[
+        ("chat", room.to(&chat)),
+        ("leads", of(&leads, "shop-leads")),
+        ("owners", of(&owners, "payments-oncall")),
+        ("archive", WebhookSettings { everything: true, ..room.to(&archive) }),
+        ("nobody", of(&nobody, "auditors")),
+    ]);
+    let broker = broker(webhooks).await;
+    let grant = refund(&broker, "as agreed").await;
+    let what = |receiver: &Receiver| -> Vec<String> {
+        let kind = |one: &Received| one.json()["type"].as_str().unwrap().to_owned();
+        receiver.taken().iter().map(kind).collect()
+    };
+    tokio::task::block_in_place(|| until("they are reminded", || what(&leads).len() == 1));
+    assert_eq!(
+        what(&leads),
+        ["protem.request.reminder"],
+        "the other group hears of it at the reminder"
+    );
+    tokio::task::block_in_place(|| chat.wait(2));
+    assert_eq!(what(&chat), ["protem.request.pending", "protem.request.reminder"]);
+    let pending = chat.taken()[0].json();
+    let data = &pending["data"];
+    assert_eq!(
+        (&pending["specversion"], &pending["source"]),
+        (&"1.0".into(), &broker.url.as_str().into())
+    );
+    assert_eq!(data["link"], format!("{}/ui/requests/{}", broker.url, grant.id));
+    assert_eq!(data["command"], format!("protem approve {}", grant.id));
+    assert_eq!(data["purpose"], "as agreed");
+    assert_eq!(data["scopes"][0]["risk"], "high");
+    assert_eq!(data["approvals"]["required"], 1);
+    assert_eq!(data["approvals"]["groups"], serde_json::json!(["shop-oncall"]));
+    assert_eq!(data["identity"], "payments/agent");
+    let text = pending.to_string();
+    for never in ["eyJ", "digest", "whsec_", "token"] {
+        assert!(!text.contains(never), "{never} in {text}");
+    }
+    let quarantine = v1::SetQuarantineRequest {
+        identity: "payments/agent".into(),
+        quarantined: true,
+        note: "odd".into(),
+    };
+    broker.operator().governance.set_quarantine(quarantine).await.unwrap();
+    tokio::task::block_in_place(|| until("the owners hear of it", || !what(&owners).is_empty()));
+    assert_eq!(what(&owners), ["protem.identity.quarantined"]);
+    assert_eq!(owners.taken()[0].json()["data"]["note"], "odd");
+    // The wait is over with it, and those who were asked hear that too.
+    let over = "protem.grant.ended".to_owned();
+    tokio::task::block_in_place(|| until("they hear of the end", || what(&chat).contains(&over)));
+    tokio::task::block_in_place(|| until("the archive has all", || what(&archive).len() == 4));
+    let ended = chat.taken().into_iter().find(|one| one.json()["type"] == over.as_str()).unwrap();
+    assert_eq!(ended.json()["data"]["end"]["reason"], "quarantined");
+    assert!(nobody.received().is_empty());
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emergency_is_told_to_those_who_were_skipped() {
+    let (room, chat) = (Room::new(), Receiver::start());
+    let broker = broker(made(&[("chat", room.to(&chat))])).await;
+    let mut agent = broker.identity("payments/agent");
+    let request = v1::RequestAccessRequest {
+        scopes: vec!["orders:refund".into()],
+        purpose: "the shop is down".into(),
+        emergency: true,
+        ..ask(&fresh_task())
+    };
+    let granted = agent.access.request_access(request.clone()).await.unwrap().into_inner();
+    assert!(granted.credential.is_some());
+    let told = tokio::task::block_in_place(|| chat.wait(1));
+    assert_eq!(told[0].json()["type"], "protem.grant.emergency");
+    assert_eq!(told[0].json()["data"]["purpose"], "the shop is down");
+    let text = String::from_utf8(told[0].body.clone()).unwrap();
+    assert!(!text.contains("eyJ"), "no credential is in it: {text}");
+    agent.complete(&request.task.unwrap().id).await.unwrap();
+    let told = tokio::task::block_in_place(|| chat.wait(2));
+    assert_eq!(told[1].json()["type"], "protem.grant.ended");
+    // What was granted at once, and ended as it should, is nobody's news.
+    let task = fresh_task();
+    agent.ask(&task).await.unwrap();
+    agent.complete(&task).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(chat.received().len(), 2);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_takes_is_parked_in_sight_and_sent_again() {
+    let (room, chat) = (Room::new(), Receiver::start());
+    chat.always(Some(Manner::Status(500)));
+    let give_up = protem::config::Span(Duration::ZERO);
+    let settings = WebhookSettings { give_up, events: vec!["pending".into()], ..room.to(&chat) };
+    let webhooks = made(&[("chat", settings)]);
+    let broker = broker(webhooks.clone()).await;
+    let first = refund(&broker, "first").await.id;
+    let mut operator = broker.operator();
+    let shown = loop {
+        let shown = operator.governance.list_webhooks(v1::ListWebhooksRequest {}).await.unwrap();
+        let shown = shown.into_inner().webhooks.remove(0);
+        if shown.parked_count == 1 {
+            break shown;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let parked = &shown.parked[0];
+    assert_eq!((parked.what.as_str(), parked.tries), ("pending", 3));
+    assert!(parked.why.contains("500") && !parked.why.contains("s3cret-path"), "{parked:?}");
+    let problems = protem::serve::webhook_list::problems_of(&webhooks, &broker.broker).await;
+    assert!(problems.iter().any(|why| why.contains("1 messages are parked")), "{problems:?}");
+    // What comes after it is not held up.
+    chat.always(None);
+    let second = refund(&broker, "second").await.id;
+    tokio::task::block_in_place(|| chat.wait(1));
+    let retry = v1::RetryWebhookRequest { name: "chat".into() };
+    let mut agent = broker.identity("payments/agent");
+    let refused = agent.governance.retry_webhook(retry.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let refused = agent.governance.list_webhooks(v1::ListWebhooksRequest {}).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let sent = operator.governance.retry_webhook(retry).await.unwrap().into_inner();
+    assert_eq!(sent.messages, 1);
+    let taken = tokio::task::block_in_place(|| chat.wait(2));
+    assert_eq!(subjects(&taken), [second, first]);
+    assert_eq!(taken[1].id(), chat.received()[0].id(), "it is still the same message");
+    let nothing = v1::RetryWebhookRequest { name: "other".into() };
+    let refused = operator.governance.retry_webhook(nothing).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_change_without_a_restart_and_are_never_left_out() {
+    let (room, chat) = (Room::new(), Receiver::start());
+    let settings = WebhookSettings { events: vec!["pending".into()], ..room.to(&chat) };
+    let broker = broker(made(&[("chat", settings)])).await;
+    let told = async |count: usize| {
+        refund(&broker, "again").await;
+        let taken = tokio::task::block_in_place(|| chat.wait(count));
+        (taken[count - 1].signed_by(SECRET), taken[count - 1].signed_by(OTHER))
+    };
+    assert_eq!(told(1).await, (true, false));
+    room.secret(&format!("{OTHER}\n{SECRET}\n"), 0o600);
+    assert_eq!(told(2).await, (true, true));
+    room.secret(OTHER, 0o600);
+    assert_eq!(told(3).await, (false, true));
+    // Others could have read it: better late than signed by them.
+    room.secret(OTHER, 0o644);
+    refund(&broker, "late").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(chat.received().len(), 3);
+    room.secret(OTHER, 0o600);
+    let taken = tokio::task::block_in_place(|| chat.wait(4));
+    assert!(taken[3].signed_by(OTHER));
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_ssrf_issuer_jwks_webhook() {
+    let (room, inner) = (Room::new(), Receiver::start());
+    let one = |url: String| {
+        let settings = WebhookSettings { url, everything: true, ..room.to(&inner) };
+        BTreeMap::from([("chat".to_owned(), settings)])
+    };
+    for url in [
+        inner.url(),
+        format!("http://localhost:{}/hook/s3cret-path", inner.port),
+        format!("https://127.0.0.1:{}/hook/s3cret-path", inner.port),
+        format!("http://[::ffff:127.0.0.1]:{}/hook/s3cret-path", inner.port),
+        "http://169.254.169.254/hook/s3cret-path".to_owned(),
+    ] {
+        let webhooks = Webhooks::new(&one(url), &Fetch::default()).unwrap();
+        let broker = broker(webhooks.clone()).await;
+        refund(&broker, "inside").await;
+        let failing = || webhooks.iter().next().unwrap().failing();
+        tokio::task::block_in_place(|| until("it is refused", || failing().is_some()));
+        let why = failing().unwrap().why;
+        assert!(why.contains("fetch.allow_private") && !why.contains("s3cret"), "{why}");
+        assert!(inner.received().is_empty());
+        broker.stop().await;
+    }
+    for url in ["", "file:///etc/passwd", "chat.example/hook", "https://user:word@chat.example/"] {
+        let why = Webhooks::new(&one(url.to_owned()), &Fetch::default()).unwrap_err();
+        assert!(why.contains("webhook.chat") && !why.contains("word@"), "{why}");
+    }
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused_at_the_start() {
+    let (room, receiver) = (Room::new(), Receiver::start());
+    let good = room.to(&receiver);
+    let refused = |settings: WebhookSettings, part: &str| {
+        let all = BTreeMap::from([("chat".to_owned(), settings)]);
+        let why = Webhooks::new(&all, &inside()).unwrap_err();
+        assert!(why.contains(part), "{why}");
+    };
+    refused(WebhookSettings { events: vec!["lunch".into()], ..good.clone() }, "`lunch`");
+    refused(WebhookSettings { groups: vec!["Shop".into()], ..good.clone() }, "group");
+    refused(WebhookSettings { url_file: "x".into(), ..good.clone() }, "both");
+    refused(WebhookSettings { secret_file: PathBuf::new(), ..good.clone() }, "secret_file");
+    refused(
+        WebhookSettings { secret_file: Path::new("/nowhere").into(), ..good.clone() },
+        "/nowhere",
+    );
+    room.secret(SECRET, 0o640);
+    refused(good, "0640");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_requesters_words_are_plain_text_in_a_chat() {
+    let (room, chat) = (Room::new(), Receiver::start());
+    let url_file = room.0.path().join("url");
+    std::fs::write(&url_file, format!("{}\n", chat.url())).unwrap();
+    std::fs::set_permissions(&url_file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let settings = WebhookSettings {
+        url: String::new(),
+        url_file,
+        secret_file: PathBuf::new(),
+        format: WebhookFormat::Slack,
+        events: vec!["pending".into()],
+        ..room.to(&chat)
+    };
+    let broker = broker(made(&[("chat", settings)])).await;
+    let evil = "<!channel> *urgent* <https://evil.example|Approve here> `x` @everyone evil.example";
+    let grant = refund(&broker, evil).await;
+    let long = refund(&broker, &"&.".repeat(500)).await;
+    let told = tokio::task::block_in_place(|| chat.wait(2));
+    let body = told[0].json();
+    assert_eq!((&body["unfurl_links"], &body["unfurl_media"]), (&false.into(), &false.into()));
+    let link = format!("<{}/ui/requests/{}|Look>", broker.url, grant.id);
+    for text in [&body["text"], &body["blocks"][0]["text"]["text"]] {
+        let text = text.as_str().unwrap().replace(&link, "");
+        for never in ["<", ">", "https:/", "*u", "t*", "`x`", "@e", "evil.e", "|A"] {
+            assert!(!text.contains(never), "{never} in {text}");
+        }
+        assert!(text.contains("urgent"), "it can still be read: {text}");
+    }
+    assert_eq!(body["blocks"][0]["text"]["type"], "plain_text");
+    assert!(body["blocks"][1]["text"]["text"].as_str().unwrap().starts_with(&link));
+    assert!(!told[0].headers.contains_key("webhook-signature"));
+    let body: Value = told[1].json();
+    assert!(body.to_string().contains(&long.id), "however long the words are, the link is there");
+    assert!(body["blocks"][0]["text"]["text"].as_str().unwrap().chars().count() <= 3_000);
+    broker.stop().await;
+}
