@@ -230,13 +230,16 @@ impl Webhook {
         let headers = self.headers(&notice.id, at, &body).map_err(Undelivered::Failed)?;
         let limits = Limits { whole, body: 0 };
         let sent = self.fetcher.post(&url, limits, headers, Bytes::from(body)).await;
-        sent.map_err(|why| match why {
-            FetchError::Status { status: 400 | 413 | 415 | 422, .. } => {
-                Undelivered::Unwanted(why.to_string())
+        sent.map_err(|why| {
+            let text = why.to_string();
+            if let FetchError::Status { status: 400 | 413 | 415 | 422, .. } = why {
+                return Undelivered::Unwanted(text);
             }
-            // It would show the URL.
-            FetchError::BadUrl { why, .. } => Undelivered::Failed(format!("its URL: {why}")),
-            why => Undelivered::Failed(why.to_string()),
+            // Its text would show the URL.
+            if let FetchError::BadUrl { why, .. } = why {
+                return Undelivered::Failed(format!("its URL: {why}"));
+            }
+            Undelivered::Failed(text)
         })
     }
 

@@ -170,9 +170,13 @@ pub fn quiet(text: &str, max: usize) -> String {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
-            // An invisible space behind it, so that nothing reads it as the begin or end of something, or as part of an address.
-            '*' | '_' | '~' | '`' | '|' | '[' | ']' | '(' | ')' | '@' | '#' | ':' | '.' | '/'
-            | '!' | '\\' => {
+            // No chat takes the full-width forms for markup, and people read them all the same.
+            '*' => out.push('＊'),
+            '_' => out.push('＿'),
+            '~' => out.push('～'),
+            '`' => out.push('｀'),
+            // An invisible space behind it, so that nothing reads it as a mention, or as part of a link.
+            '|' | '[' | ']' | '(' | ')' | '@' | '#' | ':' | '.' | '/' | '!' | '\\' => {
                 out.push(letter);
                 out.push(APART);
             }
@@ -202,9 +206,9 @@ mod tests {
                 "<https://evil|Approve>",
                 "&lt;https:\u{200b}/\u{200b}/\u{200b}evil|\u{200b}Approve&gt;",
             ),
-            ("*bold* @here", "*\u{200b}bold*\u{200b} @\u{200b}here"),
+            ("*bold* _x_ @here", "＊bold＊ ＿x＿ @\u{200b}here"),
             ("evil.example", "evil.\u{200b}example"),
-            ("`x`", "`\u{200b}x`\u{200b}"),
+            ("`x` ~y~", "｀x｀ ～y～"),
             ("a\u{202e}b\nc", "a\u{fffd}b\u{fffd}c"),
         ] {
             assert_eq!(quiet(text, 100), expect);

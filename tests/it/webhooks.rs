@@ -68,7 +68,8 @@ fn made(all: &[(&str, WebhookSettings)]) -> Webhooks {
 
 /// The example bundle, where the shop's on-call group is told by `chat`, and is reminded.
 fn told_by_chat() -> Files {
-    let changed = policies().iter().map(|(name, content)| {
+    let all = policies();
+    let changed = all.iter().map(|(name, content)| {
         let text = str::from_utf8(content).unwrap();
         let text = text
             .replace(
