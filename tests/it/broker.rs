@@ -24,6 +24,7 @@ use protem_clock::clock::{Clock, SystemClock};
 use protem_clock::random;
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::access_service_client::AccessServiceClient;
+use protem_proto::wire::v1::approval_service_client::ApprovalServiceClient;
 use protem_proto::wire::v1::bundle_service_client::BundleServiceClient;
 use protem_proto::wire::v1::governance_service_client::GovernanceServiceClient;
 use protem_proto::wire::v1::revocation_service_client::RevocationServiceClient;
@@ -203,6 +204,7 @@ pub type Signed = InterceptedService<Channel, SignIn>;
 #[derive(Clone)]
 pub struct Clients {
     pub access: AccessServiceClient<Signed>,
+    pub approvals: ApprovalServiceClient<Signed>,
     pub governance: GovernanceServiceClient<Signed>,
     pub revocations: RevocationServiceClient<Signed>,
     pub bundles: BundleServiceClient<Signed>,
@@ -213,6 +215,7 @@ impl Clients {
         let signed = SignIn(token);
         Self {
             access: AccessServiceClient::with_interceptor(channel.clone(), signed.clone()),
+            approvals: ApprovalServiceClient::with_interceptor(channel.clone(), signed.clone()),
             governance: GovernanceServiceClient::with_interceptor(channel.clone(), signed.clone()),
             revocations: RevocationServiceClient::with_interceptor(channel.clone(), signed.clone()),
             bundles: BundleServiceClient::with_interceptor(channel, signed),

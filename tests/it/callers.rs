@@ -193,7 +193,7 @@ async fn a_leaked_credential_ends_by_whoever_holds_it() {
 }
 
 /// Every method of our contract.
-fn methods() -> Vec<String> {
+pub fn methods() -> Vec<String> {
     let set = FileDescriptorSet::decode(protem_proto::wire::DESCRIPTORS).unwrap();
     let of = |file: prost_types::FileDescriptorProto| {
         let package = file.package().to_owned();

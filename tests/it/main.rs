@@ -14,6 +14,7 @@
     reason = "a test may fail loudly, may look at the real clock, and is its own documentation"
 )]
 
+mod approvals;
 mod approvals_cli;
 mod bad_input;
 mod broker;
@@ -49,6 +50,7 @@ mod process;
 mod python;
 mod receiver;
 mod refused_svids;
+mod roles;
 mod rotation;
 mod rotation_restarts;
 mod secrets;
