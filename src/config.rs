@@ -216,7 +216,14 @@ pub struct Settings {
     pub issuer: BTreeMap<String, IssuerSettings>,
     /// Who is told what happens, by name.
     pub webhook: BTreeMap<String, WebhookSettings>,
+    /// Keys of `[client]` that the working directory's file has and that were not taken from it.
+    #[serde(skip)]
+    pub not_taken: Vec<&'static str>,
 }
+
+/// What the working directory's file must not say: it may be somebody else's checkout, and these send the caller's token, or
+/// another file's content, to whom it names.
+const NOT_FROM_HERE: [&str; 5] = ["broker", "token_file", "cert", "key", "ca"];
 
 /// The port that a broker listens on unless told otherwise.
 pub const PORT: u16 = 7420;
@@ -268,21 +275,41 @@ impl<'de> Deserialize<'de> for Span {
 }
 
 /// Reads settings: `named` alone if given, else `./protem.toml`, then the user's, then the machine's; a key of an
-/// earlier file wins. No file at all gives the defaults.
+/// earlier file wins. No file at all gives the defaults. Which broker and which login are the user's to say: of
+/// `./protem.toml`, that nobody named, those keys are not taken, and [`Settings::not_taken`] has them.
 ///
 /// # Errors
 /// When a file cannot be read, has an unknown key, or a value is not what it should be: with line and column.
 pub fn read(named: Option<&Path>) -> Result<Settings, Unusable> {
-    let mut merged = toml::Table::new();
     let files = match named {
         Some(file) => vec![file.to_owned()],
         None => places().into_iter().filter(|file| file.is_file()).collect(),
     };
+    let mut tables = Vec::new();
     for file in files {
         let text = std::fs::read_to_string(&file).map_err(|why| unusable(&file, &why))?;
-        fill(&mut merged, parse(&file, &text)?);
+        tables.push((named.is_none() && file == Path::new(FILE), parse(&file, &text)?));
     }
-    checked(merged, Path::new("settings"))
+    merge(tables)
+}
+
+/// One of all these, an earlier one first; with each, whether nobody but the working directory vouches for it.
+fn merge(tables: Vec<(bool, toml::Table)>) -> Result<Settings, Unusable> {
+    let mut merged = toml::Table::new();
+    let mut kept_out = toml::Table::new();
+    for (is_here, mut table) in tables {
+        if is_here && let Some(toml::Value::Table(client)) = table.get_mut("client") {
+            for key in NOT_FROM_HERE {
+                kept_out.extend(client.remove(key).map(|value| (key.to_owned(), value)));
+            }
+        }
+        fill(&mut merged, table);
+    }
+    // What another file says as well is taken from there.
+    let client = merged.get("client").and_then(toml::Value::as_table);
+    let taken = |key: &str| client.and_then(|client| client.get(key)) == kept_out.get(key);
+    let not_taken = NOT_FROM_HERE.into_iter().filter(|key| !taken(key)).collect();
+    Ok(Settings { not_taken, ..checked(merged, Path::new("settings"))? })
 }
 
 /// Reads one file's text.
@@ -339,8 +366,10 @@ fn fill(earlier: &mut toml::Table, later: toml::Table) {
 
 /// Where settings are looked for, first wins.
 fn places() -> Vec<PathBuf> {
-    let home = || std::env::home_dir().map(|home| home.join(".config"));
-    let user = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home);
+    // A place that is empty or relative would be the working directory's again (XDG Base Directory, "Basics").
+    let whole = |path: &PathBuf| path.is_absolute();
+    let home = || std::env::home_dir().filter(whole).map(|home| home.join(".config"));
+    let user = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(whole).or_else(home);
     let mut places = vec![PathBuf::from(FILE)];
     places.extend(user.map(|folder| folder.join("protem").join(FILE)));
     places.push(PathBuf::from("/etc/protem").join(FILE));
@@ -355,7 +384,8 @@ pub const FILE: &str = "protem.toml";
 pub fn sample() -> String {
     let mut text = String::from(
         "# Settings of protem. Every key is optional. An unknown key is refused with its line and column.\n\
-         # Searched in this order: ./protem.toml, $XDG_CONFIG_HOME/protem/, /etc/protem/; flags and PROTEM_… win.\n",
+         # Searched in this order: ./protem.toml, $XDG_CONFIG_HOME/protem/, /etc/protem/; flags and PROTEM_… win. Of\n\
+         # `[client]` only `output` is taken from ./protem.toml, which may be anybody's: a file there names no broker.\n",
     );
     section(&mut text, "broker", Broker::HEAD, Broker::ENTRIES);
     section(&mut text, "tls", Tls::HEAD, Tls::ENTRIES);
@@ -445,6 +475,25 @@ mod tests {
         let settings: Settings = first.try_into().unwrap();
         assert_eq!(settings.log, Log { format: Format::Json, filter: "debug".into() });
         assert_eq!(settings.store.path, Path::new("s"));
+    }
+
+    #[test]
+    fn attack_a_checkout_names_the_broker_and_the_files_to_send_it() {
+        let merged = |here: &str, users: &str| {
+            let table = |text| parse(Path::new("protem.toml"), text).unwrap();
+            merge(vec![(true, table(here)), (false, table(users))]).unwrap()
+        };
+        let evil = "[client]\nbroker = \"https://evil.example\"\ntoken_file = \"/home/a/.token\"\n\
+                    cert = \"c\"\nkey = \"k\"\nca = \"evil.pem\"\noutput = \"json\"";
+        let settings = merged(evil, "");
+        let output = Format::Json;
+        assert_eq!(settings.client, Client { output, ..Client::default() });
+        assert_eq!(settings.not_taken, NOT_FROM_HERE);
+        let settings =
+            merged(evil, "[client]\nbroker = \"https://good.example\"\nca = \"evil.pem\"");
+        assert_eq!(settings.client.broker, "https://good.example");
+        assert_eq!(settings.not_taken, ["broker", "token_file", "cert", "key"]);
+        assert_eq!(merged("[log]\nfilter = \"warn\"", "").not_taken, Vec::<&str>::new());
     }
 
     #[test]

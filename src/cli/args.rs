@@ -30,7 +30,7 @@ pub struct Protem {
 /// What holds for every command.
 #[derive(Args, Clone, Debug)]
 pub struct Global {
-    /// The broker to talk to [default: http://127.0.0.1:7420, or `client.broker` of protem.toml]
+    /// The broker to talk to [default: http://127.0.0.1:7420, or `client.broker` of the user's protem.toml]
     #[arg(long, global = true, value_name = "URL", help_heading = "Everywhere")]
     pub broker: Option<String>,
     /// A file with your token, a JWT of an issuer that the bundle trusts; read anew each time

@@ -49,6 +49,7 @@ impl Client {
     /// When the address or login cannot be used.
     pub fn open(global: &Global) -> Result<(Self, Screen), Failure> {
         let settings = settings(None)?;
+        warn_of_checkout(global, &settings);
         let output = global.output.unwrap_or(settings.client.output.into());
         let uri = broker_uri(global.broker.as_ref().unwrap_or(&settings.client.broker))?;
         let web = web(global, &settings);
@@ -160,8 +161,37 @@ impl Client {
 /// When the address cannot be used.
 pub fn broker(global: &Global) -> Result<(Uri, Web), Failure> {
     let settings = settings(None)?;
+    warn_of_checkout(global, &settings);
     let uri = broker_uri(global.broker.as_ref().unwrap_or(&settings.client.broker))?;
     Ok((uri, web(global, &settings)))
+}
+
+/// Says once what the working directory's file wanted and did not get, unless a flag or variable says it anyway.
+fn warn_of_checkout(global: &Global, settings: &Settings) {
+    static SAID: std::sync::Once = std::sync::Once::new();
+    let said = |key: &str| match key {
+        "broker" => global.broker.is_some(),
+        "token_file" => global.token_file.is_some(),
+        "ca" => global.ca.is_some(),
+        _ => global.cert.is_some(),
+    };
+    let keys: Vec<String> =
+        settings.not_taken.iter().filter(|key| !said(key)).map(quoted).collect();
+    if keys.is_empty() {
+        return;
+    }
+    SAID.call_once(|| {
+        let keys = keys.join(", ");
+        let screen = Screen::new(Output::Text);
+        screen.say(format!("  not taken from ./{}, which may be anybody's: {keys}", config::FILE));
+        screen.say(
+            "  say it by flag, by PROTEM_… variable, or in $XDG_CONFIG_HOME/protem/protem.toml",
+        );
+    });
+}
+
+fn quoted(key: &&'static str) -> String {
+    format!("`client.{key}`")
 }
 
 fn web(global: &Global, settings: &Settings) -> Web {

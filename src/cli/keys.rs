@@ -60,7 +60,7 @@ async fn rotate(global: &Global, args: &RotateArgs) -> Result<Exit, Failure> {
     let (client, screen) = Client::open(global)?;
     let replaces = match &args.key_id {
         Some(id) => id.clone(),
-        None => signing(&client, &args.purpose).await?,
+        None => going(&client, args).await?,
     };
     let request = v1::RotateKeyRequest {
         compromised: args.compromised,
@@ -94,13 +94,52 @@ async fn rotate(global: &Global, args: &RotateArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// The key that signs now, by name: a call whose answer was lost can be repeated without replacing its successor.
-async fn signing(client: &Client, purpose: &str) -> Result<String, Failure> {
+/// The key that is to go, by name: a call whose answer was lost can be repeated without replacing its successor. It is the
+/// one that signs; where none does as it leaked and was cut off already, that one.
+async fn going(client: &Client, args: &RotateArgs) -> Result<String, Failure> {
     let answer = client.governance().list_keys(v1::ListKeysRequest {}).await;
     let keys = answer.map_err(|status| client.failure(&status))?.into_inner().keys;
-    let signs = keys.into_iter().find(|key| key.signs && key.purpose == purpose);
-    signs.map(|key| key.key_id).ok_or_else(|| {
+    let purpose = &args.purpose;
+    named(keys, purpose, args.compromised).ok_or_else(|| {
         Failure::of(Exit::Failed, law::NO_SIGNING_KEY, format!("no {purpose} key signs now"))
             .helps("`protem keys list` shows what the next one waits for")
     })
+}
+
+fn named(keys: Vec<v1::Key>, purpose: &str, compromised: bool) -> Option<String> {
+    let of_purpose = keys.into_iter().filter(|key| key.purpose == purpose);
+    let (signs, others): (Vec<_>, Vec<_>) = of_purpose.partition(|key| key.signs);
+    let leaked = others.into_iter().filter(|key| compromised && key.state == "compromised");
+    let since = |key: &v1::Key| key.signs_since.or(key.created).map_or(0, |at| at.seconds);
+    signs.into_iter().next().or_else(|| leaked.max_by_key(since)).map(|key| key.key_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(keys: &[(&str, &str, i64)], compromised: bool, expect: Option<&str>) {
+        let key = |(id, state, since): &(&str, &str, i64)| v1::Key {
+            key_id: (*id).to_owned(),
+            purpose: "credential".to_owned(),
+            state: (*state).to_owned(),
+            signs: *state == "signing",
+            signs_since: Some(prost_types::Timestamp { seconds: *since, nanos: 0 }),
+            ..v1::Key::default()
+        };
+        let keys = keys.iter().map(key).collect();
+        assert_eq!(named(keys, "credential", compromised).as_deref(), expect);
+    }
+
+    #[test]
+    fn an_emergency_is_asked_for_twice() {
+        let signs = [("a", "compromised", 1), ("b", "signing", 2)];
+        check(&signs, true, Some("b"));
+        check(&signs, false, Some("b"));
+        let none = [("a", "compromised", 1), ("b", "compromised", 2), ("c", "published", 0)];
+        check(&none, true, Some("b"));
+        check(&none, false, None);
+        check(&[("c", "published", 0)], true, None);
+    }
 }

@@ -11,7 +11,8 @@ pub fn reference() -> String {
     let mut text = String::from(
         "<!-- Generated from the command tree: `just gen`. -->\n# Command line\n\n\
          `protem COMMAND --help` prints the same. Every flag has an environment variable; a flag wins over its variable, \
-         that over `./protem.toml`, `$XDG_CONFIG_HOME/protem/` and `/etc/protem/`.\n\n",
+         that over `./protem.toml`, `$XDG_CONFIG_HOME/protem/` and `/etc/protem/`.\n\
+         Of `[client]` only `output` is taken from `./protem.toml`, as a checkout may be anybody's.\n\n",
     );
     text.push_str(&format!("```text\n{TABLE}\n```\n"));
     let mut whole = tree();

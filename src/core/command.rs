@@ -161,7 +161,7 @@ pub enum Command {
     RetireKey {
         /// Which.
         key: KeyId,
-        /// Also void all that it ever signed.
+        /// Also void all that it ever signed; so may a key be that is forgotten.
         compromised: bool,
         /// Why.
         note: Words,

@@ -85,6 +85,18 @@ fn a_cut_off_key_never_comes_back() {
 }
 
 #[test]
+fn a_forgotten_key_can_be_cut_off() {
+    let mut world = World::new();
+    let k1 = KeyId::try_from("gone").unwrap();
+    let retire =
+        |compromised| Command::RetireKey { key: k1.clone(), compromised, note: words("leak") };
+    world.refused(retire(false), &Refusal::UnknownKey(k1.clone()));
+    assert_eq!(world.ok(retire(true)).len(), 1);
+    assert_eq!(world.ok(retire(true)), vec![], "once");
+    world.refused(Command::PublishKey(key("gone")), &Refusal::KeyState(k1));
+}
+
+#[test]
 fn a_rotation_that_was_asked_for_is_remembered_and_changes_nothing_yet() {
     let mut world = World::new();
     let k1 = KeyId::try_from("k1").unwrap();

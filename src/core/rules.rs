@@ -173,10 +173,19 @@ pub(crate) fn retire_key(
     compromised: bool,
     note: Words,
 ) -> Result<Vec<Event>, Refusal> {
-    let record = state.key(&key).ok_or_else(|| Refusal::UnknownKey(key.clone()))?;
     if compromised && note.as_str().trim().is_empty() {
         return Err(Refusal::ReasonRequired);
     }
+    let Some(record) = state.key(&key) else {
+        if !compromised {
+            return Err(Refusal::UnknownKey(key));
+        }
+        // One that was forgotten may still be believed where its checkpoints are kept: it can be cut off all the same.
+        let target = Target::Key(key);
+        let already = state.is_cut_off(&target);
+        let cut = || cut_off(state, target, EndReason::Revoked, &note, Time::ZERO);
+        return Ok((!already).then(cut).into_iter().collect());
+    };
     let void = (compromised && record.state != KeyState::CutOff)
         .then(|| cut_off(state, Target::Key(key.clone()), EndReason::Revoked, &note, Time::ZERO));
     let retired = match record.state {

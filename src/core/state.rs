@@ -318,7 +318,8 @@ impl State {
     }
 
     /// Whether a cut-off of exactly this is in force.
-    pub(crate) fn is_cut_off(&self, target: &Target) -> bool {
+    #[must_use]
+    pub fn is_cut_off(&self, target: &Target) -> bool {
         self.cut_offs.map().values().any(|cut| cut.target == *target)
     }
 

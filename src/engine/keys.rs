@@ -1,6 +1,6 @@
 //! Signing keys: a folder that only the broker's user can read, one purpose each, published before use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -10,11 +10,11 @@ use std::time::SystemTime;
 
 use data_encoding::BASE64URL_NOPAD;
 use protem_clock::random;
-use protem_core::event::{KeyPurpose, PublicKey};
+use protem_core::event::{KeyPurpose, PublicKey, Target};
 use protem_core::grant::KeyState;
 use protem_core::state::State;
 use protem_verify::ids::Seq;
-use protem_verify::keys::jwks;
+use protem_verify::keys::{jwks, thumbprint};
 use protem_verify::names::KeyId;
 use zeroize::Zeroizing;
 
@@ -39,7 +39,16 @@ const FORMER_MAX: usize = 90;
 pub struct KeyRing {
     folder: PathBuf,
     keys: RwLock<BTreeMap<KeyId, SigningKey>>,
-    former: RwLock<Vec<[u8; 32]>>,
+    former: RwLock<Former>,
+}
+
+/// What this broker remembers of keys whose private half is gone.
+#[derive(Default)]
+struct Former {
+    /// Retired checkpoint keys: what they signed still counts.
+    counts: BTreeMap<KeyId, [u8; 32]>,
+    /// Keys that were cut off: they count nowhere, whatever a file says.
+    void: BTreeSet<KeyId>,
 }
 
 impl KeyRing {
@@ -80,7 +89,9 @@ impl KeyRing {
             }
         }
         former.sort_unstable_by_key(|(made, _)| std::cmp::Reverse(*made));
-        let former = former.into_iter().take(FORMER_MAX).map(|(_, public)| public).collect();
+        let newest = former.into_iter().take(FORMER_MAX);
+        let counts = newest.map(|(_, public)| (thumbprint(&public), public)).collect();
+        let former = Former { counts, ..Former::default() };
         let (keys, former) = (RwLock::new(keys), RwLock::new(former));
         Ok(Self { folder: folder.to_owned(), keys, former })
     }
@@ -116,11 +127,19 @@ impl KeyRing {
         fs::rename(&from, &to).and_then(|()| self.sync()).map_err(|why| unkept(&to, &why))
     }
 
-    /// At a start: a key that was written but never published is nobody's, and goes.
+    /// At a start: a key that was written but never published is nobody's, and goes; so does all that is left of one that
+    /// was cut off, as an earlier process may have been killed before it did that.
     ///
     /// # Errors
     /// When the folder cannot be changed.
     pub fn reconcile(&self, state: &State) -> Result<(), Unkept> {
+        let ids: BTreeSet<KeyId> = self.read().keys().cloned().collect();
+        let former: BTreeSet<KeyId> = self.past().counts.keys().cloned().collect();
+        // INVARIANT(a_cut_off_key_vouches_for_nothing): the cut-off is asked, as a key's record is forgotten.
+        for id in ids.union(&former).filter(|id| state.is_cut_off(&Target::Key((*id).clone()))) {
+            self.lock_away(id);
+            self.remove(id)?;
+        }
         let ids: Vec<KeyId> = self.read().keys().cloned().collect();
         for id in ids {
             if state.key(&id).is_some() {
@@ -135,28 +154,54 @@ impl KeyRing {
         Ok(())
     }
 
-    /// From now on this key signs nothing, whatever becomes of its file.
+    /// From now on this key signs nothing and vouches for nothing, whatever becomes of its files: it was cut off.
     pub fn lock_away(&self, id: &KeyId) {
         self.write().remove(id);
+        let mut past = self.past();
+        past.counts.remove(id);
+        past.void.insert(id.clone());
     }
 
-    /// Removes a key that can never be asked to sign again: nothing of its private half is left in the folder. What a
-    /// journaling disk or a backup keeps of a removed file, no overwriting here would reach, so none is tried.
+    /// The keys that were cut off while this process ran, or before it with something left of them.
+    #[must_use]
+    pub fn locked_away(&self) -> Vec<KeyId> {
+        self.past().void.iter().cloned().collect()
+    }
+
+    /// Removes the private half of a checkpoint key that signs no more, and keeps the public one: an old checkpoint can
+    /// then still be told from a forged one.
     ///
     /// # Errors
-    /// When the file cannot be removed.
-    pub fn remove(&self, id: &KeyId) -> Result<(), Unkept> {
-        let key = self.write().remove(id);
-        let path = self.path(id, ENDING);
-        if path.exists()
-            && let Some(key) = key.filter(|key| key.purpose() == KeyPurpose::Checkpoint)
-        {
+    /// When a file cannot be written or removed.
+    pub fn retire(&self, id: &KeyId) -> Result<(), Unkept> {
+        let key = self.find(id).filter(|key| key.purpose() == KeyPurpose::Checkpoint);
+        // One that was cut off is not here any more, and leaves nothing.
+        if let Some(key) = key {
             let former = self.path(id, FORMER);
             let line = format!("{FORM} former {}\n", BASE64URL_NOPAD.encode(&key.public()));
             keep(&former, line.as_bytes()).map_err(|why| unkept(&former, &why))?;
-            self.former.write().unwrap_or_else(PoisonError::into_inner).push(key.public());
+            let mut past = self.past();
+            if !past.void.contains(id) {
+                past.counts.insert(id.clone(), key.public());
+            }
         }
-        for path in [path, self.path(id, UNPUBLISHED)] {
+        self.write().remove(id);
+        self.unlink(id, &[ENDING, UNPUBLISHED])
+    }
+
+    /// Removes a key that can never be asked to sign again and whose word counts no more: nothing is left in the folder.
+    /// What a journaling disk or a backup keeps of a removed file, no overwriting here would reach, so none is tried.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn remove(&self, id: &KeyId) -> Result<(), Unkept> {
+        self.write().remove(id);
+        self.past().counts.remove(id);
+        self.unlink(id, &[ENDING, UNPUBLISHED, FORMER])
+    }
+
+    fn unlink(&self, id: &KeyId, endings: &[&str]) -> Result<(), Unkept> {
+        for path in endings.iter().map(|ending| self.path(id, ending)) {
             match fs::remove_file(&path) {
                 Ok(()) => self.sync().map_err(|why| unkept(&path, &why))?,
                 Err(why) if why.kind() == std::io::ErrorKind::NotFound => {}
@@ -176,7 +221,17 @@ impl KeyRing {
     /// The public halves of this broker's checkpoint keys of before.
     #[must_use]
     pub fn former(&self) -> Vec<[u8; 32]> {
-        self.former.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.past().counts.values().copied().collect()
+    }
+
+    /// Whether this is a checkpoint key of before whose word counts.
+    #[must_use]
+    pub fn is_former(&self, id: &KeyId) -> bool {
+        self.past().counts.contains_key(id)
+    }
+
+    fn past(&self) -> RwLockWriteGuard<'_, Former> {
+        self.former.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why a start cannot use the folder.
@@ -317,8 +372,13 @@ fn read(path: &Path, owner: u32) -> Result<SigningKey, String> {
         _ => return Err(bad()),
     };
     let bytes = Zeroizing::new(BASE64URL_NOPAD.decode(seed.as_bytes()).map_err(|_| bad())?);
-    let seed: [u8; 32] = bytes.as_slice().try_into().map_err(|_| bad())?;
-    let key = SigningKey::from_seed(&Zeroizing::new(seed), purpose);
+    // Filled in place: an array by value would leave a copy that nobody clears.
+    let mut seed = Zeroizing::new([0; 32]);
+    if bytes.len() != seed.len() {
+        return Err(bad());
+    }
+    seed.copy_from_slice(&bytes);
+    let key = SigningKey::from_seed(&seed, purpose);
     if path.file_stem().and_then(|stem| stem.to_str()) != Some(key.id().as_str()) {
         return Err("its name is not the id of the key in it".to_owned());
     }
@@ -416,23 +476,70 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let folder = home.path().join("keys");
         let ring = KeyRing::open(&folder).unwrap();
-        for purpose in [KeyPurpose::Credential, KeyPurpose::Checkpoint] {
+        let published = |purpose| {
             let key = ring.generate(purpose).unwrap();
             ring.published(key.id()).unwrap();
-            ring.remove(key.id()).unwrap();
-            ring.remove(key.id()).unwrap();
-            assert!(ring.find(key.id()).is_none());
-        }
+            key
+        };
+        let key = published(KeyPurpose::Credential);
+        ring.remove(key.id()).unwrap();
+        ring.remove(key.id()).unwrap();
+        assert!(ring.find(key.id()).is_none());
+        let key = published(KeyPurpose::Checkpoint);
+        ring.retire(key.id()).unwrap();
+        ring.retire(key.id()).unwrap();
+        assert!(ring.find(key.id()).is_none());
         // One that was cut off leaves nothing at all: its word counts no more.
-        let bad = ring.generate(KeyPurpose::Checkpoint).unwrap();
-        ring.published(bad.id()).unwrap();
+        let bad = published(KeyPurpose::Checkpoint);
         ring.lock_away(bad.id());
-        ring.remove(bad.id()).unwrap();
+        ring.retire(bad.id()).unwrap();
+        // Also when it was retired before, and a pass that began before the cut-off comes late.
+        let late = published(KeyPurpose::Checkpoint);
+        ring.retire(late.id()).unwrap();
+        assert!(ring.is_former(late.id()) && ring.former().len() == 2);
+        ring.lock_away(late.id());
+        assert!(!ring.is_former(late.id()) && ring.former() == [key.public()]);
+        for id in ring.locked_away() {
+            ring.remove(&id).unwrap();
+        }
         let left = files(&folder);
         assert!(matches!(left.as_slice(), [one] if one.ends_with(".former")), "{left:?}");
         let again = KeyRing::open(&folder).unwrap();
         assert_eq!(again.former(), ring.former());
         assert_eq!(again.former().len(), 1);
         assert!(again.of(KeyPurpose::Checkpoint).is_empty());
+    }
+
+    /// Killed between the cut-off and the removal, with the key still whole, or retired long ago and forgotten.
+    #[test]
+    fn attack_kill_9_between_a_cut_off_and_its_removal() {
+        use protem_core::event::{EndReason, Event};
+        use protem_verify::names::Words;
+        use protem_verify::time::Time;
+
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("keys");
+        let ring = KeyRing::open(&folder).unwrap();
+        let make = || ring.generate(KeyPurpose::Checkpoint).unwrap();
+        let (whole, retired, good) = (make(), make(), make());
+        for key in [&whole, &retired, &good] {
+            ring.published(key.id()).unwrap();
+        }
+        ring.retire(retired.id()).unwrap();
+        ring.retire(good.id()).unwrap();
+        let mut state = State::new();
+        for key in [&whole, &retired] {
+            let (target, reason) = (Target::Key(key.id().clone()), EndReason::Revoked);
+            let (note, forget_after) = (Words::default(), None);
+            let cut = Event::CutOff { target, reason, note, forget_after };
+            state.apply(Time::from_secs(1), &cut);
+        }
+        let again = KeyRing::open(&folder).unwrap();
+        again.reconcile(&state).unwrap();
+        assert_eq!(files(&folder), [format!("{}.former", good.id())]);
+        assert_eq!(
+            (again.former(), again.of(KeyPurpose::Checkpoint).len()),
+            (vec![good.public()], 0)
+        );
     }
 }

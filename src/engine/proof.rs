@@ -296,7 +296,7 @@ pub fn wire(signed: &Signed) -> v1::Checkpoint {
 }
 
 /// The keys whose word about this journal counts: the journal's checkpoint keys and this broker's own, which a restored
-/// journal may not know.
+/// journal may not know. Of its own, none that was cut off: [`KeyRing::lock_away`] saw to that.
 #[must_use]
 pub fn own_keys(ring: &KeyRing, journal: &[[u8; 32]]) -> Keys {
     let own = ring.of(KeyPurpose::Checkpoint);

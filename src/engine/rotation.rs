@@ -168,6 +168,9 @@ impl Rotation {
         let old = asked.key.clone().or_else(|| signs.map(|record| record.key.id.clone()));
         let old = old.ok_or(Stop::Refused(Refusal::NoSigningKey))?;
         let record = looked.keys.iter().find(|record| record.key.id == old);
+        if record.is_none() && asked.compromised && self.keys.is_former(&old) {
+            return self.cut_off_former(actor, old, asked, &looked);
+        }
         let record = record.ok_or_else(|| Stop::Refused(Refusal::UnknownKey(old.clone())))?;
         let purpose = record.key.purpose;
         let mut mark =
@@ -199,6 +202,24 @@ impl Rotation {
         });
         let (signs, waits) = (now.is_some(), if now.is_some() { Waits::Nothing } else { waits });
         Ok(Replaced { replaced: old, key: now.or(next), signs, waits, mark })
+    }
+
+    /// The journal has forgotten this key, and this broker still believes the checkpoints that it signed.
+    fn cut_off_former(
+        &self,
+        actor: &Actor,
+        old: KeyId,
+        asked: &Replacement,
+        looked: &Looked,
+    ) -> Result<Replaced, Halted> {
+        let (key, note) = (old.clone(), asked.note.clone());
+        let mark = self.command(actor, Command::RetireKey { key, compromised: true, note })?;
+        if let Err(why) = self.keys.remove(&old) {
+            tracing::warn!(%why, "what is left of a key is not removed yet");
+        }
+        let signs = signing(&looked.keys, KeyPurpose::Checkpoint);
+        let key = signs.map(|record| record.key.id.clone());
+        Ok(Replaced { replaced: old, signs: key.is_some(), key, waits: Waits::Nothing, mark })
     }
 
     /// Every key that is not forgotten.
@@ -254,8 +275,9 @@ impl Rotation {
                 self.command(&by, retire)?;
             }
             Step::Forget(key) => {
-                // INVARIANT(no_private_half_is_forgotten): once the journal has forgotten it, nobody would remove it.
-                self.keys.remove(&key)?;
+                // INVARIANT(no_private_half_is_forgotten): once the journal has forgotten it, nobody would remove it. What
+                // `tidy` kept of a checkpoint key stays.
+                self.keys.retire(&key)?;
                 self.command(&by, Command::ForgetKey { key: key.clone() })?;
                 known.published.remove(&key);
             }
@@ -267,15 +289,15 @@ impl Rotation {
     /// repeated gets the same token while that lives.
     fn tidy(&self, looked: &Looked) -> Result<(), Halted> {
         for record in &looked.keys {
-            let over = match record.state {
-                KeyState::CutOff => true,
-                KeyState::Retired => record.key.purpose == KeyPurpose::Checkpoint,
-                KeyState::Published | KeyState::Signing => false,
-            };
-            if over {
-                self.keys.remove(&record.key.id)?;
+            match (record.state, record.key.purpose) {
+                (KeyState::CutOff, _) => self.keys.remove(&record.key.id)?,
+                (KeyState::Retired, KeyPurpose::Checkpoint) => self.keys.retire(&record.key.id)?,
+                (KeyState::Retired, KeyPurpose::Credential)
+                | (KeyState::Published | KeyState::Signing, _) => {}
             }
         }
+        // Also of those that the journal forgot before they were cut off.
+        self.keys.locked_away().iter().try_for_each(|id| self.keys.remove(id))?;
         Ok(())
     }
 

@@ -143,7 +143,10 @@ impl GovernanceService for Governance {
     ) -> Result<Response<v1::ListKeysResponse>, Status> {
         let signed_in = who::signed_in(&request)?;
         let caller = signed_in.caller()?;
-        who::may_view(&self.broker, caller, &[Object::Broker])?;
+        // Who may replace a key, at night and in a hurry, may also see which there are.
+        who::may_view(&self.broker, caller, &[Object::Broker]).or_else(|no| {
+            who::on_broker(&self.broker, caller, Action::Administer).map_err(|_| no)
+        })?;
         let keys = signing_keys::list(&self.broker).await?;
         Ok(Response::new(v1::ListKeysResponse { keys }))
     }
