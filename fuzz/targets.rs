@@ -9,6 +9,11 @@ use std::time::Duration;
 use data_encoding::BASE64URL_NOPAD;
 use ed25519_dalek::{Signer, SigningKey};
 use prost::Message;
+use protem::cli::id_token::Said;
+use protem::cli::oidc::{Answer, Attempt, Provider};
+use protem::cli::web::never_in_the_clear;
+use protem::cli::welcome::PeopleIssuer;
+use protem::fetch::target::same_origin;
 use protem::policy::bundle::{Bundle, Files, check, read_folder};
 use protem::serve::jwt::{Keys as IssuerKeys, Kind, Token, Trusted};
 use protem::serve::svid::{Leaf, SpiffeId, check_authority};
@@ -56,6 +61,8 @@ pub const TARGETS: &[Target] = &[
     ("audit_export", audit_export),
     ("key_file", key_file),
     ("gateway_state", gateway_state),
+    ("sign_in", sign_in),
+    ("fetch_target", fetch_target),
 ];
 
 fn text(data: &[u8]) -> &str {
@@ -311,6 +318,48 @@ fn in_folder(name: &str, data: &[u8], look: impl FnOnce(&std::path::Path)) {
 fn key_file(data: &[u8]) {
     let name = "keys/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.key";
     in_folder(name, data, |folder| drop(engine::keys::KeyRing::open(folder)));
+}
+
+/// What an issuer of people publishes and answers, and what an id token says of itself.
+fn sign_in(data: &[u8]) {
+    let payload = BASE64URL_NOPAD.encode(data);
+    for token in [text(data), &format!("e30.{payload}.c2ln")] {
+        if let Some(said) = Said::by(token) {
+            assert!(said.margin() <= said.life(), "renewed before it was made");
+            let _ = said.is_for("protem");
+        }
+    }
+    let issuer = "https://idp.example";
+    let Ok(document) = serde_json::from_slice(data) else { return };
+    let Ok(provider) = Provider::read(issuer, document) else { return };
+    let attempt = Attempt::new("http://127.0.0.1:1/callback".to_owned());
+    let people = PeopleIssuer {
+        name: "corp".to_owned(),
+        issuer: issuer.to_owned(),
+        client_id: "protem".to_owned(),
+        claims: vec!["groups".to_owned(), "email".to_owned()],
+    };
+    let url = attempt.url(&provider, &people);
+    assert!(never_in_the_clear(url.split('?').next().unwrap_or_default()).is_ok(), "{url}");
+    let strange = [("code".to_owned(), "c".to_owned())];
+    assert!(
+        matches!(attempt.answer(&provider, &strange), Answer::NotOurs),
+        "nobody knows its state"
+    );
+}
+
+fn fetch_target(data: &[u8]) {
+    let text = text(data);
+    if same_origin(text, text) {
+        let (scheme, rest) = text.split_once("://").expect("a scheme");
+        assert!(["http", "https"].contains(&scheme.to_ascii_lowercase().as_str()), "{text}");
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        assert!(!authority.is_empty() && !authority.contains('@'), "{text}");
+        assert!(text.bytes().all(|byte| byte.is_ascii_graphic()), "{text}");
+        assert!(!text.contains(['#', '\\']), "{text}");
+    }
+    let (one, other) = text.split_once(' ').unwrap_or((text, text));
+    assert_eq!(same_origin(one, other), same_origin(other, one));
 }
 
 fn gateway_state(data: &[u8]) {

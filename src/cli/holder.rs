@@ -29,6 +29,8 @@ pub enum News {
     Lost(String),
     /// The connection is back.
     Back,
+    /// Nothing is tried any more, and why: access ends with the lease, or with the credential.
+    GaveUp(String),
 }
 
 /// Holds a task until it is dropped. Dropping is a loss, not a completion: the lease then ends the task.
@@ -54,6 +56,8 @@ const NEWS_MAX: usize = 16;
 /// The first pause before connecting again; doubled, up to a second, so that every lease allows many tries.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// The longest pause before showing a login again that was refused: it may count again later, and each refusal is work.
+const PAUSE_REFUSED_MAX: Duration = Duration::from_secs(30);
 /// Over how long the holders of void credentials spread their calls.
 const SPREAD: Duration = Duration::from_millis(200);
 
@@ -134,13 +138,18 @@ impl Hold {
                 self.look_at_grant().await;
                 return;
             }
+            let refused = status.code() == Code::Unauthenticated;
+            if refused && let Some(why) = self.client.login().spent() {
+                let _ = self.tell.send(News::GaveUp(why.what)).await;
+                return;
+            }
             if !lost {
                 lost = true;
                 let why = self.client.failure(&status);
                 let _ = self.tell.send(News::Lost(why.what)).await;
             }
             tokio::time::sleep(jitter(pause)).await;
-            pause = pause.saturating_mul(2).min(PAUSE_MAX);
+            pause = longer(pause, refused);
         }
     }
 
@@ -228,6 +237,7 @@ impl Renewal {
         let mut wait = Life::of(&newest).wait(Time::from(SystemClock.unix()));
         // It lives as long as its grant: nothing but a void one is left to renew.
         let mut last = false;
+        let mut pause = PAUSE_MAX;
         loop {
             let early = tokio::select! {
                 () = tokio::time::sleep(wait), if !last => false,
@@ -240,6 +250,7 @@ impl Renewal {
             let asked = v1::RenewCredentialRequest { grant_id: self.grant.clone() };
             match self.client.access().renew_credential(asked).await {
                 Ok(answer) => {
+                    pause = PAUSE_MAX;
                     let answer = answer.into_inner();
                     let Some(credential) = answer.credential else { return };
                     let life = Life::of(&credential);
@@ -259,7 +270,12 @@ impl Renewal {
                 }
                 // Anything but a clear no may pass: a rate, a broker that is busy or has no key at this moment.
                 Err(status) if !is_no(status.code()) => {
-                    wait = jitter(PAUSE_MAX);
+                    let refused = status.code() == Code::Unauthenticated;
+                    if refused && self.client.login().spent().is_some() {
+                        return; // the hold says so
+                    }
+                    wait = jitter(pause);
+                    pause = longer(pause, refused);
                     if early {
                         tokio::time::sleep(wait).await;
                         self.void.notify_one();
@@ -316,6 +332,11 @@ fn time(at: &prost_types::Timestamp) -> Time {
     whole + Duration::from_millis(millis)
 }
 
+/// The pause after this one. `refused`: it is not the way that is broken, but the login that is not taken.
+fn longer(pause: Duration, refused: bool) -> Duration {
+    pause.saturating_mul(2).min(if refused { PAUSE_REFUSED_MAX } else { PAUSE_MAX })
+}
+
 /// Whether asking again cannot help.
 fn is_no(code: Code) -> bool {
     matches!(code, Code::NotFound | Code::FailedPrecondition | Code::PermissionDenied)
@@ -353,5 +374,19 @@ mod tests {
         check(100_000, 600, 0);
         let life = Life { due: Time::from_secs(100_200), ends: Time::from_secs(100_300) };
         assert_eq!(life.again(), Duration::from_secs(25));
+    }
+
+    #[test]
+    fn a_login_that_is_refused_is_shown_ever_more_seldom() {
+        let pauses = |refused: bool| {
+            let mut pause = PAUSE_FIRST;
+            (0..16).map(|_| std::mem::replace(&mut pause, longer(pause, refused))).collect()
+        };
+        let (lost, refused): (Vec<Duration>, Vec<Duration>) = (pauses(false), pauses(true));
+        assert_eq!(lost.last(), Some(&PAUSE_MAX));
+        assert_eq!(refused.last(), Some(&PAUSE_REFUSED_MAX));
+        // A login that counts again within a lease of 15 s is found out in time.
+        assert!(refused.iter().take(8).sum::<Duration>() < Duration::from_secs(15));
+        assert_eq!(longer(PAUSE_REFUSED_MAX, false), PAUSE_MAX);
     }
 }

@@ -12,6 +12,9 @@ pub struct Said {
     /// Who made it.
     #[serde(default)]
     pub iss: String,
+    /// About whom.
+    #[serde(default)]
+    pub sub: String,
     /// For whom.
     #[serde(default)]
     pub aud: Value,

@@ -13,7 +13,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::id_token::Said;
-use crate::cli::oidc::{Provider, Tokens};
+use crate::cli::oidc::{Provider, Renewed, Tokens};
 use crate::cli::private_file::{make_folder, read_private, write_private};
 use crate::cli::token::base;
 use crate::cli::web::Web;
@@ -38,6 +38,10 @@ pub struct Kept {
     pub client_id: String,
     id_token: String,
     refresh_token: Option<String>,
+    /// How many seconds the issuer's clock was ahead of this machine's when it made the token; never less than zero, as a
+    /// token may be older than the answer that brings it.
+    #[serde(default)]
+    ahead: u64,
 }
 
 impl Drop for Kept {
@@ -96,6 +100,7 @@ impl Keeper {
             client_id: issuer.client_id.clone(),
             id_token: tokens.id_token.as_str().to_owned(),
             refresh_token: tokens.refresh_token.as_ref().map(|token| token.as_str().to_owned()),
+            ahead: ahead(&tokens.id_token, SystemClock.unix()),
         })
     }
 
@@ -126,31 +131,32 @@ impl Keeper {
     /// When it has, and cannot be renewed.
     pub async fn token(&self) -> Result<Zeroizing<String>, Failure> {
         let kept = self.read()?.ok_or_else(|| over("nobody is signed in"))?;
-        if left(&kept.id_token) == Left::Enough {
+        if kept.left() == Left::Enough {
             return Ok(Zeroizing::new(kept.id_token.clone()));
         }
         // Two that renew at once would show the same refresh token twice, which issuers take for theft.
         let _lock = self.lock().await?;
         let mut kept = self.read()?.ok_or_else(|| over("nobody is signed in"))?;
-        let left = left(&kept.id_token);
+        let left = kept.left();
         if left == Left::Enough {
             return Ok(Zeroizing::new(kept.id_token.clone()));
         }
         match self.renewed(&kept).await {
-            Ok(tokens) => {
-                kept.id_token = tokens.id_token.as_str().to_owned();
-                if let Some(token) = tokens.refresh_token {
-                    kept.refresh_token = Some(token.as_str().to_owned());
-                }
+            Ok(renewed) => {
+                let fresh = kept.take(renewed, SystemClock.unix());
+                // What was shown may be void by now: its successor is kept in any case.
                 self.write(&kept)?;
-                Ok(tokens.id_token)
+                if !fresh && left == Left::Nothing {
+                    return Err(over("the token has expired, and the issuer gave no fresh one"));
+                }
+                Ok(Zeroizing::new(kept.id_token.clone()))
             }
             Err(_) if left == Left::Little => Ok(Zeroizing::new(kept.id_token.clone())),
             Err(why) => Err(why),
         }
     }
 
-    async fn renewed(&self, kept: &Kept) -> Result<Tokens, Failure> {
+    async fn renewed(&self, kept: &Kept) -> Result<Renewed, Failure> {
         let Some(token) = &kept.refresh_token else {
             return Err(over(
                 "the token has expired, and the issuer gave nothing to renew it with",
@@ -161,7 +167,8 @@ impl Keeper {
             true => over(&why.what),
             false => why,
         };
-        provider.refresh(&self.web, &kept.client_id, token).await.map_err(refused)
+        let (client, old) = (&kept.client_id, &kept.id_token);
+        provider.refresh(&self.web, client, token, old).await.map_err(refused)
     }
 
     fn read(&self) -> Result<Option<Kept>, Failure> {
@@ -199,9 +206,34 @@ enum Left {
     Nothing,
 }
 
-fn left(token: &str) -> Left {
+impl Kept {
+    fn left(&self) -> Left {
+        let now = SystemClock.unix().saturating_add(Duration::from_secs(self.ahead));
+        left(&self.id_token, now)
+    }
+
+    /// Takes over what a renewal brought. Whether there is a fresh token.
+    fn take(&mut self, renewed: Renewed, now: Duration) -> bool {
+        if let Some(token) = renewed.refresh_token {
+            self.refresh_token.zeroize();
+            self.refresh_token = Some(token.as_str().to_owned());
+        }
+        let Some(token) = renewed.id_token else { return false };
+        self.ahead = ahead(&token, now);
+        self.id_token.zeroize();
+        self.id_token = token.as_str().to_owned();
+        true
+    }
+}
+
+/// By how much this machine's clock is surely slow: nobody makes a token that is from the future.
+fn ahead(token: &str, now: Duration) -> u64 {
+    Said::by(token).map_or(0, |said| said.iat.saturating_sub(now.as_secs()))
+}
+
+fn left(token: &str, now: Duration) -> Left {
     let Some(said) = Said::by(token) else { return Left::Nothing };
-    let (now, end) = (SystemClock.unix(), Duration::from_secs(said.exp));
+    let end = Duration::from_secs(said.exp);
     if now.saturating_add(said.margin()) < end {
         Left::Enough
     } else if now < end {
@@ -220,3 +252,60 @@ const KEPT_MAX: u64 = 64 * 1024;
 /// A renewal takes two exchanges of at most 10 s; who waits for another's waits a little longer.
 const LOCK_TRIES: u32 = 500;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use data_encoding::BASE64URL_NOPAD;
+
+    use super::*;
+
+    fn token(iat: u64, exp: u64) -> String {
+        let claims = format!("{{\"iat\":{iat},\"exp\":{exp}}}");
+        format!("e30.{}.c2ln", BASE64URL_NOPAD.encode(claims.as_bytes()))
+    }
+
+    fn kept() -> Kept {
+        Kept {
+            broker: String::new(),
+            name: String::new(),
+            issuer: String::new(),
+            client_id: String::new(),
+            id_token: token(1_000, 1_300),
+            refresh_token: Some("r1".to_owned()),
+            ahead: 0,
+        }
+    }
+
+    /// A token of 300 s, taken when our clock showed `taken` and looked at when it shows `now`.
+    #[track_caller]
+    fn check(taken: u64, now: u64, expect: Left) {
+        let token = token(1_000, 1_300);
+        let ahead = ahead(&token, Duration::from_secs(taken));
+        assert_eq!(left(&token, Duration::from_secs(now + ahead)), expect, "{taken} {now}");
+    }
+
+    #[test]
+    fn a_slow_clock_does_not_take_a_dead_token_for_a_live_one() {
+        check(1_000, 1_100, Left::Enough);
+        check(1_000, 1_280, Left::Little);
+        check(1_000, 1_300, Left::Nothing);
+        // Ten minutes slow.
+        check(400, 500, Left::Enough);
+        check(400, 700, Left::Nothing);
+        // A token that was made long before it was handed out lives no longer for it.
+        check(1_200, 1_300, Left::Nothing);
+    }
+
+    #[test]
+    fn a_rotated_refresh_token_is_kept_also_without_an_id_token() {
+        let mut kept = kept();
+        let rotated = Some(Zeroizing::new("r2".to_owned()));
+        let renewed = Renewed { id_token: None, refresh_token: rotated };
+        assert!(!kept.take(renewed, Duration::from_secs(1_290)));
+        assert_eq!(kept.refresh_token.as_deref(), Some("r2"));
+        let fresh = Some(Zeroizing::new(token(1_290, 1_590)));
+        let renewed = Renewed { id_token: fresh, refresh_token: None };
+        assert!(kept.take(renewed, Duration::from_secs(1_200)));
+        assert_eq!((kept.ahead, kept.refresh_token.as_deref()), (90, Some("r2")));
+    }
+}

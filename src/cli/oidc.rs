@@ -53,6 +53,20 @@ impl fmt::Debug for Tokens {
     }
 }
 
+/// What a renewal brought: an issuer may leave out either (OpenID Connect Core §12.2, RFC 6749 §6).
+pub struct Renewed {
+    /// A fresh token.
+    pub id_token: Option<Zeroizing<String>>,
+    /// What takes the place of the refresh token that was shown, which may be void by now.
+    pub refresh_token: Option<Zeroizing<String>>,
+}
+
+impl fmt::Debug for Renewed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Renewed(…)")
+    }
+}
+
 /// What came back to the redirect.
 #[derive(Debug)]
 pub enum Answer {
@@ -79,9 +93,19 @@ impl Provider {
             let what = format!("the issuer `{issuer}` cannot be used");
             Failure::of(Exit::Unreachable, tool::SIGN_IN, what).because(why)
         };
-        let said = web.get(&url, None).await.map_err(unreachable)?;
-        let found: Self =
-            serde_json::from_value(said).map_err(|why| unreachable(why.to_string()))?;
+        Self::read(issuer, web.get(&url, None).await.map_err(unreachable)?)
+    }
+
+    /// Reads the document that `issuer` publishes.
+    ///
+    /// # Errors
+    /// When it is another issuer's, names what could be read on the way, or knows no PKCE.
+    pub fn read(issuer: &str, document: Value) -> Result<Self, Failure> {
+        let unfit = |why: serde_json::Error| {
+            let what = format!("the issuer `{issuer}` cannot be used");
+            Failure::of(Exit::Unreachable, tool::SIGN_IN, what).because(why.to_string())
+        };
+        let found: Self = serde_json::from_value(document).map_err(unfit)?;
         if found.issuer != issuer {
             return Err(broken(format!("`{issuer}` calls itself `{}`", found.issuer)));
         }
@@ -138,17 +162,44 @@ impl Provider {
             ("client_id", client),
             ("code_verifier", attempt.verifier.as_str()),
         ];
-        self.tokens(web, client, &form, Some(&attempt.nonce)).await
+        let answer = self.asked(web, &form).await?;
+        let id_token =
+            text(&answer, "id_token").ok_or_else(|| broken("the issuer gave no id token"))?;
+        let said = self.said(id_token, client)?;
+        if said.nonce != attempt.nonce {
+            return Err(broken("the id token answers another sign-in: its `nonce` is not ours"));
+        }
+        let refresh_token = text(&answer, "refresh_token").map(keep);
+        Ok(Tokens { id_token: keep(id_token), refresh_token })
     }
 
-    /// Gets a fresh token (RFC 6749 §6).
+    /// Gets a fresh token (RFC 6749 §6) in place of `old`.
     ///
     /// # Errors
-    /// When the issuer refuses, or the token is not this client's.
-    pub async fn refresh(&self, web: &Web, client: &str, token: &str) -> Result<Tokens, Failure> {
+    /// When the issuer refuses, or the token is not this client's or about somebody else than `old`.
+    pub async fn refresh(
+        &self,
+        web: &Web,
+        client: &str,
+        token: &str,
+        old: &str,
+    ) -> Result<Renewed, Failure> {
         let form =
             [("grant_type", "refresh_token"), ("refresh_token", token), ("client_id", client)];
-        self.tokens(web, client, &form, None).await
+        self.renewed(&self.asked(web, &form).await?, client, old)
+    }
+
+    /// Reads what an issuer answers to a refresh token (OpenID Connect Core §12.2).
+    fn renewed(&self, answer: &Value, client: &str, old: &str) -> Result<Renewed, Failure> {
+        let id_token = text(answer, "id_token");
+        if let Some(id_token) = id_token {
+            let said = self.said(id_token, client)?;
+            if Said::by(old).is_none_or(|old| old.sub != said.sub) {
+                return Err(broken("the fresh id token is about somebody else: its `sub` changed"));
+            }
+        }
+        let refresh_token = text(answer, "refresh_token").map(keep);
+        Ok(Renewed { id_token: id_token.map(keep), refresh_token })
     }
 
     /// Tells the issuer that a refresh token is not needed any more (RFC 7009), where it listens.
@@ -161,38 +212,41 @@ impl Provider {
         }
     }
 
-    async fn tokens(
-        &self,
-        web: &Web,
-        client: &str,
-        form: &[(&str, &str)],
-        nonce: Option<&str>,
-    ) -> Result<Tokens, Failure> {
+    /// What the token endpoint answers when it agrees.
+    async fn asked(&self, web: &Web, form: &[(&str, &str)]) -> Result<Value, Failure> {
         let unreachable = |why| {
             let what = format!("the issuer `{}` does not answer", self.issuer);
             Failure::of(Exit::Unreachable, tool::SIGN_IN, what).because(why)
         };
         let (status, answer) = web.post(&self.token_endpoint, form).await.map_err(unreachable)?;
-        let text = |name: &str| answer.get(name).and_then(Value::as_str);
         if status >= 500 {
             return Err(unreachable(format!("it answered {status}")));
         }
         if status != 200 {
-            let why = text("error_description").unwrap_or_default();
-            let what = format!("`{}` said `{}`: {why}", self.issuer, text("error").unwrap_or("no"));
+            let why = text(&answer, "error_description").unwrap_or_default();
+            let error = text(&answer, "error").unwrap_or("no");
+            let what = format!("`{}` said `{error}`: {why}", self.issuer);
             return Err(Failure::of(Exit::NotAuthenticated, tool::SIGN_IN_REFUSED, what));
         }
-        let id_token = text("id_token").ok_or_else(|| broken("the issuer gave no id token"))?;
+        Ok(answer)
+    }
+
+    /// What a token of this issuer for this client says.
+    fn said(&self, id_token: &str, client: &str) -> Result<Said, Failure> {
         let said = Said::by(id_token).ok_or_else(|| broken("the id token cannot be read"))?;
         if said.iss != self.issuer || !said.is_for(client) {
             return Err(broken(format!("the id token is not of `{}` for `{client}`", self.issuer)));
         }
-        if nonce.is_some_and(|nonce| said.nonce != nonce) {
-            return Err(broken("the id token answers another sign-in: its `nonce` is not ours"));
-        }
-        let keep = |token: &str| Zeroizing::new(token.to_owned());
-        Ok(Tokens { id_token: keep(id_token), refresh_token: text("refresh_token").map(keep) })
+        Ok(said)
     }
+}
+
+fn text<'a>(answer: &'a Value, name: &str) -> Option<&'a str> {
+    answer.get(name).and_then(Value::as_str)
+}
+
+fn keep(token: &str) -> Zeroizing<String> {
+    Zeroizing::new(token.to_owned())
 }
 
 impl Attempt {
@@ -320,6 +374,22 @@ mod tests {
         check("state=s&iss=https://idp&error=access_denied", "PT-0731");
         check("state=s&iss=https://idp&error=access_denied&code=c", "PT-0731");
         check("state=t&iss=https://idp&error=access_denied", "not ours");
+    }
+
+    #[test]
+    fn a_renewal_is_about_the_same_person_and_may_bring_one_token_alone() {
+        let token = |sub: &str| {
+            let claims = json!({"iss": "https://idp", "aud": "c", "sub": sub, "exp": 9});
+            format!("e30.{}.c2ln", BASE64URL_NOPAD.encode(claims.to_string().as_bytes()))
+        };
+        let renewed = |answer: Value| provider().renewed(&answer, "c", &token("alice"));
+        let both = renewed(json!({"id_token": token("alice"), "refresh_token": "r2"})).unwrap();
+        assert_eq!(both.id_token.unwrap().as_str(), token("alice"));
+        let one = renewed(json!({"access_token": "a", "refresh_token": "r2"})).unwrap();
+        assert!(one.id_token.is_none());
+        assert_eq!(one.refresh_token.unwrap().as_str(), "r2");
+        let other = renewed(json!({"id_token": token("mallory"), "refresh_token": "r2"}));
+        assert_eq!(other.unwrap_err().code, "PT-0730");
     }
 
     #[test]

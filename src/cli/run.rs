@@ -187,6 +187,10 @@ async fn execute(
                     let lease = show::length(args.lease);
                     screen.say(format!("  {why}; trying again, access ends after {lease} without it"));
                 }
+                Some(News::GaveUp(why)) => {
+                    let lease = show::length(args.lease);
+                    screen.say(format!("  {why}; access ends in {lease} at most"));
+                }
                 Some(News::Back) => screen.say("  the broker is back"),
                 Some(News::Ended(grant)) => {
                     screen.say(screen.tint(Tint::Bad, &format!("  access {}", ended_early(&grant))));

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::cli::dev_key::{self, DevKey, TOKEN_LIFE};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::github::GitHub;
+use crate::cli::id_token::Said;
 use crate::cli::keeper::Keeper;
 use crate::cli::ways::{ID_TOKEN_VAR, Way};
 use crate::cli::web::Web;
@@ -143,6 +144,18 @@ impl Login {
     #[must_use]
     pub fn trouble(&self) -> Option<Failure> {
         self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why no other call will ever be taken, if that is so: the one id token that there is has expired, and nothing renews
+    /// it.
+    #[must_use]
+    pub fn spent(&self) -> Option<Failure> {
+        let Source::IdToken(token) = &self.0.source else { return None };
+        let said = Said::by(token)?;
+        (Duration::from_secs(said.exp) <= SystemClock.unix()).then(|| {
+            let what = format!("the id token in {ID_TOKEN_VAR} has expired, and nothing renews it");
+            Failure::of(Exit::NotAuthenticated, tool::TOKEN_FILE, what)
+        })
     }
 
     /// Whether there is anything to present.
@@ -275,6 +288,19 @@ mod tests {
         check("https://broker.example:7420", Ok(()));
         check("ftp://127.0.0.1", Err("PT-0719"));
         check("nothing", Err("PT-0719"));
+    }
+
+    #[test]
+    fn an_id_token_that_nothing_renews_is_spent_when_it_has_expired() {
+        let login = |exp: u64| {
+            let payload =
+                data_encoding::BASE64URL_NOPAD.encode(format!("{{\"exp\":{exp}}}").as_bytes());
+            let token = Zeroizing::new(format!("e30.{payload}.c2ln"));
+            Login::new(Source::IdToken(token))
+        };
+        assert!(login(1).spent().is_some());
+        assert_eq!(login(u64::MAX).spent(), None);
+        assert_eq!(Login::file("t".into()).spent(), None, "another may lie there in a moment");
     }
 
     #[tokio::test]

@@ -32,8 +32,22 @@ impl Web {
     /// # Errors
     /// In words: the server cannot be reached or trusted, or answers something else.
     pub async fn get(&self, url: &str, bearer: Option<&str>) -> Result<Value, String> {
+        self.get_within(url, bearer, LIMITS.whole).await
+    }
+
+    /// The same, with an answer by then or none.
+    ///
+    /// # Errors
+    /// As [`Web::get`].
+    pub async fn get_within(
+        &self,
+        url: &str,
+        bearer: Option<&str>,
+        whole: Duration,
+    ) -> Result<Value, String> {
         let url = never_in_the_clear(url)?;
-        let body = self.0.get(url, LIMITS, bearer).await.map_err(|why| why.to_string())?;
+        let limits = Limits { whole, ..LIMITS };
+        let body = self.0.get(url, limits, bearer).await.map_err(|why| why.to_string())?;
         json(&body).ok_or_else(|| "the answer is no JSON".to_owned())
     }
 

@@ -18,6 +18,8 @@ pub mod filter;
 pub mod granted;
 pub mod health;
 pub mod keys;
+#[cfg(test)]
+mod keys_test;
 pub mod lane;
 pub mod minder;
 pub mod minting;

@@ -262,3 +262,24 @@ fn the_demo_goes_as_told_and_leaves_nothing() {
         "{left:?}"
     );
 }
+
+/// A checkout's settings name a broker, and a file to send it.
+#[test]
+fn attack_a_checkout_names_where_the_login_goes() {
+    let broker = Broker::example();
+    let evil = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    evil.set_nonblocking(true).unwrap();
+    std::fs::write(broker.home().join("secret"), "a.b.c").unwrap();
+    let to = evil.local_addr().unwrap();
+    let settings = format!("[client]\nbroker = \"http://{to}\"\ntoken_file = \"secret\"\n");
+    std::fs::write(broker.home().join("protem.toml"), settings).unwrap();
+    let said = ran(program(broker.home()).args(["grants"]).output().unwrap());
+    assert!(said.err.contains("`client.broker`, `client.token_file`"), "{said:?}");
+    assert!(evil.accept().is_err(), "it was called");
+    // What a flag or variable says is nobody's secret wish.
+    let said = broker.run(OPERATOR, &["grants"]).expect(0);
+    assert!(
+        said.err.contains("`client.token_file`") && !said.err.contains("client.broker"),
+        "{said:?}"
+    );
+}

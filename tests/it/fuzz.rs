@@ -127,6 +127,17 @@ fn foreign_words() -> Seeds {
         ("audit_export", texts(&[EXPORT, "{}", "[]"])),
         ("key_file", texts(&["", "aa", &"0".repeat(64), &"f".repeat(65)])),
         ("gateway_state", texts(&[&state(), "what?", "a b c d e f"])),
+        ("sign_in", texts(&[PROVIDER, IN_THE_CLEAR, ID_TOKEN, "{\"exp\":1,\"iat\":2}", "{}"])),
+        (
+            "fetch_target",
+            texts(&[
+                "https://idp.example/jwks?a=b",
+                "http://[::1]:7420/ http://127.0.0.1:7420/",
+                "https://a@b.example/",
+                "HTTPS://IDP.example:443",
+                "https://idp.example:99999/",
+            ]),
+        ),
     ]
 }
 
@@ -141,6 +152,9 @@ const DISCOVERY: &str =
     r#"{"issuer":"https://idp.example","jwks_uri":"https://idp.example/jwks","x":[1]}"#;
 const PLAIN_HTTP: &str =
     r#"{"issuer":"https://idp.example","jwks_uri":"http://169.254.169.254/latest"}"#;
+const PROVIDER: &str = r#"{"issuer":"https://idp.example","authorization_endpoint":"https://idp.example/auth?x=1","token_endpoint":"https://idp.example/token","revocation_endpoint":null,"scopes_supported":["openid","groups"],"code_challenge_methods_supported":["S256"],"claims_parameter_supported":true}"#;
+const IN_THE_CLEAR: &str = r#"{"issuer":"https://idp.example","authorization_endpoint":"https://idp.example/auth","token_endpoint":"http://idp.example/token"}"#;
+const ID_TOKEN: &str = r#"{"iss":"https://idp.example","sub":"a","aud":["protem","x"],"azp":"protem","nonce":"n","iat":1799999990,"exp":1800000100}"#;
 const EXPORT: &str = r#"{"format":"protem-audit-1","grant":"gr_00000000000000000000000000","issuer":"https://b.example","checkpoint_jwks":"{\"keys\":[]}","entries":[{"seq":1,"kind":"grant.ended","body":"AAAA","said":{},"inclusion":["AAAA"],"checkpoint":{"journal":"00","epoch":1,"seq":1,"at_ms":1,"root":"00","signature":"00"}}]}"#;
 
 const SETTINGS: &str = "[broker]\nlisten = \"127.0.0.1:7420\"\n[keys]\nrotate_every = \"24h\"\n[client]\noutput = \"json\"\n[fetch]\nallow_private = [\"10.0.0.0/8\"]\n";

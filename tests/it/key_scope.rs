@@ -104,7 +104,7 @@ fn private(folder: &Path, purpose: &str, is: impl Fn(&str) -> bool) -> SigningKe
 }
 
 /// The same header members and payload, signed by another key under its own or another's id.
-fn signed_anew(token: &str, key: &SigningKey, kid: &str) -> String {
+pub fn signed_anew(token: &str, key: &SigningKey, kid: &str) -> String {
     let payload = token.split('.').nth(1).unwrap();
     with_payload(payload, key, kid)
 }

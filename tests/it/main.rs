@@ -41,6 +41,7 @@ mod history;
 mod issuer_attacks;
 mod issuer_shapes;
 mod issuers;
+mod key_emergencies;
 mod key_scope;
 mod kill9;
 mod login_attacks;
