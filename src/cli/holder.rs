@@ -90,7 +90,7 @@ impl Holder {
         while let Ok(news) = self.news.try_recv() {
             match news {
                 News::Lost(_) | News::Back => {}
-                News::Fresh(_) | News::Ended(_) => kept.push(news),
+                News::Fresh(_) | News::Ended(_) | News::GaveUp(_) => kept.push(news),
             }
         }
         for news in kept {
@@ -380,7 +380,12 @@ mod tests {
     fn a_login_that_is_refused_is_shown_ever_more_seldom() {
         let pauses = |refused: bool| {
             let mut pause = PAUSE_FIRST;
-            (0..16).map(|_| std::mem::replace(&mut pause, longer(pause, refused))).collect()
+            let step = |_| {
+                let now = pause;
+                pause = longer(pause, refused);
+                now
+            };
+            (0..16).map(step).collect()
         };
         let (lost, refused): (Vec<Duration>, Vec<Duration>) = (pauses(false), pauses(true));
         assert_eq!(lost.last(), Some(&PAUSE_MAX));
