@@ -480,7 +480,7 @@ async fn eventually<T>(mut call: impl AsyncFnMut() -> Result<T, tonic::Status>) 
     }
 }
 
-pub async fn until_gone(file: &std::path::Path) {
+pub async fn until_gone(file: &Path) {
     let end = Instant::now() + Duration::from_secs(10);
     while file.exists() {
         assert!(Instant::now() < end, "{} stays", file.display());
