@@ -451,19 +451,10 @@ mod tests {
 
     #[test]
     fn what_goes_to_an_issuer_names_where_it_is() {
-        for (text, fine) in [
-            ("token_file = \"t\"", false),
-            ("ca = \"c\"", false),
-            ("token_file = \"t\"\nurl = \"https://idp.example\"", true),
-            ("", true),
-        ] {
-            let read = from_text(&format!("[issuer.k8s]\n{text}"));
-            let says = read.as_ref().err().map(ToString::to_string).unwrap_or_default();
-            assert_eq!(
-                (read.is_ok(), says.contains("needs `url`")),
-                (fine, !fine),
-                "{text}: {says}"
-            );
+        for text in ["token_file = \"t\"", "ca = \"c\""] {
+            let why = from_text(&format!("[issuer.k8s]\n{text}")).unwrap_err().to_string();
+            assert!(why.contains("needs `url`"), "{text}: {why}");
+            from_text(&format!("[issuer.k8s]\n{text}\nurl = \"https://idp.example\"")).unwrap();
         }
     }
 
@@ -486,8 +477,7 @@ mod tests {
         let evil = "[client]\nbroker = \"https://evil.example\"\ntoken_file = \"/home/a/.token\"\n\
                     cert = \"c\"\nkey = \"k\"\nca = \"evil.pem\"\noutput = \"json\"";
         let settings = merged(evil, "");
-        let output = Format::Json;
-        assert_eq!(settings.client, Client { output, ..Client::default() });
+        assert_eq!(settings.client, Client { output: Format::Json, ..Client::default() });
         assert_eq!(settings.not_taken, NOT_FROM_HERE);
         let settings =
             merged(evil, "[client]\nbroker = \"https://good.example\"\nca = \"evil.pem\"");
@@ -499,14 +489,11 @@ mod tests {
     #[test]
     fn every_line_of_the_sample_is_a_setting() {
         let lines = sample();
-        let uncommented: Vec<&str> = lines
-            .lines()
-            .map(|line| match line.strip_prefix("# ") {
-                Some(rest) if rest.starts_with('[') => rest,
-                Some(rest) if rest.split(' ').nth(1) == Some("=") => rest,
-                _ => line,
-            })
-            .collect();
+        let uncommented = lines.lines().map(|line| match line.strip_prefix("# ") {
+            Some(rest) if rest.starts_with('[') || rest.split(' ').nth(1) == Some("=") => rest,
+            _ => line,
+        });
+        let uncommented: Vec<&str> = uncommented.collect();
         check(&uncommented.join("\n"), Ok(|s| s.broker.region == "eu1"));
         assert!(lines.contains("# token_file = "));
     }

@@ -210,7 +210,7 @@ fn rule(grant: &v1::Grant) -> String {
     format!("(policy {})", in_a_line(&policies.unwrap_or_default()))
 }
 
-/// How an approver gets to it: the command with what is enough of the id, and the page.
+/// How an approver gets to it: the command with what is enough of the id.
 fn how(client: &Client, grant: &v1::Grant) -> String {
     let (uri, short, groups) = (client.uri(), brief(&grant.id), &grant.approver_groups);
     let mut line = format!("approve: protem approve {short}");
@@ -224,7 +224,6 @@ fn how(client: &Client, grant: &v1::Grant) -> String {
     } else if !groups.is_empty() {
         line.push_str(&format!("   by {}", in_a_line(&groups.join(", "))));
     }
-    line.push_str(&format!("   or {}/ui/", base(uri)));
     line
 }
 

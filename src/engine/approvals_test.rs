@@ -352,9 +352,11 @@ async fn a_request_ends_denied_withdrawn_or_lapsed_and_then_nobody_decides_it() 
     ended(&last, EndReason::Lapsed);
     assert_eq!(kinds, 2, "the reminder, and the end");
     let rows = broker.reader().read(protem_verify::ids::Seq(0), 1_000).unwrap();
-    let reminded = rows.iter().filter_map(|row| match row.what() {
-        protem_core::event::Event::RequestReminded { grant, then } => Some((*grant, then.clone())),
-        _ => None,
+    let reminded = rows.iter().filter_map(|row| {
+        let protem_core::event::Event::RequestReminded { grant, then } = row.what() else {
+            return None;
+        };
+        Some((*grant, then.clone()))
     });
     let then = Some(protem_verify::names::GroupName::try_from("shop-leads").unwrap());
     assert_eq!(reminded.collect::<Vec<_>>(), [(lapses, then)]);

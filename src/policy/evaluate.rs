@@ -409,11 +409,7 @@ impl Bundle {
 
     /// Groups that some `approve` policy names, for each of these scopes.
     #[must_use]
-    pub fn approvers(
-        &self,
-        resource: &ResourceName,
-        scopes: &[ScopeName],
-    ) -> Vec<GroupName> {
+    pub fn approvers(&self, resource: &ResourceName, scopes: &[ScopeName]) -> Vec<GroupName> {
         let mut groups: Vec<GroupName> = self.people.groups.keys().cloned().collect();
         for scope in scopes {
             groups.retain(|group| self.names_approver(group, resource, scope));

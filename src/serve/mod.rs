@@ -1,8 +1,8 @@
 //! Bytes to commands and back: gRPC services, OAuth endpoints, caller identity, refusals as statuses.
 
 pub mod access;
-pub mod approvals;
 pub mod answers;
+pub mod approvals;
 pub mod audit;
 pub mod bundles;
 pub mod caller;

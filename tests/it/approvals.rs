@@ -24,6 +24,24 @@ async fn decide(by: &mut Clients, wish: v1::DecideRequest) -> Result<v1::Grant, 
     by.approvals.decide(wish).await.map(|answer| answer.into_inner().grant.unwrap())
 }
 
+/// What contradicts itself, or names nothing that was seen, is no decision.
+async fn contradictions_are_refused(by: &mut Clients, yes: &v1::DecideRequest) {
+    for bad in [
+        v1::DecideRequest { digest: String::new(), ..yes.clone() },
+        v1::DecideRequest { undo: true, ..yes.clone() },
+        v1::DecideRequest { approve: false, ..yes.clone() },
+        v1::DecideRequest {
+            approve: false,
+            reason: "no".into(),
+            scopes: vec!["orders:refund".into()],
+            ..yes.clone()
+        },
+    ] {
+        let status = decide(by, bad).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_sees_what_waits_decides_it_and_the_job_goes_on() {
     let broker = TestBroker::start().await;
@@ -56,21 +74,7 @@ async fn a_person_sees_what_waits_decides_it_and_the_job_goes_on() {
         approve: true,
         ..Default::default()
     };
-    // What contradicts itself, or names nothing that was seen, is no decision.
-    for bad in [
-        v1::DecideRequest { digest: String::new(), ..yes.clone() },
-        v1::DecideRequest { undo: true, ..yes.clone() },
-        v1::DecideRequest { approve: false, ..yes.clone() },
-        v1::DecideRequest {
-            approve: false,
-            reason: "no".into(),
-            scopes: vec!["orders:refund".into()],
-            ..yes.clone()
-        },
-    ] {
-        let status = decide(&mut ann, bad).await.unwrap_err();
-        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
-    }
+    contradictions_are_refused(&mut ann, &yes).await;
     let stale = v1::DecideRequest { digest: "00".repeat(32), ..yes.clone() };
     let status = decide(&mut ann, stale).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
