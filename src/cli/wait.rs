@@ -107,11 +107,19 @@ impl Waiter<'_> {
         mut changes: Streaming<v1::WatchGrantResponse>,
     ) -> Result<Option<Answer>, Failure> {
         let mut second = tokio::time::interval(Duration::from_secs(1));
+        // The last approval and the grant it makes are two changes: the first already shows an active grant, the second brings
+        // its credential. Whoever holds another subject's gets none, and does not wait for it long.
+        let mut bare: Option<(v1::Grant, u32)> = None;
         loop {
             let message = tokio::select! {
                 message = changes.message() => message,
                 _ = second.tick() => {
                     self.tick();
+                    match bare.take() {
+                        Some((grant, 0)) => return Ok(Some(Answer { grant, credential: None })),
+                        Some((grant, left)) => bare = Some((grant, left.saturating_sub(1))),
+                        None => {}
+                    }
                     continue;
                 }
             };
@@ -121,6 +129,9 @@ impl Waiter<'_> {
             }
             let now = change.grant.unwrap_or_default();
             match now.state() {
+                GrantState::Active if change.credential.is_none() => {
+                    bare.get_or_insert((now, BARE_FOR));
+                }
                 GrantState::Active => {
                     self.screen.clear();
                     self.changes(&now).iter().for_each(|line| self.screen.say(line));
@@ -195,6 +206,9 @@ impl Waiter<'_> {
         }
     }
 }
+
+/// Seconds to wait for the credential of a grant that is active.
+const BARE_FOR: u32 = 2;
 
 /// `orders:refund on orders-api for up to 15m needs 1 approval`.
 fn needs(grant: &v1::Grant) -> String {

@@ -406,9 +406,14 @@ impl Audit {
 
     async fn grant(&self, asked: &Asked, lives: bool, round: u32) {
         let request = v1::GetGrantRequest { grant_id: asked.grant.id.clone() };
-        let answer = self.operator.governance().get_grant(request).await;
-        let grant =
-            answer.unwrap_or_else(|why| panic!("{why:?} {asked:?}")).into_inner().grant.unwrap();
+        let grant = loop {
+            match self.operator.governance().get_grant(request.clone()).await {
+                Ok(answer) => break answer.into_inner().grant.unwrap(),
+                // There is more to look at than a person may ask for in a second.
+                Err(why) => assert_eq!(why.code(), Code::ResourceExhausted, "{why:?} {asked:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
         let state = if lives { GrantState::Active } else { GrantState::Ended };
         assert_eq!(grant.state(), state, "round {round}: {grant:?}");
         let same = |grant: &v1::Grant| {
