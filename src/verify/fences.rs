@@ -1,6 +1,6 @@
 //! What no longer counts: ended grants and cut-offs by axis, each forgotten once nothing it covers can be alive.
 
-use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 
 use crate::claims::Claims;
 use crate::ids::{GrantId, Seq};
@@ -9,7 +9,7 @@ use crate::spread::Spread;
 use crate::time::Time;
 
 /// What a revocation covers.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
     /// One grant, whenever it was activated.
     Grant(GrantId),
@@ -41,97 +41,150 @@ pub struct Revocation {
 }
 
 /// All revocations that a view holds; a clone is cheap and stays as it was.
+///
+/// They lie in buckets by when they may be forgotten: time passing drops whole buckets and touches nothing else. A check asks
+/// every bucket, so that a wrong `forget_after` never lets anything in sooner than it says.
 #[derive(Clone, Debug, Default)]
 pub struct Fences {
-    axes: Spread<Target, Fence>,
+    hasher: RandomState,
+    /// Soonest first.
+    buckets: Vec<Bucket>,
     everything: Seq,
+    len: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Fence {
-    seq: Seq,
-    forget_after: Option<Time>,
+/// What may be forgotten in one window of time.
+#[derive(Clone, Debug)]
+struct Bucket {
+    window: u64,
+    grants: Spread<GrantId, ()>,
+    /// The newest cut-off of each target.
+    cut_offs: Spread<Target, Seq>,
 }
+
+/// Seconds of a bucket. Credentials of a quarter of an hour make five buckets, so a check asks few; what is over waits for the
+/// bucket's end.
+pub const WINDOW: u64 = 240;
+/// How long after its end a bucket is kept: more than a clock may step without notice.
+const SLACK: u64 = 60;
+/// Buckets at once: a day of windows, the longest life of a credential, and some more. What comes beyond is kept longer.
+const BUCKETS_MAX: usize = 400;
+/// Entries at once, 90 MB: twice the live grants that a journal may hold. One more counts as `everything`.
+pub const ENTRIES_MAX: usize = 4_000_000;
+/// The window of what is never forgotten.
+const NEVER: u64 = u64::MAX;
 
 impl Fences {
-    /// Adds one; of two on the same target the wider holds.
+    /// Adds one; of two on the same target the wider holds. One that has no place counts as `everything`: to refuse more is
+    /// never wrong.
     pub fn add(&mut self, item: &Revocation) {
-        if item.target == Target::Everything {
+        if item.target == Target::Everything || self.len >= ENTRIES_MAX {
             self.everything = self.everything.max(item.seq);
             return;
         }
-        let old = self.axes.get(&item.target);
-        let forget_after = match old {
-            None => item.forget_after,
-            Some(old) => old.forget_after.zip(item.forget_after).map(|(old, new)| old.max(new)),
+        let hasher = self.hasher.clone();
+        let Some(bucket) = self.bucket(item.forget_after.map_or(NEVER, window)) else {
+            self.everything = self.everything.max(item.seq);
+            return;
         };
-        let seq = old.map_or(item.seq, |old| old.seq.max(item.seq));
-        self.axes.insert(item.target.clone(), Fence { seq, forget_after });
+        let before = bucket.len();
+        if let Target::Grant(id) = item.target {
+            bucket.grants.insert(&hasher, id, ());
+        } else {
+            let old = bucket.cut_offs.get(hasher.hash_one(&item.target), &item.target);
+            let seq = old.map_or(item.seq, |old| item.seq.max(*old));
+            bucket.cut_offs.insert(&hasher, item.target.clone(), seq);
+        }
+        let grown = bucket.len().saturating_sub(before);
+        self.len = self.len.saturating_add(grown);
+    }
+
+    /// The bucket of a window, or a later one when there are too many.
+    fn bucket(&mut self, window: u64) -> Option<&mut Bucket> {
+        let full = self.buckets.len() >= BUCKETS_MAX;
+        let at = match self.buckets.binary_search_by_key(&window, |bucket| bucket.window) {
+            Ok(at) => at,
+            Err(at) if full && at < self.buckets.len() => at,
+            Err(at) => {
+                let window = if full { NEVER } else { window };
+                self.buckets.insert(at, Bucket::new(window));
+                at
+            }
+        };
+        self.buckets.get_mut(at)
     }
 
     /// How many it holds.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.axes.len()
+        self.len
     }
 
     /// Whether it holds none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.axes.is_empty() && self.everything == Seq(0)
+        self.len == 0 && self.everything == Seq(0)
     }
 
     /// Whether everything this key signed is void.
     #[must_use]
     pub fn voids_key(&self, key: &KeyId) -> bool {
-        self.axes.get(&Target::Key(key.clone())).is_some()
+        self.cut_off(&Target::Key(key.clone())).is_some()
     }
 
     /// Whether a credential for `resource` is void. A cut-off covers grants activated at or before it: it is compared with
     /// the grant's `seq`, never with a clock.
     #[must_use]
     pub fn voids(&self, claims: &Claims, resource: &ResourceName) -> bool {
-        if claims.seq <= self.everything || self.axes.get(&Target::Grant(claims.grant)).is_some() {
+        if claims.seq <= self.everything || self.ended(&claims.grant) {
             return true;
         }
-        let of = |target| self.axes.get(&target).is_some_and(|fence| claims.seq <= fence.seq);
+        if self.buckets.iter().all(|bucket| bucket.cut_offs.is_empty()) {
+            return false;
+        }
+        let of = |target| self.cut_off(&target).is_some_and(|seq| claims.seq <= seq);
         of(Target::Task(claims.identity.clone(), claims.task.clone()))
             || of(Target::Identity(claims.identity.clone()))
             || of(Target::Resource(resource.clone()))
             || claims.scopes.iter().any(|scope| of(Target::Scope(resource.clone(), scope.clone())))
     }
-}
 
-/// Which fences may be forgotten when: buckets by minute, kept by the writer alone.
-#[derive(Clone, Debug, Default)]
-pub struct Minutes(BTreeMap<u64, Vec<Target>>);
-
-impl Minutes {
-    /// Remembers when an item may be forgotten.
-    pub fn add(&mut self, item: &Revocation) {
-        let Some(after) = item.forget_after else { return };
-        self.0.entry(minute(after)).or_default().push(item.target.clone());
+    fn ended(&self, grant: &GrantId) -> bool {
+        let hash = self.hasher.hash_one(grant);
+        self.buckets.iter().any(|bucket| bucket.grants.get(hash, grant).is_some())
     }
 
-    /// Takes out of `fences` what was over a whole minute before `now`, a proven time.
-    pub fn forget(&mut self, fences: &mut Fences, now: Time) {
-        while let Some(first) = self.0.first_entry() {
-            if first.key().saturating_add(2) > minute(now) {
-                return;
-            }
-            for target in first.remove() {
-                // A later item on the same target may have moved its end, and has a bucket of its own.
-                let over = fences.axes.get(&target).and_then(|fence| fence.forget_after);
-                if over.is_some_and(|over| over < now) {
-                    fences.axes.remove(&target);
-                }
-            }
-        }
+    /// The newest cut-off of a target.
+    fn cut_off(&self, target: &Target) -> Option<Seq> {
+        let hash = self.hasher.hash_one(target);
+        let some = self.buckets.iter().filter(|bucket| !bucket.cut_offs.is_empty());
+        some.filter_map(|bucket| bucket.cut_offs.get(hash, target)).max().copied()
+    }
+
+    /// Drops the buckets that were over a whole minute before `now`, a proven time.
+    pub fn forget(&mut self, now: Time) {
+        let over = |bucket: &Bucket| {
+            let end = bucket.window.saturating_add(1).saturating_mul(WINDOW);
+            end.saturating_add(SLACK) <= now.as_secs()
+        };
+        let over = self.buckets.partition_point(over);
+        let dropped: usize = self.buckets.drain(..over).map(|bucket| bucket.len()).sum();
+        self.len = self.len.saturating_sub(dropped);
     }
 }
 
-fn minute(time: Time) -> u64 {
-    time.as_secs() / 60
+impl Bucket {
+    fn new(window: u64) -> Self {
+        Self { window, grants: Spread::default(), cut_offs: Spread::default() }
+    }
+
+    fn len(&self) -> usize {
+        self.grants.len().saturating_add(self.cut_offs.len())
+    }
+}
+
+fn window(time: Time) -> u64 {
+    time.as_secs() / WINDOW
 }
 
 #[cfg(test)]
@@ -143,27 +196,68 @@ mod tests {
         Revocation { seq: Seq(seq), prev: Seq(0), target, forget_after }
     }
 
+    fn grant(id: u64) -> Target {
+        Target::Grant(GrantId(u128::from(id).to_be_bytes()))
+    }
+
     #[test]
     fn fences_are_forgotten_only_when_their_last_item_may_be() {
-        let (mut fences, mut minutes) = (Fences::default(), Minutes::default());
-        let grant = Target::Grant(GrantId([1; 16]));
+        let mut fences = Fences::default();
         let identity = Target::Identity(IdentityName::try_from("a").unwrap());
+        let key = KeyId::try_from("k").unwrap();
         let items = [
-            item(1, grant.clone(), Some(60)),
+            item(1, grant(1), Some(60)),
             item(2, identity.clone(), Some(60)),
             item(3, identity.clone(), Some(600)),
-            item(4, Target::Key(KeyId::try_from("k").unwrap()), None),
+            item(4, Target::Key(key.clone()), None),
         ];
-        for item in &items {
-            fences.add(item);
-            minutes.add(item);
+        items.iter().for_each(|item| fences.add(item));
+        fences.forget(Time::from_secs(WINDOW + SLACK - 1));
+        assert_eq!(fences.len(), 4, "too early");
+        fences.forget(Time::from_secs(WINDOW + SLACK));
+        assert!(!fences.ended(&GrantId(1_u128.to_be_bytes())));
+        assert_eq!(fences.cut_off(&identity), Some(Seq(3)));
+        fences.forget(Time::from_secs(900_000));
+        assert_eq!((fences.len(), fences.voids_key(&key)), (1, true), "a key's is never forgotten");
+    }
+
+    #[test]
+    fn of_two_cut_offs_the_wider_holds_whichever_comes_first() {
+        let resource = Target::Resource(ResourceName::try_from("r").unwrap());
+        for (one, two) in [((5, 60), (7, 60)), ((7, 60), (5, 60)), ((7, 60), (5, 6_000))] {
+            let mut fences = Fences::default();
+            fences.add(&item(one.0, resource.clone(), Some(one.1)));
+            fences.add(&item(two.0, resource.clone(), Some(two.1)));
+            assert_eq!(fences.cut_off(&resource), Some(Seq(7)));
         }
-        minutes.forget(&mut fences, Time::from_secs(119));
-        assert_eq!(fences.len(), 3, "too early");
-        minutes.forget(&mut fences, Time::from_secs(180));
-        assert!(fences.axes.get(&grant).is_none());
-        assert_eq!(fences.axes.get(&identity).map(|fence| fence.seq), Some(Seq(3)));
-        minutes.forget(&mut fences, Time::from_secs(900_000));
-        assert_eq!(fences.len(), 1, "a key's cut-off is never forgotten");
+    }
+
+    #[test]
+    fn many_windows_are_few_buckets_and_forget_nothing_early() {
+        let mut fences = Fences::default();
+        let many = u64::try_from(BUCKETS_MAX).unwrap() + 50;
+        // From the end, so that the first that find no bucket of their own have a later one.
+        for at in (100..many).rev().chain(0..100).chain([many, many + 1]) {
+            fences.add(&item(at + 1, grant(at), Some(at * WINDOW)));
+        }
+        assert!(fences.buckets.len() <= BUCKETS_MAX + 1, "{}", fences.buckets.len());
+        for now in [50, 300, many] {
+            fences.forget(Time::from_secs(now * WINDOW));
+            for at in now..many + 2 {
+                assert!(fences.ended(&GrantId(u128::from(at).to_be_bytes())), "{at} at {now}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_finds_no_place_counts_as_everything() {
+        let resource = ResourceName::try_from("orders-api").unwrap();
+        let older = crate::bench::tests::claims();
+        let mut fences = Fences { len: ENTRIES_MAX - 1, ..Fences::default() };
+        fences.add(&item(older.seq.0 - 1, grant(1), Some(60)));
+        assert!(!fences.voids(&older, &resource));
+        fences.add(&item(older.seq.0, grant(2), Some(60)));
+        assert_eq!((fences.len(), fences.voids(&older, &resource)), (ENTRIES_MAX, true));
+        assert!(!fences.voids(&Claims { seq: older.seq.next(), ..older }, &resource));
     }
 }

@@ -15,6 +15,7 @@ pub mod merkle;
 pub mod names;
 pub mod operation;
 pub mod proof;
+pub mod random_tests;
 pub mod spread;
 pub mod time;
 pub mod vectors;

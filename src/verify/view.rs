@@ -6,7 +6,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::checkpoint::Signed;
-use crate::fences::{Fences, Minutes, Revocation, Target};
+use crate::fences::{Fences, Revocation, Target};
 use crate::ids::{Epoch, JournalId, Seq};
 use crate::keys::Keys;
 use crate::known::{Known, Moment, Proven};
@@ -17,7 +17,6 @@ use crate::operation::Catalog;
 pub struct View {
     reader: Arc<ArcSwap<Known>>,
     known: Known,
-    minutes: Minutes,
     building: Option<Building>,
     checkpoint_keys: Keys,
     journal: Option<JournalId>,
@@ -28,6 +27,8 @@ pub struct View {
     catalog_seq: Seq,
     needs_snapshot: bool,
     newest: Option<Signed>,
+    /// What was published before and somebody may still read. It is let go here, so that no reader pays for it.
+    read: Vec<Arc<Known>>,
 }
 
 /// A snapshot that is being built beside the view that serves.
@@ -37,7 +38,6 @@ struct Building {
     entries: u64,
     count: u64,
     fences: Fences,
-    minutes: Minutes,
 }
 
 /// How a stream begins.
@@ -81,6 +81,9 @@ pub enum Broken {
     RolledBack,
 }
 
+/// Former views that somebody may hold at once: a check holds one for some microseconds; who holds one longer lets it go himself.
+const READ_MAX: usize = 64;
+
 impl View {
     /// An empty view of the journal of `issuer`. `newest` is what an earlier run of this gateway saw last.
     #[must_use]
@@ -89,7 +92,6 @@ impl View {
         Self {
             reader: Arc::new(ArcSwap::from_pointee(known.clone())),
             known,
-            minutes: Minutes::default(),
             building: None,
             checkpoint_keys: Keys::default(),
             journal: None,
@@ -99,6 +101,7 @@ impl View {
             catalog_seq: Seq(0),
             needs_snapshot: true,
             newest,
+            read: Vec::new(),
         }
     }
 
@@ -153,7 +156,6 @@ impl View {
             // Another life: nothing proven of the earlier one says anything about it.
             self.known = Known { epoch: opened.epoch, ..Known::empty(&opened.issuer) };
             self.journal = Some(opened.journal);
-            self.minutes = Minutes::default();
             self.needs_snapshot = true;
             (self.last_item, self.enforced) = (Seq(0), Seq(0));
             (self.keys_seq, self.catalog_seq) = (Seq(0), Seq(0));
@@ -188,8 +190,7 @@ impl View {
 
     /// A snapshot begins; the view that serves goes on serving.
     pub fn snapshot_begin(&mut self, at: Seq, entries: u64) {
-        let (fences, minutes) = (Fences::default(), Minutes::default());
-        self.building = Some(Building { at, entries, count: 0, fences, minutes });
+        self.building = Some(Building { at, entries, count: 0, fences: Fences::default() });
     }
 
     /// A snapshot is complete and takes over.
@@ -206,7 +207,6 @@ impl View {
             self.known.proven = None;
         }
         self.known.fences = built.fences;
-        self.minutes = built.minutes;
         self.known.seq = at;
         self.enforced = at;
         self.last_item = last_sent;
@@ -229,14 +229,17 @@ impl View {
 
     fn item(&mut self, item: &Revocation) -> Result<(), Broken> {
         if let Some(building) = &mut self.building {
+            if building.count >= building.entries {
+                // More than announced: it is no snapshot, and must not fill the memory until somebody says so.
+                self.reset();
+                return Err(Broken::Gap);
+            }
             building.count = building.count.saturating_add(1);
             building.fences.add(item);
-            building.minutes.add(item);
             return Ok(());
         }
         // Applied even if the chain is broken: to refuse more is never wrong.
         self.known.fences.add(item);
-        self.minutes.add(item);
         if item.seq <= self.last_item {
             return Ok(());
         }
@@ -296,7 +299,7 @@ impl View {
             let floor = self.known.now(now).unwrap_or_default();
             self.known.proven = Some(Proven { sent, at: new.at, floor, seq: new.seq });
             let time = self.known.now(now).unwrap_or_default();
-            self.minutes.forget(&mut self.known.fences, time);
+            self.known.fences.forget(time);
         }
         self.publish();
         Ok(sent.is_some())
@@ -322,7 +325,11 @@ impl View {
         Broken::RolledBack
     }
 
-    fn publish(&self) {
-        self.reader.store(Arc::new(self.known.clone()));
+    fn publish(&mut self) {
+        self.read.push(self.reader.swap(Arc::new(self.known.clone())));
+        // After a swap nobody finds the former one any more: whoever has it is counted.
+        self.read.retain(|known| Arc::strong_count(known) > 1);
+        let more = self.read.len().saturating_sub(READ_MAX);
+        self.read.drain(..more);
     }
 }
