@@ -5,7 +5,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
-    use crate::bench::tests::{Bench, EPOCH, JOURNAL, NOW, checkpoint_key, claims, moment, name};
+    use crate::bench::tests::{Bench, EPOCH, JOURNAL, NOW, checkpoint_key, claims, moment};
     use crate::checkpoint::Checkpoint;
     use crate::claims::Claims;
     use crate::fences::{Revocation, Target};

@@ -143,7 +143,8 @@ mod tests {
         assert!((4..50_000).all(|key| get(&map, key) == Some(key + 1)));
         for (last, clone) in clones {
             let held = (0..50_000).filter(|key| get(&clone, *key) == Some(key + 1)).count();
-            assert_eq!((clone.len(), held), (last as usize + 1, last as usize + 1));
+            let len = usize::try_from(last).unwrap() + 1;
+            assert_eq!((clone.len(), held), (len, len));
         }
     }
 
