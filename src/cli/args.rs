@@ -6,8 +6,8 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, Parser, Subcommand};
 
 use crate::cli::args_operate::{
-    AuditArgs, BenchArgs, DevArgs, KeysArgs, PolicyArgs, QuarantineArgs, RevokeArgs, ServeArgs,
-    WebhooksArgs,
+    AuditArgs, BenchArgs, DevArgs, IdentitiesArgs, KeysArgs, PolicyArgs, QuarantineArgs,
+    RevokeArgs, ServeArgs, WebhooksArgs,
 };
 use crate::cli::args_people::{ApproveArgs, DenyArgs, PendingArgs, ReviewArgs};
 use crate::cli::args_work::{AskArgs, CompleteArgs, GrantsArgs, ReturnArgs, RunArgs, WaitArgs};
@@ -146,8 +146,12 @@ pub enum Command {
     Grants(GrantsArgs),
     /// See one grant in full
     Grant(WaitArgs),
+    /// See the inventory: who answers for an identity, when it was last used, what it never uses
+    Identities(IdentitiesArgs),
     /// See how far every gateway is
     Gateways,
+    /// See which static secrets still exist, whose they are, and which are overdue
+    Secrets,
     /// Follow the revocation stream
     Watch(WatchArgs),
     /// Check, test, explain and apply a bundle
@@ -334,6 +338,11 @@ mod tests {
         check("protem deny gr_1", false);
         check("protem deny gr_1 --reason no", true);
         check("protem review --note seen", false);
+        check("protem identities", true);
+        check("protem identities payments/agent", true);
+        check("protem identities --dormant 30d --resource orders-api", true);
+        check("protem identities --dormant soon", false);
+        check("protem secrets", true);
         check("protem nothing", false);
     }
 

@@ -34,6 +34,23 @@ pub struct DevArgs {
     pub until_eof: bool,
 }
 
+/// See the inventory.
+#[derive(Args, Clone, Debug)]
+pub struct IdentitiesArgs {
+    /// One identity, in full
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+    /// Only those that nobody answers for
+    #[arg(long)]
+    pub unowned: bool,
+    /// Only those that were neither granted anything nor used in so long
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub dormant: Option<Duration>,
+    /// Only those that were granted access to this resource
+    #[arg(long, value_name = "RESOURCE")]
+    pub resource: Option<String>,
+}
+
 /// Run a broker for real.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {

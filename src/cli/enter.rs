@@ -12,8 +12,9 @@ use crate::cli::client::screen;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::lost;
 use crate::cli::{
-    approve, ask, audit, auth, bench, bench_raw, bundle, demo, demo_job, dev, gateway, give_back,
-    init, keys, pending, reference, review, run, see, serve, stop, wait, watch, webhooks,
+    approve, ask, audit, auth, bench, bench_raw, bundle, demo, demo_job, dev, estate, gateway,
+    give_back, init, keys, pending, reference, review, run, see, serve, stop, wait, watch,
+    webhooks,
 };
 use crate::config;
 
@@ -74,6 +75,8 @@ async fn command(read: Protem) -> Result<Exit, Failure> {
         Command::Quarantine(args) => stop::quarantine(global, &args).await,
         Command::Grants(args) => see::grants(global, &args).await,
         Command::Grant(args) => see::grant(global, &args).await,
+        Command::Identities(args) => estate::identities(global, &args).await,
+        Command::Secrets => estate::secrets(global).await,
         Command::Gateways => see::gateways(global).await,
         Command::Watch(args) => watch::watch(global, &args).await,
         Command::Audit(args) => audit_command(global, args.command).await,

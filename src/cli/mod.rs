@@ -28,6 +28,7 @@ pub mod dev_key;
 pub mod dev_log;
 pub mod dossier;
 pub mod enter;
+pub mod estate;
 pub mod exit;
 pub mod find;
 pub mod gateway;

@@ -80,6 +80,10 @@ pub async fn grant(global: &Global, args: &WaitArgs) -> Result<Exit, Failure> {
         screen.json("GetGrantResponse", &answer, false)?;
     } else {
         screen.print(show::grant(&answer.grant.unwrap_or_default()));
+        let usage = show::usage(&answer.usage.unwrap_or_default());
+        if !usage.is_empty() {
+            screen.print(usage);
+        }
     }
     Ok(Exit::Done)
 }
@@ -101,8 +105,17 @@ pub async fn gateways(global: &Global) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     let rows: Vec<Vec<String>> = answer.gateways.iter().map(gateway).collect();
-    let heads =
-        ["GATEWAY", "INSTANCE", "CONNECTED", "STATE", "ENTRY", "VIEW AGE", "LAG P50", "LAG P99"];
+    let heads = [
+        "GATEWAY",
+        "INSTANCE",
+        "CONNECTED",
+        "STATE",
+        "ENTRY",
+        "VIEW AGE",
+        "LAG P50",
+        "LAG P99",
+        "REPORTED",
+    ];
     screen.print(columns(&heads, &rows));
     Ok(Exit::Done)
 }
@@ -121,5 +134,9 @@ fn gateway(gateway: &v1::Gateway) -> Vec<String> {
         length(gateway.view_age.as_ref()),
         length(gateway.lag_p50.as_ref()),
         length(gateway.lag_p99.as_ref()),
+        match (show::at(gateway.last_report.as_ref()), gateway.usage_dropped) {
+            (at, 0) => at,
+            (at, dropped) => format!("{at}, {dropped} calls not counted"),
+        },
     ]
 }

@@ -156,6 +156,7 @@ pub fn grant(grant: &v1::Grant) -> String {
         ("purpose", grant.purpose.clone()),
         ("lifetime", length(duration(grant.lifetime.as_ref()))),
         ("asked", at(grant.requested_at.as_ref())),
+        ("last used", grant.last_used.as_ref().map(|used| at(Some(used))).unwrap_or_default()),
         ("began", grant.active_from.as_ref().map(|from| at(Some(from))).unwrap_or_default()),
         ("note", grant.end_note.clone()),
         ("policies", verdict.policies.join(", ")),
@@ -176,6 +177,34 @@ pub fn grant(grant: &v1::Grant) -> String {
     }
     let lines = lines.into_iter().filter(|(_, text)| !text.trim().is_empty());
     let lines = lines.map(|(name, text)| format!("{name:<12}{}", visible(text.trim_end())));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// What was done with a grant, what was not, and what was refused.
+#[must_use]
+pub fn usage(usage: &v1::GrantUsage) -> String {
+    let times = |one: &v1::OperationUse| match one.count {
+        1 => "once".to_owned(),
+        count => format!("{count} times"),
+    };
+    let name = |one: &v1::OperationUse| match one.operation.as_str() {
+        "" => "an operation that the catalog does not have".to_owned(),
+        operation => operation.to_owned(),
+    };
+    let used = usage.used.iter().map(|one| {
+        let last = at(one.last.as_ref());
+        ("used", format!("{} {}, last {last}  ({})", name(one), times(one), one.scope))
+    });
+    let never = usage.never_used.iter().map(|granted| {
+        let (scope, operation) = granted.split_once(' ').unwrap_or(("", granted));
+        ("never used", format!("{operation}  ({scope})"))
+    });
+    let refused = usage.refused.iter().map(|one| {
+        let last = at(one.last.as_ref());
+        ("refused", format!("{} {}, last {last}  ({})", name(one), times(one), one.refusal))
+    });
+    let lines = used.chain(never).chain(refused);
+    let lines = lines.map(|(name, text)| format!("{name:<12}{}", visible(&text)));
     lines.collect::<Vec<_>>().join("\n")
 }
 

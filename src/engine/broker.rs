@@ -30,6 +30,7 @@ use crate::engine::sequencer::{Answered, Job, Work};
 use crate::engine::stop::Stop;
 use crate::engine::tasks::Leases;
 use crate::engine::threads::Threads;
+use crate::engine::unusual::Unusual;
 use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
 use crate::journal::port::{Head, Journal};
@@ -91,6 +92,7 @@ pub(in crate::engine) struct Inner {
     pub(in crate::engine) signing: Arc<ArcSwap<Option<KeyId>>>,
     pub(in crate::engine) minder: Arc<Minder>,
     pub(in crate::engine) rotation: Arc<Rotation>,
+    pub(in crate::engine) unusual: Unusual,
     pub(in crate::engine) threads: Threads,
 }
 

@@ -45,3 +45,4 @@ pub mod tasks;
 pub mod thread;
 pub mod threads;
 pub mod timekeeper;
+pub mod unusual;

@@ -29,6 +29,7 @@ use crate::engine::stop::StartError;
 use crate::engine::tail::BrokerTail;
 use crate::engine::tasks::Leases;
 use crate::engine::threads::{Threads, lower_priority};
+use crate::engine::unusual::Unusual;
 use crate::engine::{dice::SystemDice, thread};
 use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
@@ -122,6 +123,7 @@ impl Broker {
             health: Arc::new(Health::default()),
             signing: Arc::new(ArcSwap::from_pointee(signing)),
             minder: Arc::new(Minder::default()),
+            unusual: Unusual::default(),
             threads: Threads::default(),
         };
         let broker = Self(Arc::new(inner));

@@ -15,6 +15,7 @@ use crate::journal::port::{FOREIGN_MAX, Head, Journal, Turn};
 use crate::journal::projection::Projection;
 use crate::journal::reader::Reader;
 use crate::journal::tip::{Row, Tip};
+use crate::journal::usage::Used;
 
 /// What a call meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,7 @@ pub(in crate::journal) struct Stored {
     pub(in crate::journal) rows: Projection,
     pub(in crate::journal) snapshot: Option<(Head, Vec<u8>)>,
     pub(in crate::journal) outbox: Told,
+    pub(in crate::journal) used: Used,
 }
 
 /// One stored entry.
@@ -74,7 +76,8 @@ pub struct MemoryJournal {
 impl Default for Stored {
     fn default() -> Self {
         let (tip, rows) = (Tip::empty(), Projection::default());
-        Self { tip, entries: Vec::new(), rows, snapshot: None, outbox: Told::default() }
+        let (outbox, used) = (Told::default(), Used::default());
+        Self { tip, entries: Vec::new(), rows, snapshot: None, outbox, used }
     }
 }
 

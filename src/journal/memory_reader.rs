@@ -1,8 +1,12 @@
 //! Reads a journal in memory.
 
+use std::collections::BTreeSet;
+
 use protem_core::event::Event;
 use protem_core::parts::Parts;
 use protem_verify::ids::{GrantId, Hash, Seq};
+use protem_verify::names::{IdentityName, ResourceName, ScopeName};
+use protem_verify::time::Time;
 use protem_verify::{merkle, proof};
 
 use crate::journal::committed::Committed;
@@ -17,6 +21,7 @@ use crate::journal::reader::{GrantFilter, RESOLVED_MAX, Reader, named_by};
 use crate::journal::records::GrantRecord;
 use crate::journal::rows::GrantRow;
 use crate::journal::snapshot;
+use crate::journal::usage::{Counted, Hour, IdentityUse, Report, Reporter, Usage, Use};
 
 /// Reads a store.
 pub(in crate::journal) struct MemoryReader {
@@ -193,5 +198,46 @@ impl Outbox for MemoryReader {
 
     fn let_go(&self, webhook: &str) -> Result<u64, Fault> {
         Ok(self.store.lock().outbox.let_go(webhook))
+    }
+}
+
+impl Usage for MemoryReader {
+    fn count_usage(&self, report: &Report) -> Result<Counted, Fault> {
+        let stored = &mut *self.store.lock();
+        Ok(stored.used.count(&stored.rows, report))
+    }
+
+    fn usage_of_grant(&self, grant: &GrantId) -> Result<Vec<Use>, Fault> {
+        Ok(self.store.lock().used.of_grant(grant))
+    }
+
+    fn usage_of_identity(&self, identity: &IdentityName) -> Result<Vec<IdentityUse>, Fault> {
+        Ok(self.store.lock().used.of_identity(identity))
+    }
+
+    fn usage_by_hour(&self, identity: &IdentityName, since: u64) -> Result<Vec<Hour>, Fault> {
+        Ok(self.store.lock().used.by_hour(identity, since))
+    }
+
+    fn granted_scopes(
+        &self,
+        identity: &IdentityName,
+        since: Time,
+    ) -> Result<BTreeSet<(ResourceName, ScopeName)>, Fault> {
+        let stored = self.store.lock();
+        let granted = stored.rows.grants.values().filter(|row| {
+            row.identity == *identity && row.activated.0 > 0 && row.asked_at >= since
+        });
+        let scopes = granted
+            .flat_map(|row| row.scopes.iter().map(|scope| (row.resource.clone(), scope.clone())));
+        Ok(scopes.collect())
+    }
+
+    fn usage_reporters(&self) -> Result<Vec<Reporter>, Fault> {
+        Ok(self.store.lock().used.reporters())
+    }
+
+    fn forget_usage(&self, now: Time, _: u32) -> Result<u64, Fault> {
+        Ok(self.store.lock().used.forget(now))
     }
 }

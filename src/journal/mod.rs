@@ -24,8 +24,10 @@ pub mod sqlite_outbox;
 pub mod sqlite_past;
 pub mod sqlite_reader;
 pub mod sqlite_rows;
+pub mod sqlite_usage;
 pub mod sqlite_wal;
 pub mod tip;
+pub mod usage;
 pub mod verify;
 
 #[cfg(test)]
@@ -38,3 +40,5 @@ mod outbox_tests;
 mod sqlite_tests;
 #[cfg(test)]
 mod testbed;
+#[cfg(test)]
+mod usage_tests;

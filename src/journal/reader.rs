@@ -12,9 +12,10 @@ use crate::journal::outbox::Outbox;
 use crate::journal::past::{Like, Past};
 use crate::journal::port::Head;
 use crate::journal::records::GrantRecord;
+use crate::journal::usage::Usage;
 
 /// Reads a journal. Every method fails when the store cannot be asked or holds what cannot be.
-pub trait Reader: Outbox + Send + Sync {
+pub trait Reader: Outbox + Usage + Send + Sync {
     /// How far it has come.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use crate::journal::sqlite_rows::{int, seq, uint};
 impl SqliteReader {
     /// One short transaction. It is not synced: the next turn's commit syncs it too, and what a power failure takes is told
     /// again. So a turn never waits for more than some rows in memory.
-    fn beside<T>(
+    pub(in crate::journal) fn beside<T>(
         &self,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, Fault> {

@@ -23,6 +23,7 @@ use crate::serve::selector::{self, Selected};
 use crate::serve::show;
 use crate::serve::signing_keys;
 use crate::serve::status::Problem;
+use crate::serve::used;
 use crate::serve::watch::Watch;
 use crate::serve::webhook::Webhooks;
 use crate::serve::webhook_list;
@@ -62,7 +63,7 @@ impl GovernanceService for Governance {
         let caller = signed_in.caller()?;
         let id = selector::grant(&self.broker, caller, &request.get_ref().grant_id).await?;
         let grant = who::visible(&self.broker, caller, id).await?;
-        Ok(Response::new(v1::GetGrantResponse { grant: Some(show::grant(&grant)) }))
+        Ok(Response::new(used::grant(&self.broker, &grant).await?))
     }
 
     async fn revoke(
@@ -133,7 +134,7 @@ impl GovernanceService for Governance {
         let signed_in = who::signed_in(&request)?;
         let caller = signed_in.caller()?;
         who::may_view(&self.broker, caller, &[Object::Broker])?;
-        let gateways = inventory::gateways(&self.broker);
+        let gateways = inventory::gateways(&self.broker).await?;
         Ok(Response::new(v1::ListGatewaysResponse { gateways }))
     }
 

@@ -40,6 +40,8 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// The same for calls that check a whole bundle.
 pub const BUNDLE_WITHIN: Duration = Duration::from_secs(60);
+/// The same for usage reports: nobody waits for them, and 64 of them are written one after another.
+pub const USAGE_WITHIN: Duration = Duration::from_secs(30);
 /// The longest that a caller may wait for enforcement: the greatest staleness, its margin and a little.
 pub const WAIT_MAX: Duration = Duration::from_secs(75);
 /// Ordinary calls in flight: the sequencer's queue and some readers' worth.

@@ -15,6 +15,7 @@ use crate::serve::parse;
 use crate::serve::selector;
 use crate::serve::show;
 use crate::serve::status::Problem;
+use crate::serve::used;
 use crate::serve::who;
 
 /// A page of grants, newest first.
@@ -67,7 +68,7 @@ pub async fn grants(
     // The selection was permitted as a whole; policy may still forbid a grant of it.
     let may = |grant: &&GrantRecord| who::may_view(broker, caller, &who::objects(grant)).is_ok();
     Ok(v1::ListGrantsResponse {
-        grants: found.iter().filter(may).map(show::grant).collect(),
+        grants: used::listed(broker, found.iter().filter(may).map(show::grant).collect()).await?,
         next_page_token: next.unwrap_or_default(),
     })
 }

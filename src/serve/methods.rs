@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::policy::ask::Action;
-use crate::serve::limits::{ANSWER_WITHIN, BUNDLE_WITHIN, WAIT_MAX};
+use crate::serve::limits::{ANSWER_WITHIN, BUNDLE_WITHIN, USAGE_WITHIN, WAIT_MAX};
 
 /// How a method is treated before its service sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +108,8 @@ pub const RULES: &[Rule] = &[
     bundle("/protem.v1.BundleService/DiffBundle", Action::Administer),
     following("/protem.v1.RevocationService/Subscribe"),
     known("/protem.v1.RevocationService/Head"),
-    known("/protem.v1.UsageService/ReportUsage"),
+    // It waits for its turn to write, behind those of a fleet.
+    Rule { within: USAGE_WITHIN, ..known("/protem.v1.UsageService/ReportUsage") },
     open("/grpc.health.v1.Health/Check", Who::Anyone),
     open("/grpc.health.v1.Health/Watch", Who::Anyone),
     open("/grpc.health.v1.Health/List", Who::Anyone),

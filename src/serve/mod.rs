@@ -42,6 +42,8 @@ pub mod strict_json;
 pub mod svid;
 pub mod tls;
 pub mod trust;
+pub mod usage;
+pub mod used;
 pub mod watch;
 pub mod webhook;
 pub mod webhook_body;

@@ -22,9 +22,9 @@ use crate::serve::bundles::Bundles;
 use crate::serve::entrance::{Entrance, enter};
 use crate::serve::governance::Governance;
 use crate::serve::http;
-use crate::serve::later::Usage;
 use crate::serve::limits::{BUNDLE_MESSAGE_MAX, MESSAGE_MAX};
 use crate::serve::revocations::Revocations;
+use crate::serve::usage::Usage;
 use crate::serve::watch::Watch;
 use crate::serve::webhook::Webhooks;
 use crate::serve::work::Work;
@@ -69,7 +69,9 @@ fn services(broker: &Broker, watch: &Watch, webhooks: &Webhooks, work: Work) -> 
             BundleServiceServer::new(bundles).max_decoding_message_size(BUNDLE_MESSAGE_MAX),
         )
         .add_service(ApprovalServiceServer::new(approvals).max_decoding_message_size(MESSAGE_MAX))
-        .add_service(UsageServiceServer::new(Usage).max_decoding_message_size(MESSAGE_MAX))
+        .add_service(
+            UsageServiceServer::new(Usage::new(broker())).max_decoding_message_size(MESSAGE_MAX),
+        )
         .add_service(health(watch()));
     // Both versions: widespread tools still ask for v1alpha alone.
     if let Ok(v1) = reflection().build_v1() {

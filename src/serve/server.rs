@@ -20,6 +20,7 @@ use crate::serve::limits::GRACE;
 use crate::serve::private;
 use crate::serve::reload::Files;
 use crate::serve::routes;
+use crate::serve::usage;
 use crate::serve::watch::Watch;
 use crate::serve::webhook::Webhooks;
 use crate::serve::webhook_run::{self, Pace};
@@ -106,6 +107,7 @@ pub async fn serve(
     chores.spawn(webhook_run::run(settings.webhooks, broker.clone(), settings.pace));
     chores.spawn(settings.files.clone().watch(door.changes().clone()));
     chores.spawn(tidy(entrance));
+    chores.spawn(usage::forget(broker.clone()));
     let (tls, changes) = (settings.files.tls, door.changes().clone());
     chores.spawn(tend(broker, door));
     let within = settings.drain.0;

@@ -160,6 +160,7 @@ pub fn gateway(state: &GatewayState) -> v1::Gateway {
         lag_p99: state.lag_p99.map(duration),
         instance: state.instance.clone(),
         state: state.state.clone(),
+        ..v1::Gateway::default()
     }
 }
 

@@ -28,6 +28,7 @@ use protem_proto::wire::v1::approval_service_client::ApprovalServiceClient;
 use protem_proto::wire::v1::bundle_service_client::BundleServiceClient;
 use protem_proto::wire::v1::governance_service_client::GovernanceServiceClient;
 use protem_proto::wire::v1::revocation_service_client::RevocationServiceClient;
+use protem_proto::wire::v1::usage_service_client::UsageServiceClient;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -208,6 +209,7 @@ pub struct Clients {
     pub governance: GovernanceServiceClient<Signed>,
     pub revocations: RevocationServiceClient<Signed>,
     pub bundles: BundleServiceClient<Signed>,
+    pub usage: UsageServiceClient<Signed>,
 }
 
 impl Clients {
@@ -218,7 +220,8 @@ impl Clients {
             approvals: ApprovalServiceClient::with_interceptor(channel.clone(), signed.clone()),
             governance: GovernanceServiceClient::with_interceptor(channel.clone(), signed.clone()),
             revocations: RevocationServiceClient::with_interceptor(channel.clone(), signed.clone()),
-            bundles: BundleServiceClient::with_interceptor(channel, signed),
+            bundles: BundleServiceClient::with_interceptor(channel.clone(), signed.clone()),
+            usage: UsageServiceClient::with_interceptor(channel, signed),
         }
     }
 

@@ -66,6 +66,7 @@ mod svid_tokens;
 mod tidy;
 mod tls;
 mod tokens;
+mod usage;
 mod webhooks;
 mod webhooks_kill;
 mod wire_attacks;

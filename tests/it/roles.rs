@@ -57,8 +57,8 @@ fn permitted(path: &str) -> Option<&'static [Role]> {
             "GovernanceService",
             "ListIdentities" | "GetProof" | "GetReport" | "Backup" | "RetryWebhook",
         )
-        | ("RevocationService", "Subscribe" | "Head")
-        | ("UsageService", "ReportUsage") => return None,
+        | ("RevocationService", "Subscribe" | "Head") => return None,
+        ("UsageService", "ReportUsage") => &[Gateway],
         _ => panic!("say who may call {path}"),
     })
 }
