@@ -23,7 +23,7 @@ fn a_cut_off_key_signs_no_more_and_its_grants_renew() {
     assert_eq!(world.ok(world.renew(grant, Effect::Issue)).len(), 1, "at once: its token is void");
     world.wait(1_000);
     world.ok(Command::Tick);
-    let cut = world.state.revocations(world.now);
+    let cut = world.revocations();
     assert!(
         matches!(cut.as_slice(), [one] if one.forget_after.is_none()),
         "never forgotten: {cut:?}"

@@ -15,6 +15,7 @@ pub mod parts;
 pub mod refusal;
 pub mod request;
 pub mod rules;
+pub mod standing;
 pub mod state;
 pub mod tick;
 pub mod tracked;

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use proptest::prelude::{Strategy, any, proptest};
 use proptest::test_runner::Config;
-use protem_verify::ids::GrantId;
+use protem_verify::ids::{GrantId, Seq};
 use protem_verify::names::{KeyId, ResourceName, Words};
 use protem_verify::time::Time;
 
 use crate::command::{Choice, Command};
 use crate::event::{CredentialIssued, EndReason, Event, Target};
 use crate::grant::Status;
+use crate::standing::Revocation;
 use crate::state::State;
 use crate::testbed::{World, hold, keyed, name, request, revoke, task, words, workload};
 use crate::verdict::Effect;
@@ -132,6 +133,33 @@ fn consistent(state: &State) {
     assert_eq!(again.next_deadline(), state.next_deadline());
 }
 
+/// A gateway that is told all that stands, a little at each step, while the world goes on.
+#[derive(Default)]
+struct Beginner {
+    since: Option<Time>,
+    after: Seq,
+    told: Vec<Revocation>,
+}
+
+impl Beginner {
+    fn step(&mut self, world: &World) {
+        let since = *self.since.get_or_insert(world.now);
+        let part = world.state.revocations(since, self.after, 2);
+        assert!(part.items.len() <= 2 * 2);
+        self.told.extend(part.items);
+        if let Some(next) = part.next {
+            self.after = next;
+            return;
+        }
+        let seqs: Vec<_> = self.told.iter().map(|one| one.seq).collect();
+        assert!(seqs.is_sorted_by(|one, two| one < two), "in order, and none twice");
+        for standing in world.revocations() {
+            assert!(self.told.contains(&standing), "{standing:?} is not told");
+        }
+        *self = Self::default();
+    }
+}
+
 proptest! {
     #![proptest_config(Config::with_cases(256))]
     #[test]
@@ -142,6 +170,7 @@ proptest! {
         let mut known = Vec::new();
         let mut keys = Keys::default();
         let mut ends: BTreeMap<GrantId, EndReason> = BTreeMap::new();
+        let mut beginner = Beginner::default();
         for step in steps {
             world.now = world.now + Duration::from_millis(u64::from(step.4) * 50);
             // A turn that is taken back leaves no trace (the run-ahead after an unknown commit).
@@ -180,6 +209,7 @@ proptest! {
                 }
             }
             consistent(&world.state);
+            beginner.step(&world);
         }
     }
 }

@@ -7,7 +7,7 @@ use protem_verify::ids::{Epoch, GrantId, Hash, JournalId, RequestId, Seq};
 use protem_verify::names::{IdentityName, KeyId, ResourceName, Subject, TaskId};
 use protem_verify::time::Time;
 
-use crate::event::{EndReason, KeyPurpose, Target};
+use crate::event::{KeyPurpose, Target};
 use crate::grant::{CutOff, Grant, Hold, KeyRecord, KeyState, Status, TaskState};
 use crate::request::{AccessRequest, Scopes};
 use crate::tracked::{Tracked, TrackedSet};
@@ -100,25 +100,6 @@ pub(crate) enum Forgettable {
     Grant(GrantId),
     Task(IdentityName, TaskId),
     CutOff(Seq),
-}
-
-/// What a gateway without a view must be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Revocation {
-    /// Its entry.
-    pub seq: Seq,
-    /// What is void.
-    pub target: Target,
-    /// The resource that it concerns; absent: any.
-    pub resource: Option<ResourceName>,
-    /// Whose grant it is, where one identity's access is void.
-    pub identity: Option<IdentityName>,
-    /// Why.
-    pub reason: EndReason,
-    /// When.
-    pub at: Time,
-    /// No credential it covers can be alive then; absent: never forget.
-    pub forget_after: Option<Time>,
 }
 
 /// One copy of each name, so that a million grants share them.
@@ -336,41 +317,6 @@ impl State {
     #[must_use]
     pub fn last_exp(&self) -> Time {
         self.keys().map(|record| record.last_exp).max().unwrap_or_default()
-    }
-
-    /// What a gateway without a view must be told, in order: grants that ended early while a credential of theirs may
-    /// live, and cut-offs that are not forgotten.
-    #[must_use]
-    pub fn revocations(&self, now: Time) -> Vec<Revocation> {
-        let grants = self.ended_early.map().iter().filter_map(|(seq, id)| {
-            let grant = self.grants.get(id)?;
-            let Status::Ended { reason, at, .. } = grant.status else { return None };
-            let exp = grant.newest.as_ref()?.exp;
-            (now < exp).then(|| Revocation {
-                seq: *seq,
-                target: Target::Grant(*id),
-                resource: Some(grant.resource.clone()),
-                identity: Some(grant.by.identity.clone()),
-                reason,
-                at,
-                forget_after: Some(exp),
-            })
-        });
-        let cut_offs = self.cut_offs.map().iter().filter_map(|(seq, cut)| {
-            let alive = cut.forget_after.is_none_or(|forget| now < forget);
-            alive.then(|| Revocation {
-                seq: *seq,
-                target: cut.target.clone(),
-                resource: cut.target.resource().cloned(),
-                identity: cut.target.identity().cloned(),
-                reason: cut.reason,
-                at: cut.at,
-                forget_after: cut.forget_after,
-            })
-        });
-        let mut all: Vec<Revocation> = grants.chain(cut_offs).collect();
-        all.sort_by_key(|revocation| revocation.seq);
-        all
     }
 
     /// How many grants the cut-off at `seq` ended whose rows are still owed: right after it, all that it ended.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use protem_verify::ids::{Epoch, GrantId, Hash, HoldId, JournalId, RequestId};
+use protem_verify::ids::{Epoch, GrantId, Hash, HoldId, JournalId, RequestId, Seq};
 use protem_verify::names::{
     IdentityName, KeyId, PersonName, ResourceName, ScopeName, Subject, TaskId, TaskKind, Words,
 };
@@ -17,6 +17,7 @@ use crate::event::{Event, KeyPurpose, PublicKey, Target};
 use crate::grant::Grant;
 use crate::refusal::Refusal;
 use crate::request::{AccessRequest, Scopes, Task, Workload};
+use crate::standing::Revocation;
 use crate::state::State;
 use crate::verdict::{
     ApprovalRule, Approver, ApproverVerdict, Effect, Ruling, Standing, Terms, Verdict,
@@ -43,6 +44,11 @@ pub(crate) const START: Time = Time::from_millis(1_800_000_000_500);
 pub(crate) const BUNDLE: Hash = Hash([7; 32]);
 
 impl World {
+    /// All that a gateway without a view must be told now.
+    pub(crate) fn revocations(&self) -> Vec<Revocation> {
+        self.state.revocations(self.now, Seq(0), usize::MAX).items
+    }
+
     /// An open journal with a bundle and a signing key.
     pub(crate) fn new() -> Self {
         let mut world = Self { state: State::new(), now: START, dice: Counting(0) };

@@ -11,10 +11,11 @@ use protem_proto::wire::v1::subscribe_response::Message as Wire;
 use protem_verify::ids::{Hash, Seq};
 use tokio::sync::watch;
 
-use crate::engine::filter::{Filter, Item, encode};
+use crate::engine::filter::{Filter, encode};
 use crate::engine::keys::KeySets;
 use crate::engine::receipts::Receipts;
-use crate::engine::ring::{BATCH_MAX, RING_MAX, Ring};
+use crate::engine::ring::{RING_MAX, Ring};
+use crate::engine::snapshot::Snapshot;
 use crate::journal::committed::Committed;
 use crate::journal::port::Head;
 use crate::policy::bundle::Bundle;
@@ -23,8 +24,6 @@ use crate::policy::bundle::Bundle;
 pub const SUBSCRIPTIONS_MAX: usize = 64;
 /// Subscriptions of a broker: one per connection that it takes.
 pub const SUBSCRIPTIONS_TOTAL: usize = 16_384;
-/// A snapshot younger than this is shared by everybody who begins: a herd that reconnects asks for one.
-pub const SNAPSHOT_SHARED: Duration = Duration::from_secs(2);
 /// Rings without a subscriber that are kept, so that a gateway that comes back at once finds its place.
 const IDLE_RINGS_MAX: usize = 64;
 
@@ -65,14 +64,6 @@ pub(in crate::engine) struct Cell {
     pub(in crate::engine) ring: RwLock<Ring>,
     pub(in crate::engine) bell: watch::Sender<u64>,
     pub(in crate::engine) snapshot: tokio::sync::Mutex<Option<Arc<Snapshot>>>,
-}
-
-/// What a view without history begins with.
-pub(in crate::engine) struct Snapshot {
-    pub(in crate::engine) seq: Seq,
-    pub(in crate::engine) last: Seq,
-    pub(in crate::engine) taken: Duration,
-    pub(in crate::engine) messages: Vec<Encoded>,
 }
 
 /// Keys and catalog as a subscriber of some filter must know them.
@@ -233,30 +224,6 @@ impl Drop for Seat {
                 state.subscribers.remove(&self.who);
             }
         }
-    }
-}
-
-impl Snapshot {
-    /// The messages of a snapshot of `items` at `head`; `last`: the item before the first that comes after it.
-    pub(in crate::engine) fn of(
-        filter: &Filter,
-        items: &[Item],
-        head: &Head,
-        seq: Seq,
-        last: Seq,
-        taken: Duration,
-    ) -> Self {
-        let entries = u64::try_from(items.len()).unwrap_or(u64::MAX);
-        let begin = v1::SnapshotBegin { at_seq: seq.0, entries };
-        let mut messages = vec![encode(Wire::SnapshotBegin(begin))];
-        for part in items.chunks(BATCH_MAX) {
-            let items = part.iter().map(|item| item.wire(Seq(0))).collect();
-            messages.push(encode(Wire::Batch(v1::RevocationBatch { items, cursor: None })));
-        }
-        let cursor = Some(filter.cursor(head, seq, last).wire());
-        let end = v1::SnapshotEnd { at_seq: seq.0, entries, cursor, last_sent: last.0 };
-        messages.push(encode(Wire::SnapshotEnd(end)));
-        Self { seq, last, taken, messages }
     }
 }
 

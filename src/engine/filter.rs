@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use prost::Message;
 use protem_core::event::{EndReason, Event, Target};
 use protem_core::request::field;
-use protem_core::state::Revocation;
+use protem_core::standing::Revocation;
 use protem_proto::encoded::Encoded;
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::subscribe_response::Message as Wire;

@@ -36,6 +36,7 @@ pub mod run;
 pub mod sequencer;
 #[cfg(test)]
 mod sequencer_test;
+pub mod snapshot;
 pub mod start;
 pub mod stop;
 pub mod subscribe;

@@ -15,9 +15,8 @@ use protem_verify::keys::Keys;
 use tokio::sync::{Notify, watch};
 
 use crate::engine::broker::Broker;
-use crate::engine::feed::{Cell, SNAPSHOT_SHARED, Seat, Snapshot};
+use crate::engine::feed::{Cell, Seat};
 use crate::engine::filter::{Cursor, duration, encode};
-use crate::engine::lane::Lane;
 use crate::engine::proof;
 use crate::engine::receipts::InstanceId;
 use crate::engine::ring::{BATCH_MAX, Found, Slot, What, keys_message, relink};
@@ -234,7 +233,7 @@ impl Subscription {
     }
 
     async fn snapshot(&mut self, cause: Option<Cause>) -> Result<(), Stop> {
-        let snapshot = self.shared_snapshot().await?;
+        let snapshot = self.broker.snapshot(&self.cell).await?;
         let ring = self.cell.ring.read().unwrap_or_else(PoisonError::into_inner);
         let position = ring.position(snapshot.seq);
         drop(ring);
@@ -256,38 +255,6 @@ impl Subscription {
         self.phase = Phase::Live { position };
         self.prove_soon();
         Ok(())
-    }
-
-    /// One snapshot for all who begin at about the same time.
-    async fn shared_snapshot(&self) -> Result<Arc<Snapshot>, Stop> {
-        let mut shared = self.cell.snapshot.lock().await;
-        let now = self.broker.0.clock.boot();
-        if let Some(snapshot) = &*shared
-            && now.saturating_sub(snapshot.taken) < SNAPSHOT_SHARED
-        {
-            let ring = self.cell.ring.read().unwrap_or_else(PoisonError::into_inner);
-            if ring.position(snapshot.seq).is_some() {
-                return Ok(Arc::clone(snapshot));
-            }
-        }
-        let time = self.broker.now();
-        // A gateway without a view lets nothing through: no flood of requests may keep it waiting.
-        let (standing, seq) = self
-            .broker
-            .ask_in(Lane::Ending, move |state| (state.revocations(time), state.seq()))
-            .await?;
-        let head = self.reached(seq).await?;
-        let last = self.cell.ring.read().unwrap_or_else(PoisonError::into_inner).before(seq);
-        let filter = self.open.filter.clone();
-        // A long list takes its time, which the runtime's threads have not.
-        let build = move || {
-            let items: Vec<_> = standing.iter().filter_map(|one| filter.standing(one)).collect();
-            Snapshot::of(&filter, &items, &head, seq, last, now)
-        };
-        let built = tokio::task::spawn_blocking(build).await;
-        let snapshot = Arc::new(built.map_err(|_| Stop::from(Fault::Stopping))?);
-        *shared = Some(Arc::clone(&snapshot));
-        Ok(snapshot)
     }
 
     async fn replay(&mut self, from: Seq, to: Seq, position: u64) -> Result<(), Stop> {

@@ -17,6 +17,7 @@
 mod approvals;
 mod approvals_cli;
 mod bad_input;
+mod big_snapshot;
 mod broker;
 mod bundle;
 mod callers;

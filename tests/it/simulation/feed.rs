@@ -102,7 +102,13 @@ impl Feeds {
     }
 
     fn snapshot(&self, sub: &mut Sub, state: &State, now: Time) {
-        let standing = state.revocations(now);
+        // Part by part, as the engine does; here no turn goes by in between.
+        let (mut standing, mut after) = (Vec::new(), Some(Seq(0)));
+        while let Some(from) = after {
+            let part = state.revocations(now, from, 2);
+            standing.extend(part.items);
+            after = part.next;
+        }
         let items: Vec<_> = standing.iter().filter_map(|one| filter().standing(one)).collect();
         let (at_seq, entries) = (self.head.seq.0, items.len() as u64);
         sub.last = self.ring.last();
