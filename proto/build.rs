@@ -21,6 +21,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure().compile_fds(descriptors.clone())?;
 
+    // Others' contract, so no part of what reflection shows of ours. It has no package, and gets a folder instead.
+    println!("cargo::rerun-if-changed=spiffe");
+    let spiffe = out.join("spiffe");
+    std::fs::create_dir_all(&spiffe)?;
+    let workload = protox::compile(["spiffe/workload.proto"], ["."])?;
+    tonic_prost_build::configure().out_dir(&spiffe).compile_fds(workload)?;
+
     // The feed is encoded once for all subscribers: the same service again, server side only, whose answers are bytes.
     let feed = out.join("feed");
     std::fs::create_dir_all(&feed)?;

@@ -15,5 +15,10 @@ pub mod journal {
     tonic::include_proto!("protem.journal.v1");
 }
 
-/// The descriptors of all of it, as `FileDescriptorSet` bytes: for reflection and for canonical JSON.
+/// SPIFFE's Workload API, as far as its clients here need it.
+pub mod spiffe {
+    include!(concat!(env!("OUT_DIR"), "/spiffe/_.rs"));
+}
+
+/// The descriptors of our own contract, as `FileDescriptorSet` bytes: for reflection and for canonical JSON.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

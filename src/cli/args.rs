@@ -36,8 +36,8 @@ pub struct Global {
     /// A file with your token, a JWT of an issuer that the bundle trusts; read anew each time
     #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
     pub token_file: Option<PathBuf>,
-    /// In GitHub Actions: whom the job's id token is for, the `audience` of the issuer in the bundle [default: as the
-    /// broker says, if that is its own address]
+    /// Whom a token that is fetched for you is for, an id token of GitHub Actions or a JWT-SVID: the `audience` of the
+    /// issuer in the bundle, or of the trust domain [default: as the broker says, if that is its own address]
     #[arg(long, global = true, value_name = "AUDIENCE", help_heading = "Everywhere")]
     pub audience: Option<String>,
     /// Against `protem dev` only: act as this identity or gateway of the bundle, or as a person in groups
@@ -50,6 +50,20 @@ pub struct Global {
     /// The key of `--cert`, in PEM; both are read anew at each connection
     #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
     pub key: Option<PathBuf>,
+    /// Where the SPIFFE Workload API gives you SVIDs, `unix:///PATH` or `tcp://127.0.0.1:PORT` [default:
+    /// SPIFFE_ENDPOINT_SOCKET]
+    #[arg(long, global = true, value_name = "ADDRESS", help_heading = "Everywhere")]
+    pub spiffe_socket: Option<String>,
+    /// Which SVID to present [default: x509 over https, jwt over http]
+    #[arg(long, global = true, value_name = "KIND", help_heading = "Everywhere")]
+    pub svid: Option<Svid>,
+    /// Which of several SVIDs: the one with this hint [default: the first]
+    #[arg(long, global = true, value_name = "HINT", help_heading = "Everywhere")]
+    pub svid_hint: Option<String>,
+    /// The SPIFFE ID that the broker's certificate must have, by the roots that come with your X.509-SVID; CAs and the
+    /// broker's name count no more then
+    #[arg(long, global = true, value_name = "SPIFFE-ID", help_heading = "Everywhere")]
+    pub broker_id: Option<String>,
     /// CAs in PEM that the broker's certificate must come from [default: the system's]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
     pub ca: Option<PathBuf>,
@@ -70,6 +84,8 @@ pub struct Typed {
     pub act_as: bool,
     /// `--cert`.
     pub cert: bool,
+    /// `--spiffe-socket`.
+    pub spiffe_socket: bool,
 }
 
 impl Typed {
@@ -80,6 +96,7 @@ impl Typed {
             token_file: typed(matches, "token_file"),
             act_as: typed(matches, "act_as"),
             cert: typed(matches, "cert"),
+            spiffe_socket: typed(matches, "spiffe_socket"),
         }
     }
 }
@@ -89,6 +106,15 @@ fn typed(matches: &ArgMatches, id: &str) -> bool {
     let here = matches.try_contains_id(id).is_ok()
         && matches.value_source(id) == Some(ValueSource::CommandLine);
     here || matches.subcommand().is_some_and(|(_, below)| typed(below, id))
+}
+
+/// A kind of SVID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Svid {
+    /// A certificate, shown when the connection is opened.
+    X509,
+    /// A token, sent with each call: where TLS ends before the broker.
+    Jwt,
 }
 
 /// How data is printed.

@@ -24,7 +24,7 @@ use crate::cli::line::Line;
 use crate::cli::output::Screen;
 use crate::cli::task_id::process_env;
 use crate::cli::token::{Login, broker_uri};
-use crate::cli::ways::{From, Given};
+use crate::cli::ways::{Agent, From, Given};
 use crate::cli::web::Web;
 use crate::config::{self, Settings};
 
@@ -71,7 +71,7 @@ impl Client {
     /// The same, with the files that say whom to believe and what to show.
     #[must_use]
     pub fn over(uri: Uri, login: Login, tls: TlsFiles) -> Self {
-        let dial = Dial::new(uri.clone(), tls.clone(), CONNECT_TIMEOUT);
+        let dial = login.dial(Dial::new(uri.clone(), tls.clone(), CONNECT_TIMEOUT));
         Self { uri, channel: dial.connect_lazy(), login, tls }
     }
 
@@ -151,7 +151,12 @@ impl Client {
         {
             return why;
         }
-        explain(status, &self.uri)
+        let failure = explain(status, &self.uri);
+        let may_be_why = matches!(failure.exit, Exit::NotAuthenticated | Exit::Unreachable);
+        match self.login.ails().filter(|_| may_be_why) {
+            Some(more) => failure.beside(&more),
+            None => failure,
+        }
     }
 }
 
@@ -221,7 +226,8 @@ fn given(global: &Global, settings: &Settings) -> Result<Given, Failure> {
             return Err(Failure::of(Exit::Usage, tool::USAGE, what).helps("give --cert and --key"));
         }
     };
-    Ok(Given { file: token.or(kept), act_as, cert, ..Given::of_ci(&process_env) })
+    let spiffe = Agent::given(global, &process_env);
+    Ok(Given { file: token.or(kept), act_as, cert, spiffe, ..Given::of_ci(&process_env) })
 }
 
 fn named(file: &Path) -> Option<PathBuf> {

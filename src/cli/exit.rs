@@ -111,6 +111,14 @@ impl Failure {
         Self { why: why.into(), ..self }
     }
 
+    /// The same failure with one more reason.
+    #[must_use]
+    pub fn beside(self, more: &str) -> Self {
+        let why =
+            if self.why.is_empty() { more.to_owned() } else { format!("{}; {more}", self.why) };
+        Self { why, ..self }
+    }
+
     /// The same failure with other help.
     #[must_use]
     pub fn helps(self, help: impl Into<String>) -> Self {

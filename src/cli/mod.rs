@@ -17,6 +17,8 @@ pub mod bench_login;
 pub mod bench_probe;
 pub mod bench_raw;
 pub mod bench_stage;
+#[cfg(feature = "spiffe")]
+pub mod broker_id;
 pub mod bundle;
 pub mod child;
 pub mod client;
@@ -55,6 +57,11 @@ pub mod scene;
 pub mod see;
 pub mod serve;
 pub mod show;
+#[cfg(feature = "spiffe")]
+pub mod spiffe;
+#[cfg(not(feature = "spiffe"))]
+#[path = "spiffe_left_out.rs"]
+pub mod spiffe;
 pub mod stop;
 pub mod task_id;
 pub mod token;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::Uri;
 use protem_clock::clock::{Clock, SystemClock};
-use protem_gate::connect::{self, BadAddress};
+use protem_gate::connect::{self, BadAddress, Dial};
 use protem_verify::codes::tool;
 use zeroize::Zeroizing;
 
@@ -16,6 +16,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::github::GitHub;
 use crate::cli::id_token::Said;
 use crate::cli::keeper::Keeper;
+use crate::cli::spiffe::Spiffe;
 use crate::cli::ways::{ID_TOKEN_VAR, Way};
 use crate::cli::web::Web;
 
@@ -35,6 +36,7 @@ enum Source {
     Certificate(PathBuf),
     IdToken(Zeroizing<String>),
     GitHub(Box<GitHub>),
+    Spiffe(Box<Spiffe>),
     SignedIn(Box<Keeper>),
     Dev(Box<Dev>),
 }
@@ -110,6 +112,9 @@ impl Login {
                 let github = GitHub::new(vars, broker.clone(), audience, web);
                 Self::new(Source::GitHub(Box::new(github)))
             }
+            Way::Spiffe(agent) => {
+                Self::new(Source::Spiffe(Box::new(Spiffe::by(agent, broker, audience, web)?)))
+            }
             Way::SignedIn => Self::kept(Keeper::of(broker, web)),
             Way::Nothing => Self::nobody(),
         })
@@ -132,6 +137,7 @@ impl Login {
             Source::File(path) => read_token(path).map(Some),
             Source::IdToken(token) => Ok(Some(token.clone())),
             Source::GitHub(github) => github.token().await.map(Some),
+            Source::Spiffe(agent) => agent.token().await,
             Source::SignedIn(keeper) => keeper.token().await.map(Some),
             Source::Dev(dev) => Ok(Some(dev.token())),
         };
@@ -167,7 +173,38 @@ impl Login {
     /// Whether the certificate of the connection says who calls, and no token.
     #[must_use]
     pub fn is_certificate(&self) -> bool {
-        matches!(&self.0.source, Source::Certificate(_))
+        match &self.0.source {
+            Source::Certificate(_) => true,
+            Source::Spiffe(agent) => agent.is_certificate(),
+            Source::Nothing
+            | Source::File(_)
+            | Source::IdToken(_)
+            | Source::GitHub(_)
+            | Source::SignedIn(_)
+            | Source::Dev(_) => false,
+        }
+    }
+
+    /// The same way to a broker, with what this login does to connections.
+    #[must_use]
+    pub fn dial(&self, dial: Dial) -> Dial {
+        match &self.0.source {
+            Source::Spiffe(agent) => agent.dial(dial),
+            Source::Nothing
+            | Source::File(_)
+            | Source::Certificate(_)
+            | Source::IdToken(_)
+            | Source::GitHub(_)
+            | Source::SignedIn(_)
+            | Source::Dev(_) => dial,
+        }
+    }
+
+    /// What is wrong with where it comes from, though there is something to present.
+    #[must_use]
+    pub fn ails(&self) -> Option<String> {
+        let Source::Spiffe(agent) = &self.0.source else { return None };
+        agent.ails()
     }
 
     /// Whether it is `--as`: the broker is a development broker, where everybody may be anybody.
@@ -185,6 +222,7 @@ impl Login {
             Source::Certificate(file) => format!("the certificate `{}`", file.display()),
             Source::IdToken(_) => format!("the id token in {ID_TOKEN_VAR}"),
             Source::GitHub(_) => "the id token that GitHub Actions gives this job".to_owned(),
+            Source::Spiffe(agent) => agent.source(),
             Source::SignedIn(keeper) => keeper.source(),
             Source::Dev(dev) => format!("`--as {}`, signed with the development key", dev.name),
         }
@@ -228,7 +266,7 @@ fn read_token(path: &Path) -> Result<Zeroizing<String>, Failure> {
 }
 
 /// The one token of a text.
-fn one_token(text: &str) -> Result<Zeroizing<String>, &'static str> {
+pub fn one_token(text: &str) -> Result<Zeroizing<String>, &'static str> {
     let token = text.trim();
     if token.is_empty() {
         return Err("it is empty");

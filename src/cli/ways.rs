@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use protem_verify::codes::tool;
 use zeroize::Zeroizing;
 
+use crate::cli::args::{Global, Svid};
 use crate::cli::exit::{Exit, Failure};
 
 /// What flags, environment and settings say about who the caller is.
@@ -20,6 +21,8 @@ pub struct Given {
     pub github: Option<GitHubVars>,
     /// The id token that a GitLab job was started with.
     pub id_token: Option<Zeroizing<String>>,
+    /// The SPIFFE agent, and how it was named.
+    pub spiffe: Option<(Agent, From)>,
     /// Whether `protem auth login` keeps a sign-in at this broker.
     pub signed_in: bool,
 }
@@ -44,6 +47,35 @@ pub struct GitHubVars {
     pub secret: Zeroizing<String>,
 }
 
+/// A SPIFFE agent, and what is wanted of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// Where its Workload API listens.
+    pub socket: String,
+    /// Which kind of SVID; none: as the broker's address wants it.
+    pub kind: Option<Svid>,
+    /// Which of several.
+    pub hint: Option<String>,
+    /// What the broker's certificate must name, if not its address.
+    pub broker_id: Option<String>,
+}
+
+impl Agent {
+    /// As flags and environment say. A program that was built without SPIFFE knows it by flag only, to say so.
+    #[must_use]
+    pub fn given(global: &Global, env: &dyn Fn(&str) -> Option<String>) -> Option<(Self, From)> {
+        let how = if global.typed.spiffe_socket { From::Flag } else { From::Environment };
+        let standard = || env(SPIFFE_VAR).filter(|_| cfg!(feature = "spiffe"));
+        let agent = |socket| Self {
+            socket,
+            kind: global.svid,
+            hint: global.svid_hint.clone(),
+            broker_id: global.broker_id.clone(),
+        };
+        global.spiffe_socket.clone().or_else(standard).map(|socket| (agent(socket), how))
+    }
+}
+
 /// The one way that counts.
 pub enum Way {
     /// A file with a token.
@@ -54,6 +86,8 @@ pub enum Way {
     GitHub(GitHubVars),
     /// The id token that a GitLab job was started with.
     IdToken(Zeroizing<String>),
+    /// An SVID of the SPIFFE agent on this machine.
+    Spiffe(Agent),
     /// The sign-in that `protem auth login` keeps.
     SignedIn,
     /// The development key, as this name.
@@ -64,6 +98,9 @@ pub enum Way {
 
 /// The variable in which a CI system hands its job an id token, as GitLab does: a file would outlive the job.
 pub const ID_TOKEN_VAR: &str = "PROTEM_ID_TOKEN";
+
+/// The variable that SPIFFE itself has for an agent's address (SPIFFE Workload Endpoint §4).
+const SPIFFE_VAR: &str = "SPIFFE_ENDPOINT_SOCKET";
 
 impl Given {
     /// What the environment's variables of CI systems say.
@@ -78,8 +115,8 @@ impl Given {
         Self { github: github(), id_token, ..Self::default() }
     }
 
-    /// The way that counts. An explicit flag wins; then a token file, a certificate, what the CI system gives, a person's sign-in, and at last
-    /// `PROTEM_AS`, which is for `protem dev` only.
+    /// The way that counts. An explicit flag wins; then a token file, a certificate, what the CI system gives, the SPIFFE
+    /// agent, a person's sign-in, and at last `PROTEM_AS`, which is for `protem dev` only.
     ///
     /// # Errors
     /// When two flags say it.
@@ -91,21 +128,30 @@ impl Given {
             let what = "`--as` and `--token-file` are two ways to say who you are";
             return Err(Failure::of(Exit::Usage, tool::USAGE, what).helps("give one of them"));
         }
+        let typed_cert = flag(self.cert.as_ref().map(|(_, from)| *from));
+        let by_agent = flag(self.spiffe.as_ref().map(|(_, from)| *from));
+        if by_agent && (by_file || by_name || typed_cert) {
+            let what = "`--spiffe-socket` and another way to say who you are do not go together";
+            return Err(Failure::of(Exit::Usage, tool::USAGE, what).helps("give one of them"));
+        }
         // What a shell exports is nearer than what a file says.
         let file = self.file.filter(|(_, from)| *from != From::Settings || self.act_as.is_none());
         let file = file.map(|(file, _)| Way::File(file));
-        let typed_cert = flag(self.cert.as_ref().map(|(_, from)| *from));
         let cert = self.cert.filter(|(_, from)| *from != From::Settings || self.act_as.is_none());
         let cert = cert.map(|((cert, key), _)| Way::Certificate(cert, key));
         let named = self.act_as.map(|(name, _)| Way::As(name));
+        let agent = self.spiffe.map(|(agent, _)| Way::Spiffe(agent));
         let found = if by_name {
             named
         } else if typed_cert && !by_file {
             cert
+        } else if by_agent {
+            agent
         } else {
             file.or(cert)
                 .or(self.github.map(Way::GitHub))
                 .or(self.id_token.map(Way::IdToken))
+                .or(agent)
                 .or(self.signed_in.then_some(Way::SignedIn))
                 .or(named)
         };
@@ -116,6 +162,10 @@ impl Given {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn agent() -> Agent {
+        Agent { socket: "unix:///s".to_owned(), kind: None, hint: None, broker_id: None }
+    }
 
     /// Which ways are there, in words, and which of them counts.
     #[track_caller]
@@ -139,6 +189,7 @@ mod tests {
             file: from("file").map(|from| ("f".into(), from)),
             act_as: from("as").map(|from| ("a".into(), from)),
             cert: from("cert").map(|from| (("c".into(), "k".into()), from)),
+            spiffe: from("spiffe").map(|from| (agent(), from)),
             signed_in: has("login"),
             ..Given::of_ci(&env)
         };
@@ -147,6 +198,7 @@ mod tests {
             Ok(Way::Certificate(..)) => "cert",
             Ok(Way::GitHub(_)) => "github",
             Ok(Way::IdToken(_)) => "gitlab",
+            Ok(Way::Spiffe(_)) => "spiffe",
             Ok(Way::SignedIn) => "login",
             Ok(Way::As(_)) => "as",
             Ok(Way::Nothing) => "nothing",
@@ -163,7 +215,11 @@ mod tests {
         check("$cert github gitlab login $as", "cert");
         check("[cert] github", "cert");
         check("github gitlab login $as", "github");
-        check("gitlab login $as", "gitlab");
+        check("github $spiffe login", "github");
+        check("gitlab $spiffe login $as", "gitlab");
+        check("$cert $spiffe", "cert");
+        check("$file $spiffe", "file");
+        check("$spiffe login $as", "spiffe");
         check("login $as", "login");
         check("$as", "as");
         check("", "nothing");
@@ -177,6 +233,11 @@ mod tests {
         check("--file --as", "two");
         check("--cert $file github login $as", "cert");
         check("--cert --file", "file");
+        check("--spiffe $file $cert github login $as", "spiffe");
+        for other in ["--file", "--as", "--cert"] {
+            check(&format!("--spiffe {other}"), "two");
+            check(&format!("$spiffe {other}"), other.trim_start_matches('-'));
+        }
         check("--cert --as", "as");
         check("[cert] $as", "as");
         check("[file] $as", "as");

@@ -11,6 +11,9 @@ use crate::cli::web::Web;
 /// The broker's `/.well-known/protem`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Welcome {
+    /// The issuer of its credentials, which is also whom JWT-SVIDs are for unless its settings say another audience.
+    #[serde(default)]
+    pub issuer: String,
     /// Where people sign in.
     pub people: Vec<PeopleIssuer>,
     /// The audiences of the issuers for workloads.
@@ -72,18 +75,32 @@ impl Welcome {
     /// # Errors
     /// When the broker names none of its own.
     pub fn audience(&self, broker: &Uri) -> Result<&str, Failure> {
-        let own = |named: &&String| {
-            let uri: Option<Uri> = named.parse().ok();
-            uri.is_some_and(|uri| uri.host().is_some() && uri.host() == broker.host())
-        };
-        self.audiences.iter().find(own).map(String::as_str).ok_or_else(|| {
-            let what = match self.audiences.first() {
-                Some(other) => format!("the broker at {broker} wants a token for `{other}`, which is not its own address"),
-                None => format!("the broker at {broker} names no audience"),
-            };
-            Failure::of(Exit::NotAuthenticated, tool::AUDIENCE, what)
-        })
+        own(self.audiences.iter().map(String::as_str), broker)
     }
+
+    /// The same for a JWT-SVID.
+    ///
+    /// # Errors
+    /// When the broker's issuer is not its own address.
+    pub fn svid_audience(&self, broker: &Uri) -> Result<&str, Failure> {
+        own([self.issuer.as_str()].into_iter().filter(|issuer| !issuer.is_empty()), broker)
+    }
+}
+
+fn own<'a>(named: impl Iterator<Item = &'a str> + Clone, broker: &Uri) -> Result<&'a str, Failure> {
+    let is_own = |named: &&str| {
+        let uri: Option<Uri> = named.parse().ok();
+        uri.is_some_and(|uri| uri.host().is_some() && uri.host() == broker.host())
+    };
+    named.clone().find(is_own).ok_or_else(|| {
+        let what = match named.clone().next() {
+            Some(other) => format!(
+                "the broker at {broker} wants a token for `{other}`, which is not its own address"
+            ),
+            None => format!("the broker at {broker} names no audience"),
+        };
+        Failure::of(Exit::NotAuthenticated, tool::AUDIENCE, what)
+    })
 }
 
 #[cfg(test)]
@@ -98,6 +115,7 @@ mod tests {
             claims: Vec::new(),
         };
         Welcome {
+            issuer: String::new(),
             people: people.iter().map(issuer).collect(),
             audiences: audiences.iter().map(|one| (*one).to_owned()).collect(),
         }
@@ -133,6 +151,10 @@ mod tests {
             (vec![], None),
         ] {
             assert_eq!(welcome(&[], &named).audience(&broker).ok(), expect, "{named:?}");
+            let issuer = named.first().copied().unwrap_or_default().to_owned();
+            let welcome = Welcome { issuer, ..welcome(&[], &[]) };
+            let expect = expect.filter(|expect| *expect == welcome.issuer);
+            assert_eq!(welcome.svid_audience(&broker).ok(), expect, "{named:?}");
         }
     }
 }

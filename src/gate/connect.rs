@@ -13,9 +13,11 @@ use std::time::Duration;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -30,6 +32,15 @@ pub struct TlsFiles {
     pub ca: Option<PathBuf>,
     /// The client's own certificate with its intermediates, and its key, in PEM: an X.509-SVID, say.
     pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// A client certificate that changes while a program runs, and is in no file; asked for at each connection.
+pub trait Shows: fmt::Debug + Send + Sync {
+    /// The one to show now.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn newest(&self) -> io::Result<Arc<CertifiedKey>>;
 }
 
 /// The way to one broker.
@@ -72,8 +83,23 @@ impl Dial {
             .connect_timeout(within)
             .http2_keep_alive_interval(ALIVE.0)
             .keep_alive_timeout(ALIVE.1);
-        let connector = Connector { files: Arc::new(files), system: Arc::default() };
+        let (shown, judge) = (None, None);
+        let connector = Connector { files: Arc::new(files), system: Arc::default(), shown, judge };
         Self { endpoint, connector }
+    }
+
+    /// The same, showing this certificate and none from files.
+    #[must_use]
+    pub fn showing(mut self, shown: Arc<dyn Shows>) -> Self {
+        self.connector.shown = Some(shown);
+        self
+    }
+
+    /// The same, with another judge of the broker's certificate than CAs and its name.
+    #[must_use]
+    pub fn judged_by(mut self, judge: Arc<dyn ServerCertVerifier>) -> Self {
+        self.connector.judge = Some(judge);
+        self
     }
 
     /// The same, with what `set` makes of the transport's settings.
@@ -103,6 +129,8 @@ struct Connector {
     files: Arc<TlsFiles>,
     /// The system's roots, read once: there are a hundred and more.
     system: Arc<OnceLock<Arc<RootCertStore>>>,
+    shown: Option<Arc<dyn Shows>>,
+    judge: Option<Arc<dyn ServerCertVerifier>>,
 }
 
 impl fmt::Debug for Connector {
@@ -164,11 +192,18 @@ impl Connector {
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&version::TLS13])
-            .map_err(io::Error::other)?
-            .with_root_certificates(self.roots()?);
-        let mut config = match &self.files.identity {
-            None => builder.with_no_client_auth(),
-            Some((cert, key)) => {
+            .map_err(io::Error::other)?;
+        let builder = match &self.judge {
+            Some(judge) => builder.dangerous().with_custom_certificate_verifier(Arc::clone(judge)),
+            None => builder.with_root_certificates(self.roots()?),
+        };
+        let mut config = match (&self.shown, &self.files.identity) {
+            (Some(shown), _) => {
+                let shown = SingleCertAndKey::from(shown.newest()?);
+                builder.with_client_cert_resolver(Arc::new(shown))
+            }
+            (None, None) => builder.with_no_client_auth(),
+            (None, Some((cert, key))) => {
                 let chain = certificates(cert)?;
                 let key = PrivateKeyDer::from_pem_file(key).map_err(|why| bad(key, &why))?;
                 let unfit = |why| bad(cert, &format!("does not go with its key: {why}"));

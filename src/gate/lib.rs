@@ -10,4 +10,8 @@ pub mod layer;
 pub mod login;
 pub mod refusal;
 pub mod state;
+#[cfg(feature = "spiffe")]
+pub mod svid;
 pub mod tally;
+#[cfg(feature = "spiffe")]
+pub mod workload;

@@ -14,6 +14,7 @@
     reason = "a test may fail loudly, may look at the real clock, and is its own documentation"
 )]
 
+mod agent;
 mod approvals;
 mod approvals_cli;
 mod bad_input;
@@ -71,4 +72,5 @@ mod usage;
 mod webhooks;
 mod webhooks_kill;
 mod wire_attacks;
+mod workload_api;
 mod wycheproof;

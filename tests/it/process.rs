@@ -277,7 +277,7 @@ pub fn ran(output: Output) -> Ran {
 pub fn program(home: &Path) -> Command {
     let mut command = Command::new(PROTEM);
     let foreign = |name: &String| {
-        ["PROTEM", "GITHUB_", "GITLAB_", "ACTIONS_", "RUNNER_", "CI", "XDG_", "NO_COLOR"]
+        ["PROTEM", "GITHUB_", "GITLAB_", "ACTIONS_", "RUNNER_", "CI", "XDG_", "NO_COLOR", "SPIFFE_"]
             .iter()
             .any(|of| name.starts_with(of))
     };

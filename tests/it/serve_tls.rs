@@ -19,13 +19,13 @@ use crate::pki::{AGENT, EDGE, Pki, server, svid};
 use crate::process::{Kept, PATIENCE, Ran, free_port, program, ran, until};
 
 /// A folder that stands for a machine: `/etc`, `/var/lib` and `/run` of the documentation's samples are in it.
-struct Machine {
+pub struct Machine {
     home: tempfile::TempDir,
     port: u16,
 }
 
 impl Machine {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let machine = Self { home: tempfile::tempdir().unwrap(), port: free_port() };
         for folder in ["etc/protem/tls", "var/lib/protem", "run/spire"] {
             std::fs::create_dir_all(machine.path(folder)).unwrap();
@@ -37,12 +37,17 @@ impl Machine {
         machine
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// The folder that stands for the machine.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 
     /// Writes the settings, with this machine's folders and port.
-    fn settings(&self, text: &str) {
+    pub fn settings(&self, text: &str) {
         let home = self.home.path().display();
         let mut text = text.replace("0.0.0.0:7420", &format!("127.0.0.1:{}", self.port));
         for root in ["/etc/protem", "/var/lib/protem", "/run/spire"] {
@@ -59,7 +64,7 @@ impl Machine {
     }
 
     /// Starts it, and waits until it answers.
-    fn start(&self) -> Kept {
+    pub fn start(&self) -> Kept {
         let log = std::fs::File::create(self.path("log")).unwrap();
         let mut command = self.serve();
         command.stdout(Stdio::null()).stderr(log);
@@ -68,11 +73,11 @@ impl Machine {
         kept
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("https://localhost:{}", self.port)
     }
 
@@ -85,7 +90,7 @@ impl Machine {
         ran(command.output().unwrap())
     }
 
-    fn ca(&self) -> PathBuf {
+    pub fn ca(&self) -> PathBuf {
         self.path("etc/protem/tls/ca.pem")
     }
 }

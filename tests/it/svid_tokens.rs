@@ -18,7 +18,7 @@ use crate::served::refused;
 const AGENT: &str = "spiffe://shop.example/ns/payments/sa/agent";
 
 /// A SPIFFE bundle with these keys for JWT-SVIDs.
-fn write(file: &Path, keys: &Foreign, kids: &[&str]) {
+pub fn write(file: &Path, keys: &Foreign, kids: &[&str]) {
     let mut set: Value = serde_json::from_str(&keys.jwks()).unwrap();
     let all = set["keys"].as_array_mut().unwrap();
     all.retain(|key| kids.contains(&key["kid"].as_str().unwrap()));

@@ -54,4 +54,10 @@ crate::codes! {
         "its token service refused or did not answer", "give the job `permissions: id-token: write`, and look at the CI system's status";
     AUDIENCE = "PT-0736", "it is not clear whom the token must be for",
         "an audience that the broker names counts by itself only when it is the broker's own address, as a token for anybody else could be used there", "give the `audience` of the issuer in `issuers.toml` with `--audience` (PROTEM_AUDIENCE)";
+    SPIFFE_AGENT = "PT-0745", "the SPIFFE agent does not answer",
+        "nothing answers at the Workload API's socket, or what answers is no agent", "see that the agent runs and that `SPIFFE_ENDPOINT_SOCKET` (or `--spiffe-socket`) names its socket, and that this process may open it";
+    NO_SVID = "PT-0746", "the SPIFFE agent gives this process no identity",
+        "no registration entry fits this process, or the agent has not heard of it yet", "register the workload (`spire-server entry create`, say) with selectors that fit this process, and look at the agent's log; `--svid-hint` must be the hint of an entry";
+    BAD_SVID = "PT-0747", "what the SPIFFE agent gave cannot be used",
+        "it is no certificate with its key, or no token", "look at the agent's log and version; no other program must listen at its socket";
 }
