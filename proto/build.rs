@@ -42,5 +42,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         .extern_path(".protem.v1", "crate::wire::v1")
         .extern_path(".protem.v1.SubscribeResponse", "crate::encoded::Encoded")
         .compile_fds(descriptors)?;
+    ext_authz()
+}
+
+/// Envoy's part is no part of our own wire: it has descriptors of its own, which no reflection shows. The client is for tests;
+/// the server is written by hand, as what cannot be read must be answered with a refusal and not with a gRPC error.
+fn ext_authz() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=envoy");
+    println!("cargo::rerun-if-changed=google");
+    let descriptors = protox::compile(["envoy/service/auth/v3/external_auth.proto"], ["."])?;
+    tonic_prost_build::configure().build_server(false).compile_fds(descriptors)?;
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, Parser, Subcommand};
 
+use crate::cli::args_gate::GateArgs;
 use crate::cli::args_operate::{
     AuditArgs, BenchArgs, DevArgs, IdentitiesArgs, KeysArgs, PolicyArgs, QuarantineArgs,
     RevokeArgs, ServeArgs, WebhooksArgs,
@@ -146,6 +147,8 @@ pub enum Command {
     Init,
     /// Run a broker for real
     Serve(ServeArgs),
+    /// Put a gate in front of an API: answer nginx, Caddy, Traefik, HAProxy or Envoy whether a call may pass
+    Gate(GateArgs),
     /// Run a command with access that ends when the command does
     Run(RunArgs),
     /// Ask for access and print the credential
@@ -369,6 +372,11 @@ mod tests {
         check("protem identities --dormant 30d --resource orders-api", true);
         check("protem identities --dormant soon", false);
         check("protem secrets", true);
+        check("protem gate --as edge-eu-1 --proxy caddy --listen unix:/run/gate.sock", true);
+        check("protem gate --config gate.toml --check-config", true);
+        check("protem gate --config gate.toml --listen 127.0.0.1:1", false);
+        check("protem gate --check-config", false);
+        check("protem gate --as edge-eu-1 --listen nowhere", false);
         check("protem nothing", false);
     }
 

@@ -112,6 +112,12 @@ pub fn read(state: &Path, port: u16) -> Result<DevKey, Failure> {
 }
 
 impl DevKey {
+    /// What the broker has: its issuer, and names that are no identities.
+    #[must_use]
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
     /// The key set that a development broker trusts.
     #[must_use]
     pub fn jwks(&self) -> String {

@@ -12,8 +12,8 @@ use crate::cli::client::screen;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::lost;
 use crate::cli::{
-    approve, ask, audit, auth, bench, bench_raw, bundle, demo, demo_job, dev, estate, gateway,
-    give_back, init, keys, pending, reference, review, run, see, serve, stop, wait, watch,
+    approve, ask, audit, auth, bench, bench_raw, bundle, demo, demo_job, dev, estate, gate,
+    gateway, give_back, init, keys, pending, reference, review, run, see, serve, stop, wait, watch,
     webhooks,
 };
 use crate::config;
@@ -98,6 +98,7 @@ async fn command(read: Protem) -> Result<Exit, Failure> {
         Command::Dev(args) => dev::dev(global, &args).await,
         Command::Init => init::init(&screen(global)?),
         Command::Serve(args) => serve::serve(&args).await,
+        Command::Gate(args) => gate::gate(global, &args).await,
         Command::Policy(args) => bundle::policy(global, &args.command).await,
         Command::Orders(args) => gateway::orders(global, &args).await,
     }

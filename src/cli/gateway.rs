@@ -54,7 +54,7 @@ pub async fn orders(global: &Global, args: &OrdersArgs) -> Result<Exit, Failure>
 }
 
 /// Signs in as the command line does.
-struct Signer(Login);
+pub(super) struct Signer(pub(super) Login);
 
 impl GateLogin for Signer {
     fn token(&self) -> Pin<Box<dyn Future<Output = Result<CallerToken, LoginFailed>> + Send + '_>> {

@@ -2,6 +2,7 @@
 
 pub mod approve;
 pub mod args;
+pub mod args_gate;
 pub mod args_operate;
 pub mod args_people;
 pub mod args_work;
@@ -33,6 +34,7 @@ pub mod enter;
 pub mod estate;
 pub mod exit;
 pub mod find;
+pub mod gate;
 pub mod gateway;
 pub mod github;
 pub mod give_back;

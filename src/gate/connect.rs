@@ -108,6 +108,14 @@ impl Dial {
         Self { endpoint: set(self.endpoint), ..self }
     }
 
+    /// Whether the files that it names can be used now.
+    ///
+    /// # Errors
+    /// Which cannot, and why.
+    pub fn usable(&self) -> io::Result<()> {
+        self.connector.config().map(drop)
+    }
+
     /// Connects now.
     ///
     /// # Errors

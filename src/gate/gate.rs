@@ -14,9 +14,11 @@ use tokio::task::JoinHandle;
 
 use crate::apply::Follower;
 use crate::connect::{BadAddress, Dial, TlsFiles, check};
+use crate::decision::Judge;
 use crate::follow::{Follow, moment};
 use crate::layer::GateLayer;
 use crate::login::Login;
+use crate::secrets::Secrets;
 use crate::state::{StateError, Store};
 use crate::tally::Tally;
 
@@ -75,7 +77,7 @@ pub enum StartError {
 }
 
 /// How long a connect may take; the view does not get younger meanwhile.
-const CONNECT: Duration = Duration::from_secs(3);
+pub(crate) const CONNECT: Duration = Duration::from_secs(3);
 
 impl Gate {
     /// Starts to follow the feed; must be called in a tokio runtime. Until the first proof everything is refused.
@@ -125,7 +127,13 @@ impl Gate {
         &self.tally
     }
 
-    /// What decides; for adapters other than the layer.
+    /// What decides for every face, by this view alone and without secrets of APIs.
+    #[must_use]
+    pub fn judge(&self) -> Judge {
+        Judge::new(vec![self.verifier.clone()], Arc::clone(&self.clock), Secrets::default())
+    }
+
+    /// What checks credentials.
     #[must_use]
     pub fn verifier(&self) -> &Verifier {
         &self.verifier
@@ -140,7 +148,7 @@ impl Gate {
     /// A tower layer that protects `resource`.
     #[must_use]
     pub fn layer(&self, resource: ResourceName) -> GateLayer {
-        GateLayer::new(self.verifier.clone(), Arc::clone(&self.clock), resource)
+        GateLayer::new(self.judge(), resource)
     }
 
     /// Waits until its view is fresh.

@@ -11,11 +11,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use protem_clock::clock::Clock;
 use protem_verify::names::ResourceName;
-use protem_verify::verifier::{Allowed, Call, Reason, Verdict, Verifier};
+use protem_verify::verifier::{Allowed, Reason, Verifier};
 use tower::{Layer, Service};
 
 use crate::body::{BoxError, EVERY, Guarded, Watch};
+use crate::decision::{Asked, Decision, Judge, Pass, Refusal, Strips};
 use crate::follow::moment;
+use crate::headers::{passes_for_ours, takes_ours_away};
 use crate::refusal::answer;
 
 /// Protects one resource.
@@ -25,8 +27,7 @@ pub struct GateLayer {
 }
 
 struct Guard {
-    verifier: Verifier,
-    clock: Arc<dyn Clock>,
+    judge: Judge,
     resource: ResourceName,
 }
 
@@ -40,8 +41,8 @@ pub struct Gated<S> {
 impl GateLayer {
     /// Protects `resource`: its name comes from configuration, never from a call.
     #[must_use]
-    pub fn new(verifier: Verifier, clock: Arc<dyn Clock>, resource: ResourceName) -> Self {
-        Self { guard: Arc::new(Guard { verifier, clock, resource }) }
+    pub fn new(judge: Judge, resource: ResourceName) -> Self {
+        Self { guard: Arc::new(Guard { judge, resource }) }
     }
 }
 
@@ -70,94 +71,93 @@ where
 
     fn call(&mut self, mut request: Request<In>) -> Self::Future {
         let guard = Arc::clone(&self.guard);
-        let allowed = match guard.decide(&request) {
-            Ok(allowed) => allowed,
-            Err(reason) => {
+        let pass = match guard.decide(&request) {
+            Decision::Pass(pass) => pass,
+            Decision::Refuse(refusal) => {
                 return Box::pin(async move {
-                    Ok(answer(&reason, &guard.resource).map(Guarded::refusal))
+                    Ok(answer(&refusal, Some(&guard.resource)).map(Guarded::refusal))
                 });
             }
         };
-        introduce(request.headers_mut(), &allowed);
+        introduce(request.headers_mut(), &pass);
+        let (allowed, verifier) = pass.into_watched();
+        let clock = Arc::clone(guard.judge.clock());
         let response = self.inner.call(request);
         Box::pin(async move {
             let response = tokio::select! {
                 response = response => response?,
                 // An upload that goes on for long is cut like a download is.
-                reason = guard.voided(&allowed) => {
-                    return Ok(answer(&reason, &guard.resource).map(Guarded::refusal));
+                reason = voided(&verifier, &*clock, &allowed) => {
+                    let refusal = Refusal::Credential(reason);
+                    return Ok(answer(&refusal, Some(&guard.resource)).map(Guarded::refusal));
                 }
             };
-            let watch = Watch::new(guard.verifier.clone(), Arc::clone(&guard.clock), allowed);
+            let watch = Watch::new(verifier, clock, allowed);
             Ok(response.map(|body| Guarded::watched(body, watch)))
         })
     }
 }
 
 impl Guard {
-    fn decide<In>(&self, request: &Request<In>) -> Result<Box<Allowed>, Reason> {
-        let token = bearer(request.headers()).ok_or(Reason::NoCredential)?;
-        let path = request.uri().path();
-        let call = Call { resource: &self.resource, method: request.method().as_str(), path };
-        match self.verifier.check(token, &call, moment(&*self.clock)) {
-            Verdict::Allow(allowed) => Ok(allowed),
-            Verdict::Deny(reason) => Err(reason),
-        }
+    fn decide<In>(&self, request: &Request<In>) -> Decision {
+        let headers: Vec<(&str, &[u8])> = plain(request.headers()).collect();
+        self.judge.decide(&Asked {
+            resource: &self.resource,
+            method: request.method().as_str().as_bytes(),
+            target: request.uri().path().as_bytes(),
+            headers: &headers,
+            strips: Strips::Any,
+        })
     }
 }
 
-impl Guard {
-    /// Waits until a credential that counted counts no more; says why.
-    async fn voided(&self, allowed: &Allowed) -> Reason {
-        loop {
-            tokio::time::sleep(EVERY).await;
-            if let Err(reason) = self.verifier.still(allowed, moment(&*self.clock)) {
-                return reason;
-            }
-        }
-    }
+/// The headers as every face has them.
+pub(crate) fn plain(headers: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
+    headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
 }
 
-/// The token of exactly one `Authorization: Bearer` header; a proxy that joined two with a comma is refused by the token's alphabet.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let mut all = headers.get_all(AUTHORIZATION).iter();
-    let (only, None) = (all.next()?, all.next()) else { return None };
-    let (scheme, token) = only.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token)
+/// Waits until a credential that counted counts no more; says why.
+async fn voided(verifier: &Verifier, clock: &dyn Clock, allowed: &Allowed) -> Reason {
+    loop {
+        tokio::time::sleep(EVERY).await;
+        if let Err(reason) = verifier.still(allowed, moment(clock)) {
+            return reason;
+        }
+    }
 }
 
 /// What the inner service may believe: ours alone. The token itself stays here.
-fn introduce(headers: &mut HeaderMap, allowed: &Allowed) {
-    // Some servers read `_` as `-`, so `X_Protem_Grant` must not pass either.
-    let ours = |name: &&HeaderName| name.as_str().replace('_', "-").starts_with("x-protem-");
-    let forged: Vec<HeaderName> = headers.keys().filter(ours).cloned().collect();
-    for name in forged {
+fn introduce(headers: &mut HeaderMap, pass: &Pass) {
+    for name in pass.remove() {
         headers.remove(name);
     }
+    headers.remove(AUTHORIZATION);
     // An upgraded connection has no body to cut: the inner service is not asked for one.
     headers.remove(UPGRADE);
-    // A hop that honours `Connection` would take what it names away again.
+    let secret = pass.secret();
     let named = |value: &HeaderValue| {
-        value
-            .as_bytes()
-            .to_ascii_lowercase()
-            .windows(6)
-            .any(|part| part == b"protem" || part == b"upgrad")
+        let upgrades = value.as_bytes().to_ascii_lowercase();
+        takes_ours_away(value.as_bytes(), secret.map(|(name, _)| name))
+            || upgrades.windows(7).any(|part| part == b"upgrade")
     };
     if headers.get_all(CONNECTION).iter().any(named) {
         headers.remove(CONNECTION);
     }
-    headers.remove(AUTHORIZATION);
-    let claims = &allowed.claims;
-    for (name, value) in [
-        ("x-protem-identity", claims.identity.as_str()),
-        ("x-protem-grant", claims.grant.text().as_str()),
-        ("x-protem-task", claims.task.as_str()),
-        ("x-protem-scope", allowed.scope.as_str()),
-    ] {
+    // Ours by name alone, too: a name that no catalog of today says is set by nobody.
+    let forged: Vec<HeaderName> =
+        headers.keys().filter(|name| passes_for_ours(name.as_str())).cloned().collect();
+    for name in forged {
+        headers.remove(name);
+    }
+    for (name, value) in pass.identity() {
         // Names are printable ASCII, so this cannot fail; a missing header is no identity.
-        if let Ok(value) = HeaderValue::from_str(value) {
+        if let Ok(value) = HeaderValue::from_str(&value) {
             headers.insert(HeaderName::from_static(name), value);
         }
+    }
+    if let Some((name, value)) = secret
+        && let Ok(name) = HeaderName::from_bytes(name.as_bytes())
+    {
+        headers.insert(name, value.clone());
     }
 }

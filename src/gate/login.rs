@@ -1,6 +1,7 @@
 //! How a gateway proves to its broker who it is.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 
 /// A caller token that may be sent; it never prints.
@@ -35,5 +36,22 @@ impl CallerToken {
 impl std::fmt::Debug for CallerToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("CallerToken(…)")
+    }
+}
+
+/// Signs in with what a file holds at each connect: a projected service-account token, or a JWT-SVID that a helper keeps fresh.
+#[derive(Clone, Debug)]
+pub struct TokenFile(pub PathBuf);
+
+impl Login for TokenFile {
+    fn token(&self) -> Pin<Box<dyn Future<Output = Result<CallerToken, LoginFailed>> + Send + '_>> {
+        Box::pin(async {
+            let read = tokio::fs::read_to_string(&self.0).await;
+            let text = read.map_err(|why| LoginFailed(format!("`{}`: {why}", self.0.display())))?;
+            match text.trim() {
+                "" => Err(LoginFailed(format!("`{}` is empty", self.0.display()))),
+                token => Ok(CallerToken::new(token.to_owned())),
+            }
+        })
     }
 }

@@ -1,50 +1,61 @@
 //! A reason as an HTTP answer: status, challenge, and words that say what to do next.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use protem_verify::names::{ResourceName, ScopeName};
 use protem_verify::verifier::{Class, Reason};
 use serde_json::{Value, json};
 
-/// The answer to a refused call (RFC 6750 §3). It is short and says nothing that the caller did not send or the catalog does not say.
+use crate::decision::Refusal;
+
+/// The answer to a refused call (RFC 6750 §3). It is short and says nothing that the caller did not send or the catalog does
+/// not say.
 #[must_use]
-pub fn answer(reason: &Reason, resource: &ResourceName) -> Response<Bytes> {
-    let status = match reason.class() {
-        Class::Unauthorized => StatusCode::UNAUTHORIZED,
-        Class::Forbidden => StatusCode::FORBIDDEN,
-        Class::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    let body = body(reason, resource).to_string();
+pub fn answer(refusal: &Refusal, resource: Option<&ResourceName>) -> Response<Bytes> {
+    let body = body(refusal, resource).to_string();
     let mut response = Response::new(Bytes::from(body));
-    *response.status_mut() = status;
+    *response.status_mut() = status(refusal);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if reason.class() == Class::Unavailable {
+    // A proxy that keeps answers would go on refusing, or letting in, when that is no longer so.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if refusal.class() == Class::Unavailable {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    } else if let Ok(challenge) = HeaderValue::try_from(challenge(reason)) {
+    } else if let Ok(challenge) = HeaderValue::try_from(challenge(refusal)) {
         headers.insert(WWW_AUTHENTICATE, challenge);
     }
     response
 }
 
-fn challenge(reason: &Reason) -> String {
-    if *reason == Reason::NoCredential {
+/// The status that a refusal has.
+#[must_use]
+pub fn status(refusal: &Refusal) -> StatusCode {
+    match refusal.class() {
+        Class::Unauthorized => StatusCode::UNAUTHORIZED,
+        Class::Forbidden => StatusCode::FORBIDDEN,
+        Class::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+fn challenge(refusal: &Refusal) -> String {
+    if *refusal == Refusal::Credential(Reason::NoCredential) {
         // Who sent nothing is told only how to (RFC 6750 §3.1).
         return "Bearer".into();
     }
-    let (error, code) = (error(reason), reason.code().id);
-    let scope = match missing(reason) {
+    let (error, code) = (error(refusal), refusal.code().id);
+    let scope = match refusal.missing() {
         Some(scope) => format!(r#", scope="{scope}""#),
         None => String::new(),
     };
     format!(r#"Bearer error="{error}", error_description="{code}"{scope}"#)
 }
 
-fn body(reason: &Reason, resource: &ResourceName) -> Value {
-    let (error, code) = (error(reason), reason.code());
+fn body(refusal: &Refusal, resource: Option<&ResourceName>) -> Value {
+    let (error, code) = (error(refusal), refusal.code());
     let (id, title, remedy) = (code.id, code.title, code.remedy);
-    let Some(scope) = missing(reason).map(ScopeName::as_str) else {
+    let missing = refusal.missing().map(ScopeName::as_str).zip(resource);
+    let Some((scope, resource)) = missing else {
         return json!({ "error": error, "code": id, "message": title, "remedy": remedy });
     };
     let request = format!("protem request --on {resource} --scope {scope}");
@@ -53,14 +64,11 @@ fn body(reason: &Reason, resource: &ResourceName) -> Value {
     })
 }
 
-fn missing(reason: &Reason) -> Option<&ScopeName> {
-    if let Reason::MissingScope(scope) = reason { Some(scope) } else { None }
-}
-
-fn error(reason: &Reason) -> &'static str {
-    match reason.class() {
-        Class::Unauthorized => "invalid_token",
-        Class::Forbidden => "insufficient_scope",
-        Class::Unavailable => "temporarily_unavailable",
+fn error(refusal: &Refusal) -> &'static str {
+    match (refusal, refusal.class()) {
+        (Refusal::ProxyHeaders | Refusal::Forged, _) => "invalid_request",
+        (_, Class::Unauthorized) => "invalid_token",
+        (_, Class::Forbidden) => "insufficient_scope",
+        (_, Class::Unavailable) => "temporarily_unavailable",
     }
 }

@@ -38,6 +38,8 @@ mod follower;
 mod forbidden;
 mod foreign;
 mod fuzz;
+mod gate;
+mod gate_faces;
 mod generated;
 mod history;
 mod issuer_attacks;

@@ -43,4 +43,14 @@ crate::codes! {
         "its wall clock moved against its monotonic clock since the last proof", "try again in a second; look at the machine's time service";
     UNKNOWN_RESOURCE = "PT-0421", "the gateway does not know the resource",
         "the catalog part it was sent does not have the resource it protects", "check the gateway's configuration and its `resources` in the catalog";
+    PROXY_HEADERS = "PT-0422", "the proxy does not say once what was called",
+        "the configured proxy's pair of headers for method and URI is missing or repeated, or the pair of another kind of proxy came along", "send none of these headers yourself; whoever runs the proxy compares its configuration with docs/gates.md";
+    FORGED = "PT-0423", "the call carries a header that only a gateway sets",
+        "a name like `X-Protem-…`, spelled in any way that a server could take for it, came from the caller, and this proxy cannot be told to remove it", "send the call without that header";
+    NO_SECRET = "PT-0424", "the gateway does not have the secret of the API",
+        "the catalog says that the gateway adds a secret to calls of this resource, and it holds none of that name that it can read", "whoever runs the gateway looks at its log and at `[secret.NAME]` of its `gate.toml`";
+    NO_ROUTE = "PT-0425", "the route does not name a resource",
+        "a gateway decides about a resource that its proxy's configuration names for each route, and this route names none", "whoever runs the proxy adds the resource to the route: docs/gates.md";
+    UNREADABLE = "PT-0426", "what the proxy asked cannot be read",
+        "the question is too large, not of the form that its protocol has, or did not come whole", "send a smaller request; if every call is refused so, whoever runs the proxy compares its version and configuration with docs/gates.md";
 }

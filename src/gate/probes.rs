@@ -1,0 +1,100 @@
+//! The private listener, for whoever runs the gateway: is it alive, is it ready.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use protem_verify::known::State;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::decision::Judge;
+use crate::door::{ACCEPT_PAUSE, HEAD_WITHIN};
+use crate::follow::moment;
+
+/// What the private listener tells of.
+#[derive(Clone)]
+pub struct Probes {
+    /// Whose views.
+    pub judge: Judge,
+    /// Whether the gateway is about to end.
+    pub draining: watch::Receiver<bool>,
+}
+
+/// How old the newest proof may be in a gateway that calls itself ready: the `fresh` of credentials whose tier says nothing. A
+/// gateway is stale only when no credential at all may be accepted, which can be a minute later.
+pub const PROVEN_WITHIN: Duration = Duration::from_secs(5);
+/// Connections at once: one of each prober and scraper.
+const CONNECTIONS_MAX: usize = 64;
+
+impl Probes {
+    /// Serves until dropped.
+    pub async fn serve(self, listener: TcpListener) {
+        let mut open = JoinSet::new();
+        loop {
+            if open.len() >= CONNECTIONS_MAX {
+                open.join_next().await;
+            }
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            let probes = self.clone();
+            open.spawn(async move {
+                let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                    let answer = probes.answer(request.method(), request.uri().path());
+                    std::future::ready(Ok::<_, Infallible>(answer))
+                });
+                let mut builder = http1::Builder::new();
+                builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
+                // What goes wrong on a connection is its peer's to notice.
+                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            });
+            while open.try_join_next().is_some() {}
+        }
+    }
+
+    /// The answer to a path.
+    #[must_use]
+    pub fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        let (status, text) = match (method, path) {
+            (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, "alive\n".to_owned()),
+            (&Method::GET | &Method::HEAD, "/readyz") => self.ready(),
+            _ => (StatusCode::NOT_FOUND, "there is nothing here\n".to_owned()),
+        };
+        let mut response = Response::new(Full::new(Bytes::from(text)));
+        *response.status_mut() = status;
+        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, plain);
+        response
+    }
+
+    /// Ready: not about to end, and fresh for one issuer at least. Were all of them needed, one region's outage would take every
+    /// gateway of the world out of service, and with them the other regions' access.
+    fn ready(&self) -> (StatusCode, String) {
+        let now = moment(&**self.judge.clock());
+        let mut any = false;
+        let mut text = String::new();
+        for view in self.judge.views() {
+            let known = view.known();
+            let state = known.state(now);
+            let age = known.age(now);
+            any |= state == State::Fresh && age.is_some_and(|age| age <= PROVEN_WITHIN);
+            let age = age.map(|age| format!(", proven {} ms ago", age.as_millis()));
+            let (word, age) = (state.word(), age.unwrap_or_default());
+            text.push_str(&format!("{word} {} at {}{age}\n", known.issuer, known.seq));
+        }
+        if *self.draining.borrow() {
+            return (StatusCode::SERVICE_UNAVAILABLE, format!("draining\n{text}"));
+        }
+        let status = if any { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        (status, text)
+    }
+}

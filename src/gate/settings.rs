@@ -1,0 +1,351 @@
+//! `gate.toml`: parsed once, strictly, into a struct without holes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use protem_verify::names::{GatewayName, ResourceName};
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::connect::{TlsFiles, check};
+use crate::forward::Proxy;
+use crate::listener::Place;
+
+/// What a sidecar must be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Its name in the bundle.
+    pub name: GatewayName,
+    /// The proxy that asks by forward-auth; none: only Envoy asks.
+    pub proxy: Option<Proxy>,
+    /// Where it listens for its proxy.
+    pub listen: Place,
+    /// Who may connect to its socket.
+    pub socket_mode: u32,
+    /// A folder of its own.
+    pub state: PathBuf,
+    /// Where `/livez`, `/readyz` and metrics are; none: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// The resources that it protects; none: all that the bundle gives it.
+    pub resources: Vec<ResourceName>,
+    /// Its brokers, one for each issuer.
+    pub brokers: Vec<BrokerSettings>,
+    /// Secrets of APIs that cannot check tokens: names and files.
+    pub secrets: BTreeMap<String, PathBuf>,
+    /// What it says on stderr.
+    pub log: LogSettings,
+}
+
+/// One broker to follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerSettings {
+    /// Its address.
+    pub url: String,
+    /// The issuer whose credentials count.
+    pub issuer: String,
+    /// Whom it believes, and the certificate that it shows.
+    pub tls: TlsFiles,
+    /// A file with the token that says who it is.
+    pub token_file: Option<PathBuf>,
+}
+
+/// How much is said, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSettings {
+    /// Text for people or JSON for machines.
+    pub format: LogFormat,
+    /// How much.
+    pub level: LogLevel,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What must be looked at.
+    Error,
+    /// What might have to be.
+    Warn,
+    /// What happens.
+    #[default]
+    Info,
+    /// All of it.
+    Debug,
+}
+
+/// A settings file that cannot be used: which, where in it, and what.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file}: {why}")]
+pub struct BadSettings {
+    /// The file.
+    pub file: String,
+    /// Line and column, and what is wrong there.
+    pub why: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    name: Spanned<String>,
+    proxy: Option<Proxy>,
+    listen: Spanned<String>,
+    #[serde(default)]
+    socket_mode: Option<Spanned<String>>,
+    #[serde(default)]
+    beyond_loopback: bool,
+    state: PathBuf,
+    metrics: Option<SocketAddr>,
+    #[serde(default)]
+    resources: Vec<Spanned<String>>,
+    broker: Vec<Spanned<RawBroker>>,
+    #[serde(default)]
+    login: RawLogin,
+    #[serde(default)]
+    secret: BTreeMap<String, RawSecret>,
+    #[serde(default)]
+    log: LogSettings,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawBroker {
+    url: Spanned<String>,
+    issuer: String,
+    ca: Option<PathBuf>,
+    token_file: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawLogin {
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    token_file: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSecret {
+    file: PathBuf,
+}
+
+/// A settings file: what is read before it is understood costs memory.
+const FILE_MAX: u64 = 256 * 1024;
+/// Brokers that one gateway follows: each costs a stream and a view.
+const BROKERS_MAX: usize = 64;
+/// Who may connect to the socket when nothing is said: the gateway's user and group.
+pub const SOCKET_MODE: u32 = 0o660;
+
+impl Settings {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or something in it is unknown, missing or not what it should be.
+    pub fn read(file: &Path) -> Result<Self, BadSettings> {
+        let name = file.display().to_string();
+        let bad = |why: String| BadSettings { file: name.clone(), why };
+        let size = fs::metadata(file).map_err(|why| bad(why.to_string()))?.len();
+        if size > FILE_MAX {
+            return Err(bad(format!("it is larger than {FILE_MAX} bytes")));
+        }
+        let text = fs::read_to_string(file).map_err(|why| bad(why.to_string()))?;
+        Self::parse(&text).map_err(bad)
+    }
+
+    /// Reads a file's text.
+    ///
+    /// # Errors
+    /// What is wrong, with line and column.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let raw: Raw = toml::from_str(text).map_err(|why| why.to_string().trim_end().to_owned())?;
+        let at = |spot: std::ops::Range<usize>, why: &str| located(text, spot.start, why);
+        let name = GatewayName::try_from(raw.name.get_ref().as_str());
+        let name = name.map_err(|why| at(raw.name.span(), &why.to_string()))?;
+        let listen: Place =
+            raw.listen.get_ref().parse().map_err(|why: String| at(raw.listen.span(), &why))?;
+        if let Place::Address(address) = listen
+            && !address.ip().is_loopback()
+            && !raw.beyond_loopback
+        {
+            let why = "credentials would travel in the clear there: listen on 127.0.0.1, `[::1]` or `unix:`, or say \
+                       `beyond_loopback = true` where the network itself is yours alone";
+            return Err(at(raw.listen.span(), why));
+        }
+        let socket_mode = match &raw.socket_mode {
+            None => SOCKET_MODE,
+            Some(mode) => octal(mode.get_ref()).ok_or_else(|| {
+                at(mode.span(), "write the socket's mode as three octal digits, like \"660\"")
+            })?,
+        };
+        let resources = raw.resources.iter().map(|name| {
+            let read = ResourceName::try_from(name.get_ref().as_str());
+            read.map_err(|why| at(name.span(), &why.to_string()))
+        });
+        let resources = resources.collect::<Result<_, _>>()?;
+        let brokers = brokers(&raw, &at)?;
+        let secrets = raw.secret.into_iter().map(|(name, secret)| (name, secret.file)).collect();
+        let Raw { proxy, state, metrics, log, .. } = raw;
+        Ok(Self {
+            name,
+            proxy,
+            listen,
+            socket_mode,
+            state,
+            metrics,
+            resources,
+            brokers,
+            secrets,
+            log,
+        })
+    }
+}
+
+fn brokers(
+    raw: &Raw,
+    at: &dyn Fn(std::ops::Range<usize>, &str) -> String,
+) -> Result<Vec<BrokerSettings>, String> {
+    let identity = match (&raw.login.cert, &raw.login.key) {
+        (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
+        (None, None) => None,
+        _ => return Err("`[login]` needs both `cert` and `key`".to_owned()),
+    };
+    if identity.is_some() && raw.login.token_file.is_some() {
+        return Err("`[login]` has either `cert` and `key`, or `token_file`".to_owned());
+    }
+    if raw.broker.is_empty() || raw.broker.len() > BROKERS_MAX {
+        return Err(format!("name 1 to {BROKERS_MAX} brokers, each as `[[broker]]`"));
+    }
+    let mut made: Vec<BrokerSettings> = Vec::new();
+    for spanned in &raw.broker {
+        let broker = spanned.get_ref();
+        let url = broker.url.get_ref();
+        let uri =
+            url.parse::<http::Uri>().map_err(|why| at(broker.url.span(), &why.to_string()))?;
+        check(&uri).map_err(|why| at(broker.url.span(), &why.to_string()))?;
+        if broker.issuer.is_empty() {
+            return Err(at(
+                spanned.span(),
+                "`issuer` is the exact `iss` of the broker's credentials",
+            ));
+        }
+        if made.iter().any(|other| other.issuer == broker.issuer) {
+            let why = format!(
+                "two brokers have the issuer `{}`: a credential's issuer chooses its view",
+                broker.issuer
+            );
+            return Err(at(spanned.span(), &why));
+        }
+        let token_file = broker.token_file.clone().or_else(|| raw.login.token_file.clone());
+        if token_file.is_none() && identity.is_none() {
+            let why =
+                "nothing says who the gateway is: give `[login]` `cert` and `key`, or `token_file`";
+            return Err(at(spanned.span(), why));
+        }
+        // A certificate is shown where no token is sent.
+        let identity = if token_file.is_some() { None } else { identity.clone() };
+        if identity.is_some() && uri.scheme_str() == Some("http") {
+            return Err(at(broker.url.span(), "a certificate is shown over https:// only"));
+        }
+        made.push(BrokerSettings {
+            url: url.clone(),
+            issuer: broker.issuer.clone(),
+            tls: TlsFiles { ca: broker.ca.clone(), identity },
+            token_file,
+        });
+    }
+    Ok(made)
+}
+
+fn octal(text: &str) -> Option<u32> {
+    let plain = text.len() == 3 && text.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
+    plain.then(|| u32::from_str_radix(text, 8).ok()).flatten()
+}
+
+/// In the words of the TOML parser, so that all mistakes look alike.
+fn located(text: &str, offset: usize, why: &str) -> String {
+    let before = text.get(..offset).unwrap_or_default();
+    let line = before.matches('\n').count().saturating_add(1);
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count().saturating_add(1);
+    format!("TOML parse error at line {line}, column {column}\n{why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "name = \"edge-eu-1\"\nlisten = \"127.0.0.1:7431\"\nstate = \"s\"\n";
+    const BROKER: &str =
+        "[[broker]]\nurl = \"https://b.example\"\nissuer = \"https://b.example\"\n";
+    const LOGIN: &str = "[login]\ntoken_file = \"t\"\n";
+
+    #[track_caller]
+    fn check(text: &str, expect: Result<fn(&Settings) -> bool, &str>) {
+        match (Settings::parse(text), expect) {
+            (Ok(settings), Ok(holds)) => assert!(holds(&settings), "{settings:?}"),
+            (Err(why), Err(part)) => assert!(why.contains(part), "{why}"),
+            (read, _) => panic!("{text}: {read:?}"),
+        }
+    }
+
+    #[test]
+    fn a_file_says_what_is_needed() {
+        check(
+            &format!("{HEAD}{BROKER}{LOGIN}"),
+            Ok(|s| s.proxy.is_none() && s.socket_mode == 0o660),
+        );
+        check(
+            &format!(
+                "proxy = \"caddy\"\n{HEAD}{BROKER}token_file = \"own\"\n{LOGIN}[secret.crm-key]\nfile = \"k\"\n"
+            ),
+            Ok(|s| {
+                s.proxy == Some(Proxy::Caddy)
+                    && s.brokers[0].token_file == Some("own".into())
+                    && s.secrets["crm-key"] == Path::new("k")
+            }),
+        );
+        let certificate = "[login]\ncert = \"c\"\nkey = \"k\"\n";
+        check(&format!("{HEAD}{BROKER}{certificate}"), Ok(|s| s.brokers[0].tls.identity.is_some()));
+    }
+
+    #[test]
+    fn mistakes_are_told_with_line_and_column() {
+        let whole = format!("{HEAD}{BROKER}{LOGIN}");
+        check(&format!("prxy = \"nginx\"\n{whole}"), Err("line 1, column 1"));
+        check(&format!("proxy = \"apache\"\n{whole}"), Err("line 1, column 9"));
+        check(&whole.replace("edge-eu-1", "Edge"), Err("line 1, column 8"));
+        check(&whole.replace("127.0.0.1:7431", "7431"), Err("line 2, column 10"));
+        check(&whole.replace("127.0.0.1:7431", "0.0.0.0:7431"), Err("line 2, column 10"));
+        check(&format!("socket_mode = \"0x1\"\n{whole}"), Err("line 1, column 15"));
+        check(&format!("resources = [\"a\", \"B\"]\n{whole}"), Err("line 1, column 19"));
+        check(&format!("{whole}[secret.a]\nvalue = \"hunter2\"\n"), Err("unknown field `value`"));
+        check(
+            &whole.replace("https://b.example\"\nissuer", "http://b.example\"\nissuer"),
+            Err("line 5, column 7"),
+        );
+        check(&format!("{HEAD}{BROKER}"), Err("nothing says who the gateway is"));
+        check(&format!("{HEAD}{BROKER}{BROKER}{LOGIN}"), Err("line 7, column 1"));
+        check(&format!("{HEAD}broker = []\n{LOGIN}"), Err("1 to 64 brokers"));
+        check(&format!("{whole}cert = \"c\"\n"), Err("both `cert` and `key`"));
+        check(&format!("{whole}cert = \"c\"\nkey = \"k\"\n"), Err("either `cert` and `key`"));
+    }
+
+    #[test]
+    fn beyond_loopback_only_by_name() {
+        let text = format!("beyond_loopback = true\n{HEAD}{BROKER}{LOGIN}");
+        check(&text.replace("127.0.0.1:7431", "0.0.0.0:7431"), Ok(|_| true));
+    }
+}

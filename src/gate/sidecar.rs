@@ -1,0 +1,182 @@
+//! A gateway as a process of its own beside a proxy: settings become followers, one judge and two listeners.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use protem_clock::clock::{Clock, SystemClock};
+use protem_verify::merkle::leaf;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::connect::{Dial, TlsFiles};
+use crate::decision::Judge;
+use crate::door::Door;
+use crate::gate::{CONNECT, Gate, GateConfig, StartError};
+use crate::listener::{Listener, Place};
+use crate::login::{Login, TokenFile};
+use crate::probes::Probes;
+use crate::secrets::Secrets;
+use crate::settings::{BrokerSettings, Settings};
+
+/// A sidecar whose listeners are open and whose followers follow; it answers as soon as it is served.
+pub struct Sidecar {
+    gates: Vec<Gate>,
+    door: Door,
+    listener: Listener,
+    private: Option<TcpListener>,
+    secrets: Secrets,
+}
+
+/// Why a sidecar cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotStart {
+    /// A broker's part.
+    #[error("broker `{issuer}`: {source}")]
+    Broker {
+        /// Which.
+        issuer: String,
+        /// Why.
+        source: StartError,
+    },
+    /// A place to listen at.
+    #[error("cannot listen on {place}: {source}")]
+    Listen {
+        /// Where.
+        place: Place,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Sidecar {
+    /// Opens the listeners and begins to follow. `login` says who the gateway is where the settings do not.
+    ///
+    /// # Errors
+    /// When a place is taken, or a folder or an address cannot be used.
+    pub async fn start(
+        settings: Settings,
+        login: Option<Arc<dyn Login>>,
+    ) -> Result<Self, CannotStart> {
+        let listener = Listener::bind(&settings.listen, settings.socket_mode).await;
+        let listener = listener
+            .map_err(|source| CannotStart::Listen { place: settings.listen.clone(), source })?;
+        let private = match settings.metrics {
+            None => None,
+            Some(at) => Some(
+                TcpListener::bind(at)
+                    .await
+                    .map_err(|source| CannotStart::Listen { place: Place::Address(at), source })?,
+            ),
+        };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let mut gates = Vec::new();
+        for broker in &settings.brokers {
+            let config = config(&settings, broker, login.clone(), Arc::clone(&clock));
+            let gate = Gate::start(config)
+                .map_err(|source| CannotStart::Broker { issuer: broker.issuer.clone(), source })?;
+            gates.push(gate);
+        }
+        let secrets = Secrets::new(settings.secrets);
+        let views = gates.iter().map(|gate| gate.verifier().clone()).collect();
+        let judge = Judge::new(views, clock, secrets.clone());
+        let door = Door { judge, proxy: settings.proxy };
+        Ok(Self { gates, door, listener, private, secrets })
+    }
+
+    /// Where it listens for its proxy.
+    #[must_use]
+    pub fn place(&self) -> Option<Place> {
+        self.listener.place()
+    }
+
+    /// Where its private listener is.
+    #[must_use]
+    pub fn private(&self) -> Option<SocketAddr> {
+        self.private.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// Its followers, one for each broker.
+    #[must_use]
+    pub fn gates(&self) -> &[Gate] {
+        &self.gates
+    }
+
+    /// Answers until `shutdown` is done, and then what has begun.
+    pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
+        let (drain, draining) = watch::channel(false);
+        // Dropped, and so ended, when this returns.
+        let mut chores = JoinSet::new();
+        if let Some(listener) = self.private {
+            let probes = Probes { judge: self.door.judge.clone(), draining };
+            chores.spawn(probes.serve(listener));
+        }
+        chores.spawn(self.secrets.watch());
+        let ending = async move {
+            shutdown.await;
+            drain.send_replace(true);
+        };
+        self.door.serve(self.listener, ending).await;
+        drop(self.gates);
+    }
+}
+
+fn config(
+    settings: &Settings,
+    broker: &BrokerSettings,
+    login: Option<Arc<dyn Login>>,
+    clock: Arc<dyn Clock>,
+) -> GateConfig {
+    let from_file = broker.token_file.clone();
+    let login: Option<Arc<dyn Login>> = match from_file {
+        Some(file) => Some(Arc::new(TokenFile(file))),
+        None => login,
+    };
+    GateConfig {
+        broker: broker.url.clone(),
+        gateway: settings.name.clone(),
+        issuer: broker.issuer.clone(),
+        resources: settings.resources.clone(),
+        // Each broker's own, so that one more of them forgets nothing of the others.
+        state: settings.state.join(folder(&broker.issuer)),
+        login,
+        tls: broker.tls.clone(),
+        clock,
+    }
+}
+
+/// A folder's name for an issuer: a part of its hash, as an issuer has slashes.
+fn folder(issuer: &str) -> String {
+    let hash = leaf(issuer.as_bytes()).to_string();
+    hash.chars().take(16).collect()
+}
+
+/// What cannot be used of what the settings name: certificates, keys, tokens, secrets. A sidecar starts without them and
+/// refuses what needs them, as they may be on their way; `--check-config` tells them before.
+#[must_use]
+pub fn missing(settings: &Settings) -> Vec<String> {
+    let mut missing = Vec::new();
+    for broker in &settings.brokers {
+        if let Some(file) = &broker.token_file
+            && let Err(why) = std::fs::read(file)
+        {
+            missing.push(format!("`{}`: {why}", file.display()));
+        }
+        let TlsFiles { ca, identity } = &broker.tls;
+        if (ca.is_some() || identity.is_some())
+            && let Ok(uri) = broker.url.parse()
+            && let Err(why) = Dial::new(uri, broker.tls.clone(), CONNECT).usable()
+        {
+            missing.push(why.to_string());
+        }
+    }
+    let secrets = Secrets::new(settings.secrets.clone());
+    for (name, file) in &settings.secrets {
+        if let Some(why) = secrets.trouble(name) {
+            missing.push(format!("secret `{name}`, `{}`: {why}", file.display()));
+        }
+    }
+    missing
+}
