@@ -22,6 +22,8 @@ use protem::serve::{fetched, parse, selector, strict_json};
 use protem::{cli, config, engine};
 use protem_gate::apply::Follower;
 use protem_gate::state::Store;
+use protem_gate::svid::certificates;
+use protem_gate::workload::Socket;
 use protem_proto::wire::v1;
 use protem_verify::claims::Claims;
 use protem_verify::ids::{GrantId, RequestId};
@@ -53,6 +55,7 @@ pub const TARGETS: &[Target] = &[
     ("discovery", discovery),
     ("svid_leaf", svid_leaf),
     ("trust_bundle", trust_bundle),
+    ("agent", agent),
     ("requests", requests),
     ("selectors", selectors),
     ("cursor", cursor),
@@ -229,6 +232,14 @@ fn trust_bundle(data: &[u8]) {
         assert!(trust.verify(&[], Time::from_secs(NOW)).is_err(), "no chain, nobody");
         assert!(!trust.reload(), "the same bytes are the same bundle");
     });
+}
+
+/// What a SPIFFE agent gives, and where it is said to listen.
+fn agent(data: &[u8]) {
+    let _ = Socket::parse(text(data));
+    let Ok(found) = certificates(data, 8) else { return };
+    assert_eq!(found.iter().flat_map(|one| one.to_vec()).collect::<Vec<u8>>(), data, "in full");
+    assert!(found.len() <= 8 && found.iter().all(|one| one.len() >= 2));
 }
 
 fn requests(data: &[u8]) {

@@ -189,8 +189,11 @@ fn svid(said: X509svid) -> Result<Svid, String> {
     Ok(Svid { id: said.spiffe_id, key: Arc::new(key), roots })
 }
 
-/// Certificates in DER, one behind the other; each begins with its own length.
-fn certificates(mut der: &[u8], max: usize) -> Result<Vec<CertificateDer<'static>>, String> {
+/// Certificates in DER, one behind the other, as the Workload API sends them; each begins with its own length.
+///
+/// # Errors
+/// When it is no DER, or holds more than `max`.
+pub fn certificates(mut der: &[u8], max: usize) -> Result<Vec<CertificateDer<'static>>, String> {
     let mut found = Vec::new();
     while !der.is_empty() {
         let whole = sequence(der).and_then(|size| der.split_at_checked(size));

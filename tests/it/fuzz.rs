@@ -109,6 +109,7 @@ fn foreign_words() -> Seeds {
         ("discovery", texts(&[DISCOVERY, PLAIN_HTTP, "[]", "<html>"])),
         ("svid_leaf", certificates()),
         ("trust_bundle", trust_bundles()),
+        ("agent", agents()),
         ("requests", requests()),
         (
             "selectors",
@@ -168,6 +169,14 @@ fn certificates() -> Vec<Vec<u8>> {
     let (root, leaf) = (of(ROOT), of(LEAF));
     let behind = [&leaf[..], &[0]].concat();
     vec![leaf, root, behind, Vec::new(), vec![0x30, 0x80]]
+}
+
+fn agents() -> Vec<Vec<u8>> {
+    let der = |text: &str| data_encoding::BASE64.decode(text.as_bytes()).unwrap();
+    let (root, leaf) = (der(ROOT), der(LEAF));
+    let two = [&*leaf, &*root].concat();
+    let socket = |text: &str| text.as_bytes().to_vec();
+    vec![root, leaf, two, socket("unix:///run/agent.sock"), socket("tcp://127.0.0.1:8081")]
 }
 
 fn trust_bundles() -> Vec<Vec<u8>> {

@@ -44,6 +44,7 @@ mod generated;
 mod history;
 mod issuer_attacks;
 mod issuer_shapes;
+mod issuer_tls;
 mod issuers;
 mod key_emergencies;
 mod key_scope;

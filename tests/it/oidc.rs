@@ -150,6 +150,11 @@ impl Served {
 
     /// With a bundle.
     pub fn with(files: &Files) -> Self {
+        Self::with_settings(files, "")
+    }
+
+    /// With a bundle, and more settings.
+    pub fn with_settings(files: &Files, more: &str) -> Self {
         let home = tempfile::tempdir().unwrap();
         for (name, text) in files.iter() {
             let path = home.path().join("policies").join(&**name);
@@ -158,7 +163,7 @@ impl Served {
         }
         let port = free_port();
         let settings = format!(
-            "[broker]\nlisten = \"127.0.0.1:{port}\"\n[fetch]\nallow_private = [\"127.0.0.0/8\"]\n"
+            "[broker]\nlisten = \"127.0.0.1:{port}\"\n[fetch]\nallow_private = [\"127.0.0.0/8\"]\n{more}"
         );
         fs::write(home.path().join("protem.toml"), settings).unwrap();
         let log = fs::File::create(home.path().join("serve.log")).unwrap();

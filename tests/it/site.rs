@@ -5,10 +5,15 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::pki::Issued;
 
 /// What is answered to a path.
 #[derive(Clone)]
@@ -34,8 +39,11 @@ pub struct Site {
     answers: Arc<Mutex<HashMap<String, Answer>>>,
     /// Path and `authorization` of each request.
     asked: Asked,
-    serving: JoinHandle<()>,
+    serving: Serving,
 }
+
+/// Ends with the site.
+struct Serving(JoinHandle<()>);
 
 /// Where an issuer describes itself.
 pub const DISCOVERY: &str = "/.well-known/openid-configuration";
@@ -47,6 +55,27 @@ impl Site {
     }
 
     pub fn on(listener: TcpListener) -> Self {
+        Self::speaking(listener, None)
+    }
+
+    /// Behind TLS with this certificate, at `localhost`.
+    pub async fn over_tls(own: &Issued) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let chain = CertificateDer::pem_slice_iter(own.chain.as_bytes());
+        let chain = chain.collect::<Result<_, _>>().unwrap();
+        let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key);
+        let port = listener.local_addr().unwrap().port();
+        let site = Self::speaking(listener, Some(TlsAcceptor::from(Arc::new(config.unwrap()))));
+        Self { url: format!("https://localhost:{port}"), ..site }
+    }
+
+    fn speaking(listener: TcpListener, tls: Option<TlsAcceptor>) -> Self {
         let address: SocketAddr = listener.local_addr().unwrap();
         let answers: Arc<Mutex<HashMap<String, Answer>>> = Arc::default();
         let asked: Arc<Mutex<Vec<_>>> = Arc::default();
@@ -54,9 +83,20 @@ impl Site {
         let serving = tokio::spawn(async move {
             let mut open = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                open.spawn(serve(stream, Arc::clone(&known), Arc::clone(&heard)));
+                let (known, heard, tls) = (Arc::clone(&known), Arc::clone(&heard), tls.clone());
+                open.spawn(async move {
+                    match tls {
+                        None => serve(stream, known, heard).await,
+                        // Who does not trust the certificate ends the handshake.
+                        Some(tls) => {
+                            let Ok(stream) = tls.accept(stream).await else { return };
+                            serve(stream, known, heard).await;
+                        }
+                    }
+                });
             }
         });
+        let serving = Serving(serving);
         Self { url: format!("http://{address}"), answers, asked, serving }
     }
 
@@ -91,18 +131,23 @@ impl Site {
 
     /// Stops answering: connections are refused from now on.
     pub async fn stop(&mut self) {
-        self.serving.abort();
-        let _ = (&mut self.serving).await;
+        self.serving.0.abort();
+        let _ = (&mut self.serving.0).await;
     }
 }
 
-impl Drop for Site {
+impl Drop for Serving {
     fn drop(&mut self) {
-        self.serving.abort();
+        self.0.abort();
     }
 }
 
-async fn serve(mut stream: TcpStream, answers: Arc<Mutex<HashMap<String, Answer>>>, asked: Asked) {
+/// A connection, with TLS or without.
+trait Line: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<L: AsyncRead + AsyncWrite + Send + Unpin> Line for L {}
+
+async fn serve(mut stream: impl Line, answers: Arc<Mutex<HashMap<String, Answer>>>, asked: Asked) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -122,7 +167,7 @@ async fn serve(mut stream: TcpStream, answers: Arc<Mutex<HashMap<String, Answer>
     let _ = stream.shutdown().await;
 }
 
-async fn tell(stream: &mut TcpStream, answer: Option<Answer>) -> std::io::Result<()> {
+async fn tell(stream: &mut impl Line, answer: Option<Answer>) -> std::io::Result<()> {
     match answer {
         None => stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await,
         Some(Answer::Raw(raw)) => stream.write_all(raw.as_bytes()).await,
