@@ -63,7 +63,7 @@ table! {
         keys: PathBuf = PathBuf::from("protem-keys"), "\"/var/lib/protem/keys\"";
         /// This region's name, which policies see as `context.region`.
         region: String = String::new(), "\"eu1\"";
-        /// Where `/livez` and `/readyz` are served, for probes, in plain HTTP: keep it off the internet. Left out: nowhere.
+        /// Where `/livez`, `/readyz` and `/metrics` are served, in plain HTTP: keep it off the internet. Left out: nowhere.
         probes: Option<SocketAddr> = None, "\"127.0.0.1:7421\"";
         /// How long a stopping broker waits for calls that have begun.
         drain: Span = Span(Duration::from_secs(10)), "\"10s\"";

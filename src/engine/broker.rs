@@ -20,6 +20,7 @@ use crate::engine::feed::Feed;
 use crate::engine::health::Health;
 use crate::engine::keys::{KeyRing, KeySets};
 use crate::engine::lane::{Lane, LaneLimits, Lanes};
+use crate::engine::meters::Meters;
 use crate::engine::minder::Minder;
 use crate::engine::minting::Minting;
 use crate::engine::plan::Schedule;
@@ -92,6 +93,7 @@ pub(in crate::engine) struct Inner {
     pub(in crate::engine) signing: Arc<ArcSwap<Option<KeyId>>>,
     pub(in crate::engine) minder: Arc<Minder>,
     pub(in crate::engine) rotation: Arc<Rotation>,
+    pub(in crate::engine) meters: Meters,
     pub(in crate::engine) unusual: Unusual,
     pub(in crate::engine) threads: Threads,
 }

@@ -107,6 +107,11 @@ impl Feed {
         self
     }
 
+    /// How many follow it.
+    pub(in crate::engine) fn subscribers(&self) -> usize {
+        self.lock().total
+    }
+
     /// Adds what a turn brought to every ring. Called in journal order, by one thread.
     pub fn publish(&self, news: &News, receipts: &Receipts) {
         let mut state = self.lock();

@@ -21,6 +21,7 @@ pub mod keys;
 #[cfg(test)]
 mod keys_test;
 pub mod lane;
+pub mod meters;
 pub mod minder;
 pub mod minting;
 pub mod notify;
@@ -28,6 +29,8 @@ pub mod opening;
 pub mod plan;
 pub mod proof;
 pub mod receipts;
+#[cfg(test)]
+mod receipts_test;
 pub mod ring;
 #[cfg(test)]
 mod ring_test;

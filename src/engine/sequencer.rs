@@ -106,6 +106,11 @@ struct Doubt {
 }
 
 impl<J: Journal> Sequencer<J> {
+    /// The monotonic clock.
+    pub(in crate::engine) fn boot(&self) -> Duration {
+        self.clock.boot()
+    }
+
     /// Goes on from `state`, which is the fold of the journal up to `known`.
     pub fn new(
         journal: J,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use protem_clock::random;
@@ -18,6 +19,7 @@ use crate::engine::feed::{Feed, News};
 use crate::engine::health::Health;
 use crate::engine::keys::{KeyRing, KeySets};
 use crate::engine::lane::Lanes;
+use crate::engine::meters::Meters;
 use crate::engine::minder::{Minded, Minder};
 use crate::engine::minting::Minting;
 use crate::engine::opening::{self, Opened};
@@ -79,7 +81,8 @@ impl Broker {
         let (state, head) = (sequencer.state(), *sequencer.head());
         let sets = Arc::new(KeySets::of(state, keys_seq));
         let boot = start.clock.boot();
-        let receipts = Arc::new(Receipts::new(boot, fresh));
+        let meters = Meters::default();
+        let receipts = Arc::new(Receipts::new(boot, fresh, meters.lag.clone()));
         if !fresh && former_bundle(&*start.reader, state)? {
             receipts.bundle(Staleness(*STALENESS.end()), boot);
         }
@@ -91,11 +94,7 @@ impl Broker {
         ));
         prover.sign_with(state.signing(KeyPurpose::Checkpoint).cloned());
         let feed = Feed::new(head, Arc::clone(&sets), Arc::clone(&bundle), state.bundle_seq());
-        let leases = Arc::new(Leases::default());
-        for (identity, task, hold) in state.held() {
-            // Its stream died with the process that held it: one full lease to come back.
-            leases.hold((identity.clone(), task.clone()), hold.hold, hold.lease, boot);
-        }
+        let leases = Arc::new(held(state, boot));
         let signing = state.signing(KeyPurpose::Credential).cloned();
         let lanes = Arc::new(Lanes::new(start.limits));
         let (ring, told) = (Arc::clone(&keys), Arc::clone(&receipts));
@@ -123,6 +122,7 @@ impl Broker {
             health: Arc::new(Health::default()),
             signing: Arc::new(ArcSwap::from_pointee(signing)),
             minder: Arc::new(Minder::default()),
+            meters,
             unusual: Unusual::default(),
             threads: Threads::default(),
         };
@@ -136,8 +136,9 @@ impl Broker {
         let (send, news) = sync_channel::<News>(NEWS_MAX);
         let mut tail = BrokerTail::new(inner, send);
         let (lanes, health) = (Arc::clone(&inner.lanes), Arc::clone(&inner.health));
+        let meters = inner.meters.clone();
         inner.threads.start("sequencer", move || {
-            thread::run(sequencer, &lanes, &mut tail, &health);
+            thread::run(sequencer, &lanes, &mut tail, (&health, &meters));
         })?;
         let (feed, receipts) = (Arc::clone(&inner.feed), Arc::clone(&inner.receipts));
         inner.threads.start("feed", move || publish(&news, &feed, &receipts))?;
@@ -161,6 +162,15 @@ impl Broker {
         let head = Arc::clone(&inner.head);
         inner.threads.start("snapshots", move || minder.snapshots(&*reader, &head))
     }
+}
+
+/// The leases of held tasks. Their streams died with the process that held them: each has one full lease to come back.
+fn held(state: &State, boot: Duration) -> Leases {
+    let leases = Leases::default();
+    for (identity, task, hold) in state.held() {
+        leases.hold((identity.clone(), task.clone()), hold.hold, hold.lease, boot);
+    }
+    leases
 }
 
 impl Drop for Inner {

@@ -15,6 +15,7 @@ use crate::engine::changes::Watchers;
 use crate::engine::desk::Desk;
 use crate::engine::feed::News;
 use crate::engine::keys::{KeyRing, KeySets};
+use crate::engine::meters::Meters;
 use crate::engine::proof::Prover;
 use crate::engine::receipts::Receipts;
 use crate::engine::rotation::Rotation;
@@ -37,6 +38,7 @@ pub(in crate::engine) struct BrokerTail {
     desk: Arc<Desk>,
     ring: Arc<KeyRing>,
     rotation: Arc<Rotation>,
+    meters: Meters,
     news: SyncSender<News>,
 }
 
@@ -54,6 +56,7 @@ impl BrokerTail {
             desk: Arc::clone(&inner.desk),
             ring: Arc::clone(&inner.keys),
             rotation: Arc::clone(&inner.rotation),
+            meters: inner.meters.clone(),
             news,
         }
     }
@@ -84,6 +87,7 @@ impl Tail for BrokerTail {
         head: &Head,
         boot: Duration,
     ) {
+        self.meters.committed(rows);
         let keys = self.keys(rows, state);
         let mut bundle = None;
         for row in rows.iter() {

@@ -9,6 +9,7 @@ use protem_core::event::Actor;
 
 use crate::engine::health::Health;
 use crate::engine::lane::{Drained, Lane, Lanes};
+use crate::engine::meters::Meters;
 use crate::engine::sequencer::{Answered, Job, Sequencer, Tail, Work};
 use crate::engine::stop::Stop;
 use crate::journal::fault::Fault;
@@ -22,12 +23,12 @@ const TICK_PAUSE: Duration = Duration::from_millis(50);
 /// How long a thread of the broker waits for a turn: a store that hangs must not hold up what else it has to do.
 const TURN_WITHIN: Duration = Duration::from_secs(10);
 
-/// Runs turns until the lanes are closed and empty. `health` hears after each whether the store and the clock work.
+/// Runs turns until the lanes are closed and empty. Health hears after each whether the store and the clock work.
 pub fn run<J: Journal>(
     mut sequencer: Sequencer<J>,
     lanes: &Lanes,
     tail: &mut dyn Tail,
-    health: &Health,
+    (health, meters): (&Health, &Meters),
 ) {
     let _ending = Ending { lanes, health };
     let mut idle_tick = false;
@@ -49,9 +50,10 @@ pub fn run<J: Journal>(
         if batch.is_empty() && !sequencer.is_in_doubt() {
             continue;
         }
-        let before = sequencer.head().seq;
+        let (before, began, jobs) = (sequencer.head().seq, sequencer.boot(), batch.len());
         let span = tracing::debug_span!("turn", jobs = batch.len(), tick = ticks);
         span.in_scope(|| sequencer.turn(batch, tail));
+        meters.turn(jobs, sequencer.boot().saturating_sub(began));
         health.set(sequencer.failed());
         idle_tick = ticks && sequencer.head().seq == before;
     }

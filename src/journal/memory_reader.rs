@@ -172,6 +172,12 @@ impl Reader for MemoryReader {
         Ok(stored.snapshot.as_ref().and_then(|(head, body)| Some((*head, snapshot::decode(body)?))))
     }
 
+    fn size(&self) -> Result<u64, Fault> {
+        let stored = self.store.lock();
+        let sizes = stored.entries.iter().map(|row| u64::try_from(row.body.len()).unwrap_or(0));
+        Ok(sizes.fold(0, u64::saturating_add))
+    }
+
     fn keep_snapshot(&self, head: &Head, parts: &Parts) -> Result<(), Fault> {
         self.store.lock().snapshot = Some((*head, snapshot::encode(parts)));
         Ok(())

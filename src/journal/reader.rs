@@ -86,6 +86,11 @@ pub trait Reader: Outbox + Usage + Send + Sync {
     /// # Errors
     /// When the store cannot be asked.
     fn snapshot(&self) -> Result<Option<(Head, Parts)>, Fault>;
+    /// How much room it takes, in bytes.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn size(&self) -> Result<u64, Fault>;
     /// Keeps a snapshot, beside the turns.
     ///
     /// # Errors

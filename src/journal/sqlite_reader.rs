@@ -196,6 +196,15 @@ impl Reader for SqliteReader {
         })
     }
 
+    fn size(&self) -> Result<u64, Fault> {
+        let file = std::fs::metadata(&self.path).map_err(|why| Fault::Store(why.to_string()))?;
+        let mut log = self.path.as_os_str().to_owned();
+        log.push("-wal");
+        // Without a log all is in the file.
+        let log = std::fs::metadata(log).map_or(0, |log| log.len());
+        Ok(file.len().saturating_add(log))
+    }
+
     fn keep_snapshot(&self, head: &Head, parts: &Parts) -> Result<(), Fault> {
         self.with(|moment| {
             let after = |seq: Seq, count| leaves(moment, seq.0, count);

@@ -26,6 +26,7 @@ pub mod later;
 pub mod limits;
 pub mod listing;
 pub mod methods;
+pub mod metrics;
 pub mod parse;
 pub mod private;
 pub mod rates;

@@ -1,13 +1,18 @@
-//! The second listener, for whoever runs the broker: is it alive, is it ready.
+//! The second listener, for whoever runs the broker: is it alive, is it ready, what does it do.
+
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
-use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, StatusCode};
+use protem_metrics::page::MEDIA_TYPE;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::engine::broker::Broker;
+use crate::serve::metrics::{Calls, Exposition};
 use crate::serve::reload::Files;
 use crate::serve::webhook::Webhooks;
 use crate::serve::webhook_list::problems_of;
@@ -18,23 +23,32 @@ struct Private {
     draining: watch::Receiver<bool>,
     files: Files,
     webhooks: Webhooks,
+    page: Arc<Exposition>,
 }
 
-/// Serves `/livez` and `/readyz` until the task is dropped.
+/// Serves `/livez`, `/readyz` and `/metrics` until the task is dropped.
 pub async fn serve(
     broker: Broker,
     listener: TcpListener,
     draining: watch::Receiver<bool>,
     files: Files,
     webhooks: Webhooks,
+    calls: Calls,
 ) {
+    let page = Exposition::new(broker.clone(), webhooks.clone(), &calls, draining.clone());
+    let page = Arc::new(page);
     let router = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
-        .with_state(Private { broker, draining, files, webhooks });
+        .route("/metrics", get(metrics))
+        .with_state(Private { broker, draining, files, webhooks, page });
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "the private listener ended");
     }
+}
+
+async fn metrics(State(private): State<Private>) -> ([(HeaderName, &'static str); 1], String) {
+    ([(CONTENT_TYPE, MEDIA_TYPE)], private.page.text().await)
 }
 
 /// Ready: not draining, and the store can still prove its head, as gateways need it to. A file that cannot be read anew is

@@ -23,6 +23,7 @@ use crate::serve::entrance::{Entrance, enter};
 use crate::serve::governance::Governance;
 use crate::serve::http;
 use crate::serve::limits::{BUNDLE_MESSAGE_MAX, MESSAGE_MAX};
+use crate::serve::metrics::{self, Calls};
 use crate::serve::revocations::Revocations;
 use crate::serve::usage::Usage;
 use crate::serve::watch::Watch;
@@ -36,11 +37,12 @@ pub fn all(
     watch: &Watch,
     webhooks: &Webhooks,
     work: Work,
+    calls: Calls,
     dev: Option<u16>,
 ) -> Router {
     let entered = middleware::from_fn_with_state(Arc::clone(entrance), enter);
-    let grpc =
-        services(broker, watch, webhooks, work).into_axum_router().reset_fallback().layer(entered);
+    let grpc = services(broker, watch, webhooks, work).into_axum_router().reset_fallback();
+    let grpc = grpc.layer(entered).layer(middleware::from_fn_with_state(calls, metrics::count));
     let router = Router::new().merge(grpc).merge(http::routes(broker)).fallback(http::nothing);
     match dev {
         Some(port) => http::only_own_host(router, port),

@@ -17,6 +17,7 @@ use crate::serve::grounds::CallerTime;
 use crate::serve::incoming::{ConnectionLimits, Connections};
 use crate::serve::issuers::{Reach, Svids};
 use crate::serve::limits::GRACE;
+use crate::serve::metrics::Calls;
 use crate::serve::private;
 use crate::serve::reload::Files;
 use crate::serve::routes;
@@ -32,7 +33,7 @@ pub struct ServeSettings {
     /// The JWKS of the development issuer, in `protem dev` and `demo` only; reflection is open then, and `Host` and
     /// `Origin` are checked.
     pub dev_jwks: Option<String>,
-    /// The second listener, with `/livez` and `/readyz`; none: not served.
+    /// The second listener, with `/livez`, `/readyz` and `/metrics`; none: not served.
     pub private: Option<TcpListener>,
     /// Connections.
     pub connections: ConnectionLimits,
@@ -96,13 +97,16 @@ pub async fn serve(
     );
     let entrance = Arc::new(entrance);
     let port = is_dev.then_some(port);
-    let router = routes::all(&broker, &entrance, &watch, &settings.webhooks, Work::start()?, port);
+    let calls = Calls::new(Arc::clone(broker.clock()));
+    let webhooks = &settings.webhooks;
+    let router =
+        routes::all(&broker, &entrance, &watch, webhooks, Work::start()?, calls.clone(), port);
     // Dropped, and so ended, when this returns.
     let mut chores = JoinSet::new();
     if let Some(listener) = settings.private {
         let (draining, files) = (draining.clone(), settings.files.clone());
         let webhooks = settings.webhooks.clone();
-        chores.spawn(private::serve(broker.clone(), listener, draining, files, webhooks));
+        chores.spawn(private::serve(broker.clone(), listener, draining, files, webhooks, calls));
     }
     chores.spawn(webhook_run::run(settings.webhooks, broker.clone(), settings.pace));
     chores.spawn(settings.files.clone().watch(door.changes().clone()));

@@ -73,6 +73,8 @@ pub struct Wish {
     /// Who is told what happens, and how fast.
     pub webhooks: Webhooks,
     pub pace: Pace,
+    /// Where probes and Prometheus look.
+    pub private: Option<TcpListener>,
 }
 
 impl TestBroker {
@@ -109,7 +111,7 @@ impl TestBroker {
         let key = SigningKey::from_bytes(&random::bytes());
         let settings = ServeSettings {
             dev_jwks: Some(jwks(&key)).filter(|_| !wish.no_dev),
-            private: None,
+            private: wish.private,
             connections: wish.connections,
             calls: wish.calls,
             drain: wish.drain,

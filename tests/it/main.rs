@@ -50,6 +50,7 @@ mod key_emergencies;
 mod key_scope;
 mod kill9;
 mod login_attacks;
+mod metrics;
 mod oidc;
 mod pki;
 mod process;
