@@ -52,9 +52,8 @@ table! {
     Broker {
         /// Where API and discovery documents are served. Beyond loopback only with `[tls]`.
         listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)), "\"127.0.0.1:7420\"";
-        /// The `iss` of all credentials, and where their verifiers find the key set. Empty: `http://` or, with `[tls]`,
-        /// `https://` and `listen`.
-        /// It is written into a new journal and cannot change later.
+        /// The `iss` of all credentials, and where their verifiers find the key set. It cannot change later. Empty: `http://` or,
+        /// with `[tls]`, `https://` and `listen`.
         issuer: String = String::new(), "\"http://127.0.0.1:7420\"";
         /// The bundle that a new journal begins with: a folder as `protem init` writes it. Later ones come by
         /// `protem policy apply`.
@@ -65,6 +64,8 @@ table! {
         region: String = String::new(), "\"eu1\"";
         /// Where `/livez`, `/readyz` and `/metrics` are served, in plain HTTP: keep it off the internet. Left out: nowhere.
         probes: Option<SocketAddr> = None, "\"127.0.0.1:7421\"";
+        /// Where people open the page, `/ui/`, if not at `issuer`; it answers under this name alone.
+        page: String = String::new(), "\"https://access.shop.example\"";
         /// How long a stopping broker waits for calls that have begun.
         drain: Span = Span(Duration::from_secs(10)), "\"10s\"";
     }
@@ -493,8 +494,7 @@ mod tests {
             Some(rest) if rest.starts_with('[') || rest.split(' ').nth(1) == Some("=") => rest,
             _ => line,
         });
-        let uncommented: Vec<&str> = uncommented.collect();
-        check(&uncommented.join("\n"), Ok(|s| s.broker.region == "eu1"));
+        check(&uncommented.collect::<Vec<_>>().join("\n"), Ok(|s| s.broker.region == "eu1"));
         assert!(lines.contains("# token_file = "));
     }
 }

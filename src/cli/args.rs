@@ -257,6 +257,12 @@ pub enum AuthCommand {
         #[arg(long, value_name = "NAME")]
         issuer: Option<String>,
     },
+    /// Open the broker's page in your browser; against `protem dev`, print an address that signs you in once, as `--as` says
+    Web {
+        /// Only the request with this id, rather than all that waits
+        #[arg(long, value_name = "GRANT")]
+        request: Option<String>,
+    },
     /// Forget the sign-in that `auth login` keeps
     Logout,
     /// See what the broker sees of you and what matched, or why nothing did

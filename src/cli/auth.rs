@@ -9,14 +9,15 @@ use protem_verify::codes::tool;
 
 use crate::cli::args::{AuthCommand, Global};
 use crate::cli::client::{Client, broker, screen};
+use crate::cli::dev_key::{self, DevKey};
 use crate::cli::exit::{Exit, Failure, visible};
 use crate::cli::keeper::Keeper;
 use crate::cli::loopback::Loopback;
 use crate::cli::oidc::{Attempt, Provider};
 use crate::cli::output::{Screen, Tint};
-use crate::cli::show;
-use crate::cli::token::Login;
+use crate::cli::token::{Login, base};
 use crate::cli::welcome::Welcome;
+use crate::cli::{find, show};
 
 /// Does what is asked about the own login.
 ///
@@ -25,6 +26,7 @@ use crate::cli::welcome::Welcome;
 pub async fn auth(global: &Global, command: &AuthCommand) -> Result<Exit, Failure> {
     match command {
         AuthCommand::Login { issuer } => login(global, issuer.as_deref()).await,
+        AuthCommand::Web { request } => web(global, request.as_deref()).await,
         AuthCommand::Logout => logout(global).await,
         AuthCommand::Token => token(global).await,
         AuthCommand::Status => {
@@ -61,6 +63,45 @@ async fn login(global: &Global, named: Option<&str>) -> Result<Exit, Failure> {
     }
     let client = Client::open(global)?.0.as_another(Login::kept(keeper));
     status(&client, &screen).await
+}
+
+async fn web(global: &Global, request: Option<&str>) -> Result<Exit, Failure> {
+    let (uri, _) = broker(global)?;
+    let screen = screen(global)?;
+    let way = match request {
+        None => "/ui/".to_owned(),
+        Some(text) => {
+            let (client, _) = Client::open(global)?;
+            format!("/ui/requests/{}", find::grant(&client, text).await?)
+        }
+    };
+    let url = match &global.act_as {
+        None => format!("{}{way}", base(&uri)),
+        Some(name) => {
+            let key = dev_key::read(&dev_key::state(), uri.port_u16().unwrap_or(80))?;
+            if !key.is_person(name) {
+                let what = format!("the page is for people, and `{name}` is none");
+                return Err(Failure::of(Exit::Usage, tool::USAGE, what)
+                    .helps("say a name and its groups, as in `--as alice:shop-oncall`"));
+            }
+            dev_url(&base(&uri), &key, name, &way)
+        }
+    };
+    screen.print(&url);
+    if global.act_as.is_some() {
+        screen.say(screen.tint(Tint::Dim, "  it signs in once, within 5 minutes"));
+    }
+    if browse(&url) {
+        screen.say(screen.tint(Tint::Dim, "  your browser opens it; if not, open it yourself"));
+    }
+    Ok(Exit::Done)
+}
+
+/// An address at which a development broker signs somebody in, once.
+#[must_use]
+pub fn dev_url(broker: &str, key: &DevKey, name: &str, way: &str) -> String {
+    let to = if way == "/ui/" { String::new() } else { format!("to={way}&") };
+    format!("{broker}/ui/sign-in?{to}ticket={}", key.ticket(name).as_str())
 }
 
 async fn logout(global: &Global) -> Result<Exit, Failure> {

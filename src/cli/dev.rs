@@ -12,10 +12,11 @@ use tokio::process::{Child, ChildStdin};
 
 use crate::cli::args::{Global, Output};
 use crate::cli::args_operate::DevArgs;
+use crate::cli::auth::dev_url;
 use crate::cli::bundle;
 use crate::cli::child::{asked_to_end, stdin_ends};
 use crate::cli::client::settings;
-use crate::cli::dev_key::{self, Names};
+use crate::cli::dev_key::{self, DevKey, Names};
 use crate::cli::dev_log;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::orders::RESOURCE;
@@ -76,7 +77,7 @@ pub async fn dev(global: &Global, args: &DevArgs) -> Result<Exit, Failure> {
     if screen.json {
         screen.print(serde_json::to_string(&ready).unwrap_or_default());
     } else {
-        banner(&screen, args, &ready, &whence);
+        banner(&screen, args, &ready, &whence, &key);
         tokio::spawn(dev_log::follow(screen, broker));
     }
     let ran = serving.await;
@@ -232,7 +233,7 @@ async fn ready(listen: SocketAddr, child: &mut Child) -> Result<(), Failure> {
     Err(failed())
 }
 
-fn banner(screen: &Screen, args: &DevArgs, ready: &Ready, whence: &str) {
+fn banner(screen: &Screen, args: &DevArgs, ready: &Ready, whence: &str, key: &DevKey) {
     let version = env!("CARGO_PKG_VERSION");
     let head = screen.tint(Tint::Bold, &format!("protem {version}"));
     let data = args.data.display().to_string();
@@ -241,7 +242,7 @@ fn banner(screen: &Screen, args: &DevArgs, ready: &Ready, whence: &str) {
     ));
     let line =
         |name: &str, value: &str, more: &str| screen.say(format!("  {name:<11}{value:<25}{more}"));
-    line("API", &ready.broker, "gRPC (reflection on), /jwks.json, discovery documents");
+    line("API and web", &ready.broker, "gRPC (reflection on), approvals at /ui/");
     if let Some(orders) = &ready.orders {
         line("Orders API", orders, "behind a protem gateway, to try credentials on");
     }
@@ -263,6 +264,9 @@ fn banner(screen: &Screen, args: &DevArgs, ready: &Ready, whence: &str) {
     ));
     screen.say("It waits until somebody approves it, in a third:");
     screen.say(format!("  protem approve{broker} --as alice:shop-oncall"));
+    screen.say("or in a browser, where this address signs alice in once, within 5 minutes:");
+    screen.say(format!("  {}", dev_url(&ready.broker, key, "alice:shop-oncall", "/ui/")));
+    screen.say(format!("(a fresh one: protem auth web{broker} --as alice:shop-oncall)\n"));
     let api = ready.orders.as_deref().unwrap_or("http://127.0.0.1:7430");
     screen.say(
         "What needs no approval begins at once, and ends with its command or when you say so:",

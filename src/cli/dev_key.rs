@@ -12,12 +12,14 @@ use protem_clock::clock::{Clock, SystemClock};
 use protem_clock::random;
 use protem_verify::codes::tool;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::private_file::{make_folder, write_private};
+use crate::serve::ui::limits::TICKET_LIFE;
+use crate::serve::ui::ticket::{UNTIL, audience};
 
 /// The issuer of development tokens.
 pub const ISSUER: &str = "protem-dev";
@@ -134,19 +136,50 @@ impl DevKey {
     /// The same for another life than usual.
     #[must_use]
     pub fn sign_for(&self, name: &str, life: Duration) -> Zeroizing<String> {
+        self.signed(&self.claims(name, life))
+    }
+
+    fn claims(&self, name: &str, life: Duration) -> Map<String, Value> {
         let (who, kind, groups) = self.known_as(name);
         let now = SystemClock.unix().as_secs();
-        let claims = json!({
-            "iss": ISSUER, "sub": who, "aud": self.names.issuer, "iat": now, "nbf": now,
-            "exp": now.saturating_add(life.as_secs()),
-            "jti": HEXLOWER.encode(&random::bytes::<16>()),
-            "protem/as": who, "protem/kind": kind, "groups": groups,
-        });
-        let head = json!({"alg": "EdDSA", "typ": "JWT", "kid": self.kid()});
-        let part = |value: &serde_json::Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+        let claims = [
+            ("iss", json!(ISSUER)),
+            ("sub", json!(who)),
+            ("aud", json!(self.names.issuer)),
+            ("iat", json!(now)),
+            ("nbf", json!(now)),
+            ("exp", json!(now.saturating_add(life.as_secs()))),
+            ("jti", json!(HEXLOWER.encode(&random::bytes::<16>()))),
+            ("protem/as", json!(who)),
+            ("protem/kind", json!(kind)),
+            ("groups", json!(groups)),
+        ];
+        claims.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    fn signed(&self, claims: &Map<String, Value>) -> Zeroizing<String> {
+        let head = json!({"alg": "EdDSA", "typ": "JWT", "kid": self.kid()}).to_string();
+        let claims = serde_json::to_string(claims).unwrap_or_default();
+        let part = |text: &str| BASE64URL_NOPAD.encode(text.as_bytes());
         let signed = format!("{}.{}", part(&head), part(&claims));
         let signature = self.key.sign(signed.as_bytes());
         Zeroizing::new(format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature.to_bytes())))
+    }
+
+    /// What signs a person in to the page once, within minutes, for as long as a token lives.
+    #[must_use]
+    pub fn ticket(&self, name: &str) -> Zeroizing<String> {
+        let until = SystemClock.unix().saturating_add(TOKEN_LIFE).as_secs();
+        let mut claims = self.claims(name, TICKET_LIFE);
+        claims.insert("aud".to_owned(), json!(audience(&self.names.issuer)));
+        claims.insert(UNTIL.to_owned(), json!(until));
+        self.signed(&claims)
+    }
+
+    /// Whether a name is a person's.
+    #[must_use]
+    pub fn is_person(&self, name: &str) -> bool {
+        self.known_as(name).1 == "person"
     }
 
     fn known_as<'a>(&self, name: &'a str) -> (&'a str, &'static str, Vec<&'a str>) {
@@ -194,7 +227,7 @@ mod tests {
         let token = key().sign(name);
         let body = token.split('.').nth(1).unwrap();
         let body = BASE64URL_NOPAD.decode(body.as_bytes()).unwrap();
-        let claims: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let claims: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((&claims["sub"], &claims["protem/kind"]), (&json!(who), &json!(kind)));
         assert_eq!(claims["aud"], "http://127.0.0.1:1");
         assert_eq!(claims["groups"], json!(groups));

@@ -78,12 +78,12 @@ pub async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
             std::future::pending::<()>().await;
         }
     };
-    let drain = Drain(settings.broker.drain.0);
+    let (drain, page) = (Drain(settings.broker.drain.0), settings.broker.page);
     let audiences = settings.spiffe.into_iter().map(|(domain, of)| (domain, of.audience));
     let svid_audiences = audiences.filter(|(_, audience)| !audience.is_empty()).collect();
     let reach = Reach { fetch: settings.fetch, issuers: settings.issuer, svid_audiences };
     let settings =
-        ServeSettings { private, drain, reach, files, webhooks, ..ServeSettings::default() };
+        ServeSettings { private, drain, reach, files, webhooks, page, ..ServeSettings::default() };
     run(broker, settings, listener, ended).await
 }
 

@@ -235,8 +235,12 @@ fn how(client: &Client, grant: &v1::Grant) -> String {
         if uri.port_u16() != Some(crate::config::PORT) {
             line.push_str(&format!(" --broker {}", base(uri)));
         }
+        line.push_str(&format!("   or {}/ui/", base(uri)));
     } else if !groups.is_empty() {
         line.push_str(&format!("   by {}", in_a_line(&groups.join(", "))));
+        line.push_str(&format!(", or at {}/ui/requests/{}", base(uri), in_a_line(&grant.id)));
+    } else {
+        line.push_str(&format!("   or {}/ui/requests/{}", base(uri), in_a_line(&grant.id)));
     }
     line
 }

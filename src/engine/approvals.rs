@@ -276,6 +276,21 @@ impl Broker {
         Err(Refusal::UnknownGrant(id).into())
     }
 
+    /// A grant that people decided on or were told of, if the person may know of it: who could decide it, stands behind it,
+    /// approved it, answers for it, may look at it, or may review it.
+    ///
+    /// # Errors
+    /// When it is not there for this person, or the world broke.
+    pub async fn known(&self, person: &Person, id: GrantId) -> Result<GrantRecord, Stop> {
+        let record = self.record(id).await?;
+        let decides = record.digest.is_some() && self.may_decide(person, &record).is_ok();
+        let reviews = record.request.emergency && self.may_see_review(person, &record);
+        if decides || reviews || self.may_know(person, &record) {
+            return Ok(record);
+        }
+        Err(Refusal::UnknownGrant(id).into())
+    }
+
     /// Whether policy lets a person decide a request as it waits; else why not.
     pub(in crate::engine) fn may_decide(
         &self,

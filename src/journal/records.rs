@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use protem_core::event::{EndReason, Event, Target};
+use protem_core::event::{Actor, EndReason, Event, Target};
 use protem_core::request::AccessRequest;
 use protem_core::verdict::{Ruling, Standing};
 use protem_verify::ids::{GrantId, Hash, Seq};
@@ -75,6 +75,8 @@ pub enum Shown {
         note: Words,
         /// When.
         at: Time,
+        /// Who ended it.
+        by: Actor,
     },
 }
 
@@ -176,7 +178,9 @@ impl GrantRecord {
                 let (by, note) = (by.clone(), note.clone());
                 self.reviewed = Some(ReviewRecord { by, note, at: entry.at() });
             }
-            Event::GrantEnded(ended) => self.end(ended.reason, &ended.note, ended.ended),
+            Event::GrantEnded(ended) => {
+                self.end(ended.reason, &ended.note, ended.ended, entry.actor())
+            }
             _ => {}
         }
     }
@@ -184,19 +188,24 @@ impl GrantRecord {
     #[expect(clippy::wildcard_enum_match_arm, reason = "two kinds of entry cut access off")]
     fn cut(&mut self, entry: &Committed<Event>) {
         match entry.what() {
-            Event::CutOff { reason, note, .. } => self.end(*reason, note, entry.at()),
-            Event::EpochBegan { note, .. } => self.end(EndReason::Fenced, note, entry.at()),
+            Event::CutOff { reason, note, .. } => {
+                self.end(*reason, note, entry.at(), entry.actor())
+            }
+            Event::EpochBegan { note, .. } => {
+                self.end(EndReason::Fenced, note, entry.at(), entry.actor())
+            }
             _ => {}
         }
     }
 
-    fn end(&mut self, reason: EndReason, note: &Words, at: Time) {
+    fn end(&mut self, reason: EndReason, note: &Words, at: Time, by: &Actor) {
         let (from, until) = match &self.status {
             Shown::Pending { .. } => (None, None),
             Shown::Active { from, until } => (Some(*from), Some(*until)),
             Shown::Ended { .. } => return,
         };
-        self.status = Shown::Ended { from, until, reason, note: note.clone(), at };
+        let (note, by) = (note.clone(), by.clone());
+        self.status = Shown::Ended { from, until, reason, note, at, by };
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "two kinds of entry cut access off")]

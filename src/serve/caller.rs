@@ -80,6 +80,12 @@ impl Door {
         Self { issuers, changes, remembered: Mutex::default() }
     }
 
+    /// The development issuer, of a development broker.
+    #[must_use]
+    pub fn dev(&self) -> Option<&Trusted> {
+        self.issuers.dev()
+    }
+
     /// Fetches issuers' keys ahead of need; called every second or so.
     pub fn tend(&self, bundle: &Bundle) {
         self.issuers.tend(bundle);
@@ -314,7 +320,7 @@ fn svid_login(verified: &Verified) -> Result<Login, Rejected> {
 
 /// What policy looks at of a verified token: texts and lists of texts; numbers and flags as their text; what is nested under
 /// the names on its way, as in `kubernetes.io/serviceaccount/name`.
-fn login(issuer: &str, verified: &Verified) -> Result<Login, Rejected> {
+pub(in crate::serve) fn login(issuer: &str, verified: &Verified) -> Result<Login, Rejected> {
     let mut claims = BTreeMap::new();
     for (name, value) in &verified.claims {
         flatten(&mut claims, name.clone(), value)?;

@@ -57,7 +57,7 @@ pub struct Room(Mutex<Option<Place>>);
 
 /// One of the places of all, and in the ending lane one of the caller's own.
 #[derive(Debug)]
-struct Place {
+pub(in crate::serve) struct Place {
     _of_all: OwnedSemaphorePermit,
     _own: Option<Seat>,
 }
@@ -171,8 +171,19 @@ impl Entrance {
         Ok(Place { _of_all: of_all.map_err(full)?, _own: own })
     }
 
+    /// A place for a person's page, counted as their calls are.
+    pub(in crate::serve) fn page(&self, caller: &Caller, lane: Lane) -> Result<Place, Problem> {
+        if lane == Lane::Ordinary {
+            self.rates.count(caller, &self.broker.bundle())?;
+        }
+        self.place(lane, Some(caller))
+    }
+
     /// A place among the caller's open streams. Gateways only follow the feed, which counts its subscribers itself.
-    fn stream(&self, caller: Option<&Caller>) -> Result<Option<Seat>, Problem> {
+    pub(in crate::serve) fn stream(
+        &self,
+        caller: Option<&Caller>,
+    ) -> Result<Option<Seat>, Problem> {
         let Some(caller) = caller.filter(|caller| !is_gateway(caller)) else { return Ok(None) };
         let seat = self.streams.take(caller.actor());
         let seat = seat.ok_or_else(|| {

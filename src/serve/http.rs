@@ -1,17 +1,15 @@
 //! What anybody may read over plain HTTP: the keys, and the two discovery documents.
 
-use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
 use http::{HeaderMap, StatusCode};
 use protem_verify::codes::caller;
-use protem_verify::ids::GrantId;
 use serde_json::json;
 
 use crate::engine::broker::Broker;
@@ -19,11 +17,8 @@ use crate::serve::welcome;
 
 /// The routes.
 pub fn routes(broker: &Broker) -> Router {
-    let mut router = Router::new()
-        .route("/jwks.json", get(jwks))
-        .route(welcome::PATH, get(welcome::welcome))
-        .route("/ui/", get(async || PENDING))
-        .route("/ui/requests/{id}", get(how_to_decide));
+    let mut router =
+        Router::new().route("/jwks.json", get(jwks)).route(welcome::PATH, get(welcome::welcome));
     // RFC 8414 §3 puts the well-known part before an issuer's path, OpenID Connect Discovery §4 behind it.
     let path = issuer_path(broker.issuer());
     let oauth = format!("/.well-known/oauth-authorization-server{path}");
@@ -38,20 +33,6 @@ pub fn routes(broker: &Broker) -> Router {
 async fn jwks(State(broker): State<Broker>) -> Response {
     document("application/jwk-set+json", broker.jwks().to_string())
 }
-
-/// Where messages about a request lead: to the commands that decide it. It shows nothing of the request, and takes nothing.
-async fn how_to_decide(Path(id): Path<String>) -> Response {
-    match GrantId::from_str(&id) {
-        Ok(id) => format!(
-            "Decide in a terminal, as somebody who may:\n\n  protem approve {id}\n  protem deny {id} --reason \"…\"\n"
-        )
-        .into_response(),
-        Err(_) => (StatusCode::NOT_FOUND, "there is nothing here\n").into_response(),
-    }
-}
-
-const PENDING: &str =
-    "See in a terminal what waits, and decide it:\n\n  protem pending\n  protem approve\n";
 
 async fn discovery(State(broker): State<Broker>) -> Response {
     document("application/json", configuration(broker.issuer()))

@@ -100,6 +100,12 @@ impl Issuers {
         Self { dev, svids, reach, fetcher, clock, changes, table, fetched }
     }
 
+    /// The development issuer, of a development broker.
+    #[must_use]
+    pub fn dev(&self) -> Option<&Trusted> {
+        self.dev.as_ref()
+    }
+
     /// Whose token this says it is: its issuer's name in the bundle, and what is trusted of it. Waits for that issuer's keys
     /// if it must, and for no other's.
     ///

@@ -43,6 +43,7 @@ pub mod strict_json;
 pub mod svid;
 pub mod tls;
 pub mod trust;
+pub mod ui;
 pub mod usage;
 pub mod used;
 pub mod watch;

@@ -19,12 +19,14 @@ use crate::engine::broker::Broker;
 use crate::serve::access::Access;
 use crate::serve::approvals::Approvals;
 use crate::serve::bundles::Bundles;
-use crate::serve::entrance::{Entrance, enter};
+use crate::serve::entrance::enter;
 use crate::serve::governance::Governance;
 use crate::serve::http;
 use crate::serve::limits::{BUNDLE_MESSAGE_MAX, MESSAGE_MAX};
 use crate::serve::metrics::{self, Calls};
 use crate::serve::revocations::Revocations;
+use crate::serve::ui::pages;
+use crate::serve::ui::site::Site;
 use crate::serve::usage::Usage;
 use crate::serve::watch::Watch;
 use crate::serve::webhook::Webhooks;
@@ -32,18 +34,18 @@ use crate::serve::work::Work;
 
 /// Everything on the broker's port; `dev`: its port, to check `Host` and `Origin` by.
 pub fn all(
-    broker: &Broker,
-    entrance: &Arc<Entrance>,
-    watch: &Watch,
+    site: &Arc<Site>,
     webhooks: &Webhooks,
     work: Work,
     calls: Calls,
     dev: Option<u16>,
 ) -> Router {
-    let entered = middleware::from_fn_with_state(Arc::clone(entrance), enter);
-    let grpc = services(broker, watch, webhooks, work).into_axum_router().reset_fallback();
+    let broker = &site.broker;
+    let entered = middleware::from_fn_with_state(Arc::clone(&site.entrance), enter);
+    let grpc = services(broker, &site.watch, webhooks, work).into_axum_router().reset_fallback();
     let grpc = grpc.layer(entered).layer(middleware::from_fn_with_state(calls, metrics::count));
-    let router = Router::new().merge(grpc).merge(http::routes(broker)).fallback(http::nothing);
+    let router = Router::new().merge(grpc).merge(http::routes(broker)).merge(pages::routes(site));
+    let router = router.fallback(http::nothing);
     match dev {
         Some(port) => http::only_own_host(router, port),
         None => router,

@@ -21,6 +21,7 @@ use crate::serve::metrics::Calls;
 use crate::serve::private;
 use crate::serve::reload::Files;
 use crate::serve::routes;
+use crate::serve::ui::site::{Shared, Site};
 use crate::serve::usage;
 use crate::serve::watch::Watch;
 use crate::serve::webhook::Webhooks;
@@ -49,6 +50,8 @@ pub struct ServeSettings {
     pub webhooks: Webhooks,
     /// How fast they are.
     pub pace: Pace,
+    /// The URL that people open the page at; empty: that of the broker's issuer.
+    pub page: String,
 }
 
 /// How long a broker that ends waits for calls that have begun, before it cuts their connections.
@@ -87,20 +90,26 @@ pub async fn serve(
     let door = Arc::new(Door::new(dev, svids, settings.reach, Arc::clone(&clock)));
     let time = CallerTime::start(clock);
     let watch = Watch::start(broker.clone(), Arc::clone(&door), time.clone(), draining.clone());
-    let entrance = Entrance::new(
+    let entrance = Arc::new(Entrance::new(
         broker.clone(),
         Arc::clone(&door),
         time.clone(),
         watch.clone(),
         is_dev,
         settings.calls,
-    );
-    let entrance = Arc::new(entrance);
+    ));
+    let shared = Shared {
+        broker: broker.clone(),
+        entrance: Arc::clone(&entrance),
+        door: Arc::clone(&door),
+        watch: watch.clone(),
+        time: time.clone(),
+        webhooks: settings.webhooks.clone(),
+    };
     let port = is_dev.then_some(port);
+    let site = Site::at(shared, &settings.page, port)?;
     let calls = Calls::new(Arc::clone(broker.clock()));
-    let webhooks = &settings.webhooks;
-    let router =
-        routes::all(&broker, &entrance, &watch, webhooks, Work::start()?, calls.clone(), port);
+    let router = routes::all(&site, &settings.webhooks, Work::start()?, calls.clone(), port);
     // Dropped, and so ended, when this returns.
     let mut chores = JoinSet::new();
     if let Some(listener) = settings.private {
@@ -117,17 +126,7 @@ pub async fn serve(
     let within = settings.drain.0;
     let served = Served { router, tls, time, changes, draining, drain: within };
     let connections = Connections::new(settings.connections);
-    let mut open = JoinSet::new();
-    let mut shutdown = std::pin::pin!(shutdown);
-    loop {
-        tokio::select! {
-            () = &mut shutdown => break,
-            (stream, peer) = connections.next(&listener) => {
-                open.spawn(served.clone().run(stream, peer));
-            }
-            Some(_) = open.join_next() => {}
-        }
-    }
+    let mut open = accept(&served, &connections, &listener, shutdown).await;
     drop(listener);
     drain.send_replace(true);
     let all_gone = async { while open.join_next().await.is_some() {} };
@@ -136,6 +135,26 @@ pub async fn serve(
     }
     open.shutdown().await;
     Ok(())
+}
+
+/// Serves who comes until `shutdown` is done; answers the connections that are open then.
+async fn accept(
+    served: &Served,
+    connections: &Arc<Connections>,
+    listener: &TcpListener,
+    shutdown: impl Future<Output = ()> + Send,
+) -> JoinSet<()> {
+    let mut open = JoinSet::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => return open,
+            (stream, peer) = connections.next(listener) => {
+                open.spawn(served.clone().run(stream, peer));
+            }
+            Some(_) = open.join_next() => {}
+        }
+    }
 }
 
 async fn tidy(entrance: Arc<Entrance>) {

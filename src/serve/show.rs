@@ -83,7 +83,8 @@ pub fn grant(record: &GrantRecord) -> v1::Grant {
             shown.active_from = Some(time(*from));
             shown.active_until = Some(time(*until));
         }
-        Shown::Ended { from, until, reason, note, at } => {
+        Shown::Ended { from, until, reason, note, at, by } => {
+            shown.ended_by = by.0.to_string();
             shown.state = v1::GrantState::Ended.into();
             shown.active_from = from.map(time);
             shown.active_until = until.map(time);

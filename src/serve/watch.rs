@@ -73,6 +73,17 @@ impl Watch {
         }
     }
 
+    /// Whether a sign-in of before still counts, as an open stream's would.
+    ///
+    /// # Errors
+    /// When it has expired, nobody vouches for it any more, or the bundle in force takes the caller for somebody else.
+    pub fn counts(&self, signed_in: &SignedIn) -> Result<(), Problem> {
+        if signed_in.expires <= self.time.now() {
+            return Err(changed("the caller's token or certificate has expired"));
+        }
+        self.still(signed_in, &|_| true).map_err(changed)
+    }
+
     /// Done when the broker is about to end.
     pub async fn draining(&self) {
         let mut draining = self.draining.clone();

@@ -57,7 +57,8 @@ permit (
 );
 "#;
 
-fn broker() -> Broker {
+/// Two people for refunds, one soon for writes, emergencies; ALICE, BOB and CAROL decide.
+pub fn broker() -> Broker {
     let files: Vec<(&str, &str)> = FILES
         .iter()
         .map(|(name, text)| match *name {
@@ -70,7 +71,7 @@ fn broker() -> Broker {
 }
 
 /// A command line of WORKER in the background; what it says goes to files.
-struct Job {
+pub struct Job {
     process: Kept,
     out: PathBuf,
     err: PathBuf,
@@ -87,25 +88,25 @@ impl Job {
     }
 
     /// `protem run` for a refund.
-    fn refund(broker: &Broker, task: &str, script: &str) -> Self {
+    pub fn refund(broker: &Broker, task: &str, script: &str) -> Self {
         let ask = ["run", "--task", task, "--on", "orders-api", "--scope", "orders:refund"];
         let words = line(&ask, &["--purpose", "INC-42", "--", "sh", "-c", script]);
         Self::start(broker, task, &words)
     }
 
     /// `protem request --wait` for a refund.
-    fn request(broker: &Broker, task: &str, more: &[&str]) -> Self {
+    pub fn request(broker: &Broker, task: &str, more: &[&str]) -> Self {
         let ask = ["request", "--wait", "--task", task, "--on", "orders-api"];
         Self::start(broker, task, &line(&ask, more))
     }
 
-    fn said(&self) -> String {
+    pub fn said(&self) -> String {
         std::fs::read_to_string(&self.err).unwrap()
     }
 
     /// Its exit code and what it said.
     #[track_caller]
-    fn ends(mut self, code: i32) -> (String, String) {
+    pub fn ends(mut self, code: i32) -> (String, String) {
         let ended = self.process.ended(PATIENCE);
         let (out, said) = (std::fs::read_to_string(&self.out).unwrap(), self.said());
         assert_eq!(ended, Some(code), "{out}\n{said}");
@@ -125,12 +126,12 @@ fn waiting(broker: &Broker, task: &str) -> Value {
     found.unwrap()
 }
 
-fn id(broker: &Broker, task: &str) -> String {
+pub fn id(broker: &Broker, task: &str) -> String {
     waiting(broker, task)["grant"]["id"].as_str().unwrap().to_owned()
 }
 
 /// The only grant under a task, as an operator sees it.
-fn grant(broker: &Broker, task: &str) -> Value {
+pub fn grant(broker: &Broker, task: &str) -> Value {
     let task = format!("{WORKER}#{task}");
     let list = broker.run(OPERATOR, &["grants", "--task", &task, "-o", "json"]).expect(0).json();
     assert_eq!(list["grants"].as_array().map(Vec::len), Some(1), "{list}");
@@ -138,7 +139,7 @@ fn grant(broker: &Broker, task: &str) -> Value {
 }
 
 #[track_caller]
-fn says(text: &str, parts: &[&str]) {
+pub fn says(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "`{part}` is not in:\n{text}");
     }

@@ -75,6 +75,8 @@ pub struct Wish {
     pub pace: Pace,
     /// Where probes and Prometheus look.
     pub private: Option<TcpListener>,
+    /// Where people open the page.
+    pub page: String,
 }
 
 impl TestBroker {
@@ -119,6 +121,7 @@ impl TestBroker {
             files: wish.files,
             webhooks: wish.webhooks,
             pace: wish.pace,
+            page: wish.page,
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = serve(broker.clone(), settings, listener, async {

@@ -1,0 +1,26 @@
+//! The page's own limits, each with its reason.
+
+use std::time::Duration;
+
+/// Browsers that are signed in: all approvers of a region, several times over; each costs a few KiB.
+pub const SESSIONS_MAX: usize = 8_192;
+/// Of one person: a laptop, a phone and those that were never signed out.
+pub const SESSIONS_OF_ONE_MAX: usize = 16;
+/// How long a session stays that nobody uses: an open page alone does not use it.
+pub const SESSION_IDLE: Duration = Duration::from_secs(60 * 60);
+/// How long a session lasts at most, whatever its issuer says: a working day.
+pub const SESSION_LIFE: Duration = Duration::from_secs(10 * 60 * 60);
+/// How long a one-time URL counts: finding the browser, not lunch.
+pub const TICKET_LIFE: Duration = Duration::from_secs(5 * 60);
+/// Used one-time URLs that are remembered until they would have ended anyway; beyond, none is taken for a while.
+pub const TICKETS_MAX: usize = 4_096;
+/// A form: a note of 1 KiB, percent-encoded, and 32 scopes.
+pub const FORM_MAX: usize = 16 * 1024;
+/// Requests on the list of what waits; who has more looks at those first.
+pub const WAITING_SHOWN: u32 = 200;
+/// How often an open page is told that its connection lives, so that no proxy takes it for dead.
+pub const ALIVE_EVERY: Duration = Duration::from_secs(20);
+/// How long an open page is left as it is after a change: many changes at once are one.
+pub const LIVE_PAUSE: Duration = Duration::from_millis(250);
+/// Operations of one scope on a screen; the rest is counted.
+pub const OPERATIONS_SHOWN: usize = 32;

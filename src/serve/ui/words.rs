@@ -1,0 +1,169 @@
+//! Moments, spans and reasons as a page shows them.
+
+use std::time::Duration;
+
+use prost_types::Timestamp;
+use protem_proto::wire::v1;
+use protem_proto::wire::v1::EndReason;
+use protem_verify::time::Time;
+
+/// A moment, three ways.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// For machines: `2026-11-28T10:47:11Z`.
+    pub iso: String,
+    /// `10:47 UTC`, or with its day when that is another one.
+    pub clock: String,
+    /// `in 9 min`, `3 min ago`.
+    pub near: String,
+}
+
+impl Moment {
+    /// Of a timestamp, seen from `now`.
+    #[must_use]
+    pub fn of(stamp: &Timestamp, now: Time) -> Self {
+        let seconds = u64::try_from(stamp.seconds).unwrap_or(0);
+        Self::at(Time::from_secs(seconds), now)
+    }
+
+    /// Of a time, seen from `now`.
+    #[must_use]
+    pub fn at(at: Time, now: Time) -> Self {
+        let seconds = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
+        let iso = jiff::Timestamp::from_second(seconds).map(|at| at.to_string());
+        let iso = iso.unwrap_or_default();
+        let (day, time) = iso.split_once('T').unwrap_or(("", ""));
+        let time: String = time.chars().take(5).collect();
+        let far = at.as_secs().abs_diff(now.as_secs()) >= HALF_A_DAY;
+        let clock = if far { format!("{day} {time} UTC") } else { format!("{time} UTC") };
+        let near = match at >= now {
+            false if now.since(at) < JUST => "just now".to_owned(),
+            true => format!("in {}", length(at.since(now))),
+            false => format!("{} ago", length(now.since(at))),
+        };
+        Self { clock, near, iso: iso.clone() }
+    }
+}
+
+/// Seconds that nobody counts.
+const JUST: Duration = Duration::from_secs(10);
+/// Beyond it a moment is told with its day.
+const HALF_A_DAY: u64 = 12 * 60 * 60;
+
+/// A span, in its two greatest units: `15 min`, `1 h 30 min`, `45 s`.
+#[must_use]
+pub fn length(of: Duration) -> String {
+    let secs = of.as_secs();
+    let (days, hours, minutes, seconds) =
+        (secs / 86_400, secs / 3_600 % 24, secs / 60 % 60, secs % 60);
+    let units = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")];
+    let from = units.iter().position(|(count, _)| *count > 0).unwrap_or(3);
+    let two = units.iter().skip(from).take(2).filter(|(count, _)| *count > 0);
+    // Seconds are of interest only while they are all that is left, or nearly.
+    let two = two.filter(|(_, unit)| *unit != "s" || secs < 120);
+    let parts: Vec<String> = two.map(|(count, unit)| format!("{count} {unit}")).collect();
+    if parts.is_empty() { "0 s".to_owned() } else { parts.join(" ") }
+}
+
+/// A span of the wire; none counts as zero.
+#[must_use]
+pub fn span(of: Option<&prost_types::Duration>) -> Duration {
+    of.and_then(|of| Duration::try_from(*of).ok()).unwrap_or_default()
+}
+
+/// The first letter in upper case, and a full stop.
+#[must_use]
+pub fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    let stop = if text.is_empty() || text.ends_with(['.', '?', '!']) { "" } else { "." };
+    format!("{first}{}{stop}", letters.as_str())
+}
+
+/// What is said of a person, said to them: `they own …`.
+#[must_use]
+pub fn to_you(text: &str) -> String {
+    text.strip_prefix("they ").map_or_else(|| text.to_owned(), |rest| format!("you {rest}"))
+}
+
+/// Why access is over.
+#[must_use]
+pub fn ended(reason: EndReason) -> &'static str {
+    match reason {
+        EndReason::Unspecified => "over",
+        EndReason::Completed => "completed",
+        EndReason::Expired => "expired",
+        EndReason::Abandoned => "abandoned",
+        EndReason::Revoked => "revoked",
+        EndReason::Denied => "denied",
+        EndReason::Lapsed => "lapsed",
+        EndReason::Withdrawn => "withdrawn",
+        EndReason::Policy => "ended by policy",
+        EndReason::Quarantined => "quarantined",
+        EndReason::Fenced => "fenced",
+    }
+}
+
+/// A person or identity of the journal, without what kind it is.
+#[must_use]
+pub fn actor(text: &str) -> &str {
+    text.split_once(':').map_or(text, |(_, name)| name)
+}
+
+/// `1 approval`, `2 approvals`.
+#[must_use]
+pub fn count(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// How many people have said yes.
+#[must_use]
+pub fn given(grant: &v1::Grant) -> usize {
+    grant.approvals.iter().filter(|given| given.approve).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_short_and_exact_enough() {
+        for (secs, expect) in [
+            (0, "0 s"),
+            (45, "45 s"),
+            (65, "1 min 5 s"),
+            (900, "15 min"),
+            (905, "15 min"),
+            (5_400, "1 h 30 min"),
+            (3_605, "1 h"),
+            (90_000, "1 d 1 h"),
+        ] {
+            assert_eq!(length(Duration::from_secs(secs)), expect);
+        }
+    }
+
+    #[test]
+    fn a_moment_is_told_from_now() {
+        let now = Time::from_secs(1_800_000_000);
+        let soon = Moment::at(now + Duration::from_secs(540), now);
+        assert_eq!((soon.clock.as_str(), soon.near.as_str()), ("08:09 UTC", "in 9 min"));
+        assert_eq!(soon.iso, "2027-01-15T08:09:00Z");
+        let past = Moment::at(Time::from_secs(1_799_900_000), now);
+        assert_eq!(
+            (past.clock.as_str(), past.near.as_str()),
+            ("2027-01-14 04:13 UTC", "1 d 3 h ago")
+        );
+    }
+
+    #[test]
+    fn a_person_is_spoken_to() {
+        assert_eq!(to_you("they are behind the request"), "you are behind the request");
+        assert_eq!(to_you("policy says no"), "policy says no");
+    }
+
+    #[test]
+    fn sentences_begin_and_end_as_such() {
+        assert_eq!(sentence("the form did not come"), "The form did not come.");
+        assert_eq!((sentence("Why?"), sentence("")), ("Why?".into(), "".into()));
+    }
+}
