@@ -6,6 +6,7 @@ use std::sync::Arc;
 use protem_gate::connect::TlsFiles;
 use protem_gate::forward::Proxy;
 use protem_gate::login::Login as GateLogin;
+use protem_gate::rate::RATE;
 use protem_gate::settings::{
     BrokerSettings, LogFormat, LogLevel, LogSettings, SOCKET_MODE, Settings,
 };
@@ -82,6 +83,7 @@ async fn against_dev(global: &Global, args: &GateArgs) -> Result<Exit, Failure> 
         listen: args.listen.clone(),
         socket_mode: SOCKET_MODE,
         state: args.state.clone().unwrap_or(state),
+        rate: Some(RATE),
         metrics: args.metrics,
         resources: Vec::new(),
         brokers: vec![BrokerSettings {

@@ -1,6 +1,7 @@
 //! The one decision behind every face: what was asked goes in, and what comes out is a refusal or a pass that only this file makes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 use protem_clock::clock::Clock;
@@ -9,11 +10,15 @@ use protem_verify::codes::{Code, check};
 use protem_verify::jws::{ACCESS_TOKEN, Jws};
 use protem_verify::names::{ResourceName, ScopeName};
 use protem_verify::operation::Inject;
-use protem_verify::verifier::{Allowed, Call, Class, Reason, Verdict, Verifier};
+use protem_verify::time::Time;
+use protem_verify::verifier::{Allowed, Call, Class, Noted, Reason, Verdict, Verifier};
 
 use crate::follow::moment;
 use crate::headers::{IDENTITY, alike, bearer, passes_for_ours, takes_ours_away};
+use crate::meters::Meters;
+use crate::rate::Rate;
 use crate::secrets::{Secret, Secrets};
+use crate::usage::{How, Use, Uses};
 
 /// Decides about calls, for every face of a gateway.
 #[derive(Clone)]
@@ -22,6 +27,18 @@ pub struct Judge {
     views: Arc<[Verifier]>,
     clock: Arc<dyn Clock>,
     secrets: Secrets,
+    /// Where what each view decided is counted, in the order of the views.
+    uses: Arc<[Uses]>,
+    ledger: Ledger,
+}
+
+/// What is counted of all calls, and how many are let through. Clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    /// For whoever watches the gateway.
+    pub meters: Meters,
+    /// How often one credential may be used; absent: as often as it likes.
+    pub rate: Option<Arc<Rate>>,
 }
 
 /// A call, as a face heard of it.
@@ -73,6 +90,8 @@ pub enum Refusal {
     NoRoute,
     /// What was asked cannot be read.
     Unreadable,
+    /// The credential is used too often; it may be used again after this long.
+    TooMany(Duration),
 }
 
 /// A call that may go on, and what becomes of its headers.
@@ -88,7 +107,22 @@ impl Judge {
     /// Decides by these views, each of another issuer.
     #[must_use]
     pub fn new(views: Vec<Verifier>, clock: Arc<dyn Clock>, secrets: Secrets) -> Self {
-        Self { views: views.into(), clock, secrets }
+        let (uses, ledger) = (Arc::new([]), Ledger::default());
+        Self { views: views.into(), clock, secrets, uses, ledger }
+    }
+
+    /// The same, where calls are counted: `uses` has one for each view, in their order.
+    #[must_use]
+    pub fn counting(mut self, uses: Vec<Uses>, ledger: Ledger) -> Self {
+        self.uses = uses.into();
+        self.ledger = ledger;
+        self
+    }
+
+    /// What is counted of its calls.
+    #[must_use]
+    pub fn meters(&self) -> &Meters {
+        &self.ledger.meters
     }
 
     /// The views it decides by.
@@ -105,26 +139,51 @@ impl Judge {
 
     /// Decides about one call.
     pub fn decide(&self, asked: &Asked<'_>) -> Decision {
-        match self.pass(asked) {
+        let mut seen = Seen::default();
+        let found = self.pass(asked, &mut seen);
+        self.count(&found, seen);
+        match found {
             Ok(pass) => Decision::Pass(pass),
             Err(refusal) => Decision::Refuse(refusal),
         }
     }
 
-    fn pass(&self, asked: &Asked<'_>) -> Result<Pass, Refusal> {
+    fn count(&self, found: &Result<Pass, Refusal>, Seen { view, noted }: Seen) {
+        let how = match found {
+            Ok(pass) => {
+                self.ledger.meters.allowed(noted.now.since(noted.issued));
+                How::Allowed(pass.allowed.scope.clone())
+            }
+            Err(refusal) => {
+                self.ledger.meters.refused(refusal.code().id);
+                How::Refused(refusal.code().id)
+            }
+        };
+        if let (Some(grant), Some(uses)) = (noted.grant, self.uses.get(view)) {
+            let at = noted.now.since(Time::ZERO);
+            uses.note(Use { grant, operation: noted.operation, how, at });
+        }
+    }
+
+    fn pass(&self, asked: &Asked<'_>, seen: &mut Seen) -> Result<Pass, Refusal> {
         let named = |(name, value): &(&str, _)| {
             name.eq_ignore_ascii_case("authorization").then_some(*value)
         };
         let token = bearer(asked.headers.iter().filter_map(named)).ok_or(Reason::NoCredential)?;
-        let verifier = self.view_of(token)?;
+        let (view, verifier) = self.view_of(token)?;
+        seen.view = view;
         // What is not ASCII is no canonical path and no method of the catalog.
         let path = std::str::from_utf8(asked.target).map_err(|_| Reason::NotCanonical)?;
         let method = std::str::from_utf8(asked.method).map_err(|_| Reason::Unmapped)?;
         let call = Call { resource: asked.resource, method, path };
-        let allowed = match verifier.check(token, &call, moment(&*self.clock)) {
+        let now = moment(&*self.clock);
+        let allowed = match verifier.check_noting(token, &call, now, &mut seen.noted) {
             Verdict::Allow(allowed) => allowed,
             Verdict::Deny(reason) => return Err(Refusal::Credential(reason)),
         };
+        if let Some(rate) = &self.ledger.rate {
+            rate.count(&allowed.claims.grant).map_err(Refusal::TooMany)?;
+        }
         let known = verifier.known();
         let inject =
             known.catalog.resource(asked.resource).and_then(|resource| resource.inject.as_ref());
@@ -141,15 +200,23 @@ impl Judge {
 
     /// The token's issuer chooses the view that it is checked by, and there is no other choice: a wrong word about the issuer
     /// chooses a view whose keys did not sign it.
-    fn view_of(&self, token: &str) -> Result<&Verifier, Reason> {
+    fn view_of(&self, token: &str) -> Result<(usize, &Verifier), Reason> {
         if let [only] = &*self.views {
-            return Ok(only);
+            return Ok((0, only));
         }
         let jws = Jws::parse(token, ACCESS_TOKEN).map_err(Reason::Malformed)?;
         let issuer = Claims::decode(&jws.payload).map_err(Reason::Malformed)?.issuer;
-        let mut views = self.views.iter();
-        views.find(|view| view.known().issuer == issuer).ok_or(Reason::WrongIssuer)
+        let mut views = self.views.iter().enumerate();
+        views.find(|(_, view)| view.known().issuer == issuer).ok_or(Reason::WrongIssuer)
     }
+}
+
+/// What was seen of a call on the way to its decision.
+#[derive(Default)]
+struct Seen {
+    /// Which view decided.
+    view: usize,
+    noted: Noted,
 }
 
 /// The headers of a call that must not reach the API, beside those that the pass sets.
@@ -242,6 +309,7 @@ impl Refusal {
             Self::NoSecret => check::NO_SECRET,
             Self::NoRoute => check::NO_ROUTE,
             Self::Unreadable => check::UNREADABLE,
+            Self::TooMany(_) => check::TOO_MANY,
         }
     }
 
@@ -252,6 +320,7 @@ impl Refusal {
             Self::Credential(reason) => reason.class(),
             Self::ProxyHeaders | Self::Forged => Class::Forbidden,
             Self::NoSecret | Self::NoRoute | Self::Unreadable => Class::Unavailable,
+            Self::TooMany(_) => Class::TooMany,
         }
     }
 
@@ -265,7 +334,8 @@ impl Refusal {
             | Self::Forged
             | Self::NoSecret
             | Self::NoRoute
-            | Self::Unreadable => None,
+            | Self::Unreadable
+            | Self::TooMany(_) => None,
         }
     }
 }

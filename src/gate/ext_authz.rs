@@ -120,6 +120,7 @@ fn denied(refusal: &Refusal, resource: Option<&ResourceName>) -> CheckResponse {
         Class::Unauthorized => 16,
         Class::Forbidden => 7,
         Class::Unavailable => 14,
+        Class::TooMany => 8,
     };
     let denied = DeniedHttpResponse {
         status: Some(HttpStatus { code: i32::from(parts.status.as_u16()) }),

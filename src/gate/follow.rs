@@ -13,11 +13,11 @@ use protem_verify::view::Broken;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::apply::{Follower, Told};
 use crate::connect::Dial;
-use crate::login::{Login, LoginFailed};
+use crate::login::{CallerToken, Login, LoginFailed};
 use crate::state::Store;
 use crate::tally::Tally;
 
@@ -149,10 +149,7 @@ impl Follow {
         let _ = requests.try_send(open);
         let mut request = tonic::Request::new(ReceiverStream::new(waiting));
         if let Some(token) = token {
-            let mut bearer = MetadataValue::try_from(format!("Bearer {}", token.reveal()))
-                .map_err(|_| LoginFailed("the token is not ASCII".into()))?;
-            bearer.set_sensitive(true);
-            request.metadata_mut().insert("authorization", bearer);
+            request.metadata_mut().insert("authorization", signed(&token)?);
         }
         Ok(RevocationServiceClient::new(channel).subscribe(request).await?.into_inner())
     }
@@ -188,6 +185,14 @@ impl Follow {
     fn moment(&self) -> Moment {
         moment(&*self.clock)
     }
+}
+
+/// A token as a call carries it; logs do not show it.
+pub(crate) fn signed(token: &CallerToken) -> Result<MetadataValue<Ascii>, LoginFailed> {
+    let bearer = MetadataValue::try_from(format!("Bearer {}", token.reveal()));
+    let mut bearer = bearer.map_err(|_| LoginFailed("the token is not ASCII".into()))?;
+    bearer.set_sensitive(true);
+    Ok(bearer)
 }
 
 /// Both clocks, read once.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use http::Uri;
 use protem_clock::clock::Clock;
 use protem_verify::known::State;
@@ -14,13 +15,16 @@ use tokio::task::JoinHandle;
 
 use crate::apply::Follower;
 use crate::connect::{BadAddress, Dial, TlsFiles, check};
-use crate::decision::Judge;
+use crate::decision::{Judge, Ledger};
 use crate::follow::{Follow, moment};
 use crate::layer::GateLayer;
 use crate::login::Login;
+use crate::rate::{RATE, Rate};
+use crate::report::Reporter;
 use crate::secrets::Secrets;
 use crate::state::{StateError, Store};
 use crate::tally::Tally;
+use crate::usage::{Lost, Sums, Uses};
 
 /// What a gateway must be told.
 pub struct GateConfig {
@@ -42,20 +46,23 @@ pub struct GateConfig {
     pub clock: Arc<dyn Clock>,
 }
 
-/// A running gateway; its follower ends with the last clone.
+/// A running gateway; what follows and reports for it ends with the last clone.
 #[derive(Clone)]
 pub struct Gate {
     verifier: Verifier,
     clock: Arc<dyn Clock>,
     tally: Arc<Tally>,
-    _follower: Arc<Running>,
+    uses: Uses,
+    ledger: Ledger,
+    _running: Arc<Running>,
 }
 
-struct Running(JoinHandle<()>);
+/// What follows the feed, and what reports usage.
+struct Running([JoinHandle<()>; 2]);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.abort();
+        self.0.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -80,11 +87,21 @@ pub enum StartError {
 pub(crate) const CONNECT: Duration = Duration::from_secs(3);
 
 impl Gate {
-    /// Starts to follow the feed; must be called in a tokio runtime. Until the first proof everything is refused.
+    /// Starts to follow the feed; must be called in a tokio runtime. Until the first proof everything is refused. Each
+    /// credential may be used as often as [`RATE`] says.
     ///
     /// # Errors
     /// When the settings or the folder cannot be used.
     pub fn start(config: GateConfig) -> Result<Self, StartError> {
+        let rate = Some(Arc::new(Rate::new(RATE)));
+        Self::start_with(config, Ledger { rate, ..Ledger::default() })
+    }
+
+    /// The same, where calls are counted together with others', and limited otherwise.
+    ///
+    /// # Errors
+    /// When the settings or the folder cannot be used.
+    pub fn start_with(config: GateConfig, ledger: Ledger) -> Result<Self, StartError> {
         if config.issuer.is_empty() {
             return Err(StartError::NoIssuer);
         }
@@ -100,6 +117,18 @@ impl Gate {
         let view = View::new(&config.issuer, newest);
         let verifier = Verifier::new(view.reader());
         let tally = Arc::new(Tally::default());
+        // A process of its own: its numbers begin at one, and what it did not tell ends with it.
+        let process = HEXLOWER.encode(&protem_clock::random::bytes::<4>());
+        let instance = format!("{}.{process}", store.instance);
+        let lost = Lost::new(ledger.meters.dropped_here());
+        let (uses, from) = Uses::new(lost.clone());
+        let report = Reporter {
+            from,
+            sums: Sums::new(config.gateway.to_string(), instance, lost),
+            broker: broker.clone(),
+            login: config.login.clone(),
+            ledger: ledger.clone(),
+        };
         let follow = Follow {
             follower: Follower::new(view),
             broker,
@@ -111,8 +140,9 @@ impl Gate {
             keeping: None,
             tally: Arc::clone(&tally),
         };
-        let follower = Arc::new(Running(tokio::spawn(follow.run())));
-        Ok(Self { verifier, clock: config.clock, tally, _follower: follower })
+        let running = Running([tokio::spawn(follow.run()), tokio::spawn(report.run())]);
+        let (clock, running) = (config.clock, Arc::new(running));
+        Ok(Self { verifier, clock, tally, uses, ledger, _running: running })
     }
 
     /// How it stands.
@@ -131,6 +161,13 @@ impl Gate {
     #[must_use]
     pub fn judge(&self) -> Judge {
         Judge::new(vec![self.verifier.clone()], Arc::clone(&self.clock), Secrets::default())
+            .counting(vec![self.uses.clone()], self.ledger.clone())
+    }
+
+    /// Where what its view decides is counted.
+    #[must_use]
+    pub fn uses(&self) -> &Uses {
+        &self.uses
     }
 
     /// What checks credentials.

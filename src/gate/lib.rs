@@ -14,8 +14,11 @@ pub mod headers;
 pub mod layer;
 pub mod listener;
 pub mod login;
+pub mod meters;
 pub mod probes;
+pub mod rate;
 pub mod refusal;
+pub mod report;
 pub mod secrets;
 pub mod settings;
 pub mod sidecar;
@@ -23,5 +26,6 @@ pub mod state;
 #[cfg(feature = "spiffe")]
 pub mod svid;
 pub mod tally;
+pub mod usage;
 #[cfg(feature = "spiffe")]
 pub mod workload;

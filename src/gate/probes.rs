@@ -1,4 +1,4 @@
-//! The private listener, for whoever runs the gateway: is it alive, is it ready.
+//! The private listener, for whoever runs the gateway: is it alive, is it ready, what does it do.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -10,7 +10,9 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use protem_metrics::page::MEDIA_TYPE;
 use protem_verify::known::State;
+use protem_verify::verifier::Verifier;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -18,6 +20,7 @@ use tokio::task::JoinSet;
 use crate::decision::Judge;
 use crate::door::{ACCEPT_PAUSE, HEAD_WITHIN};
 use crate::follow::moment;
+use crate::meters::Exposition;
 
 /// What the private listener tells of.
 #[derive(Clone)]
@@ -64,16 +67,27 @@ impl Probes {
     /// The answer to a path.
     #[must_use]
     pub fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        let mut kind = "text/plain; charset=utf-8";
         let (status, text) = match (method, path) {
             (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, "alive\n".to_owned()),
             (&Method::GET | &Method::HEAD, "/readyz") => self.ready(),
+            (&Method::GET | &Method::HEAD, "/metrics") => {
+                kind = MEDIA_TYPE;
+                (StatusCode::OK, self.page())
+            }
             _ => (StatusCode::NOT_FOUND, "there is nothing here\n".to_owned()),
         };
         let mut response = Response::new(Full::new(Bytes::from(text)));
         *response.status_mut() = status;
-        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers_mut().insert(CONTENT_TYPE, plain);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         response
+    }
+
+    fn page(&self) -> String {
+        let now = moment(&**self.judge.clock());
+        let known = self.judge.views().iter().map(Verifier::known);
+        let views: Vec<_> = known.map(|one| (one.state(now).word(), one.age(now))).collect();
+        Exposition::new(self.judge.meters()).text(views.into_iter())
     }
 
     /// Ready: not about to end, and fresh for one issuer at least. Were all of them needed, one region's outage would take every

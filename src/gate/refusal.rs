@@ -20,7 +20,10 @@ pub fn answer(refusal: &Refusal, resource: Option<&ResourceName>) -> Response<By
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     // A proxy that keeps answers would go on refusing, or letting in, when that is no longer so.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if refusal.class() == Class::Unavailable {
+    if let Refusal::TooMany(wait) = refusal {
+        // In whole seconds, and never none: who comes back too early is refused again.
+        headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().saturating_add(1)));
+    } else if refusal.class() == Class::Unavailable {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     } else if let Ok(challenge) = HeaderValue::try_from(challenge(refusal)) {
         headers.insert(WWW_AUTHENTICATE, challenge);
@@ -35,6 +38,7 @@ pub fn status(refusal: &Refusal) -> StatusCode {
         Class::Unauthorized => StatusCode::UNAUTHORIZED,
         Class::Forbidden => StatusCode::FORBIDDEN,
         Class::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Class::TooMany => StatusCode::TOO_MANY_REQUESTS,
     }
 }
 
@@ -70,5 +74,6 @@ fn error(refusal: &Refusal) -> &'static str {
         (_, Class::Unauthorized) => "invalid_token",
         (_, Class::Forbidden) => "insufficient_scope",
         (_, Class::Unavailable) => "temporarily_unavailable",
+        (_, Class::TooMany) => "too_many_requests",
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use protem_verify::names::{GatewayName, ResourceName};
@@ -12,6 +13,7 @@ use toml::Spanned;
 use crate::connect::{TlsFiles, check};
 use crate::forward::Proxy;
 use crate::listener::Place;
+use crate::rate::RATE;
 
 /// What a sidecar must be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub struct Settings {
     pub state: PathBuf,
     /// Where `/livez`, `/readyz` and metrics are; none: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Calls a second of one credential; none: as many as it likes.
+    pub rate: Option<NonZeroU32>,
     /// The resources that it protects; none: all that the bundle gives it.
     pub resources: Vec<ResourceName>,
     /// Its brokers, one for each issuer.
@@ -109,6 +113,8 @@ struct Raw {
     beyond_loopback: bool,
     state: PathBuf,
     metrics: Option<SocketAddr>,
+    #[serde(default = "rate")]
+    rate: u32,
     #[serde(default)]
     resources: Vec<Spanned<String>>,
     broker: Vec<Spanned<RawBroker>>,
@@ -198,7 +204,7 @@ impl Settings {
         let resources = resources.collect::<Result<_, _>>()?;
         let brokers = brokers(&raw, &at)?;
         let secrets = raw.secret.into_iter().map(|(name, secret)| (name, secret.file)).collect();
-        let Raw { proxy, state, metrics, log, .. } = raw;
+        let Raw { proxy, state, metrics, rate, log, .. } = raw;
         Ok(Self {
             name,
             proxy,
@@ -206,6 +212,7 @@ impl Settings {
             socket_mode,
             state,
             metrics,
+            rate: NonZeroU32::new(rate),
             resources,
             brokers,
             secrets,
@@ -270,6 +277,11 @@ fn brokers(
     Ok(made)
 }
 
+/// Calls a second of one credential when nothing is said.
+fn rate() -> u32 {
+    RATE.get()
+}
+
 fn octal(text: &str) -> Option<u32> {
     let plain = text.len() == 3 && text.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
     plain.then(|| u32::from_str_radix(text, 8).ok()).flatten()
@@ -305,7 +317,7 @@ mod tests {
     fn a_file_says_what_is_needed() {
         check(
             &format!("{HEAD}{BROKER}{LOGIN}"),
-            Ok(|s| s.proxy.is_none() && s.socket_mode == 0o660),
+            Ok(|s| s.proxy.is_none() && s.socket_mode == 0o660 && s.rate == Some(RATE)),
         );
         check(
             &format!(
@@ -341,6 +353,14 @@ mod tests {
         check(&format!("{HEAD}broker = []\n{LOGIN}"), Err("1 to 64 brokers"));
         check(&format!("{whole}cert = \"c\"\n"), Err("both `cert` and `key`"));
         check(&format!("{whole}cert = \"c\"\nkey = \"k\"\n"), Err("either `cert` and `key`"));
+    }
+
+    #[test]
+    fn a_rate_can_be_set_or_taken_away() {
+        let with = |rate| format!("rate = {rate}\n{HEAD}{BROKER}{LOGIN}");
+        check(&with("50"), Ok(|s| s.rate == NonZeroU32::new(50)));
+        check(&with("0"), Ok(|s| s.rate.is_none()));
+        check(&with("-1"), Err("line 1, column 8"));
     }
 
     #[test]

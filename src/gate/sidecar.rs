@@ -12,12 +12,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::connect::{Dial, TlsFiles};
-use crate::decision::Judge;
+use crate::decision::{Judge, Ledger};
 use crate::door::Door;
 use crate::gate::{CONNECT, Gate, GateConfig, StartError};
 use crate::listener::{Listener, Place};
 use crate::login::{Login, TokenFile};
 use crate::probes::Probes;
+use crate::rate::Rate;
 use crate::secrets::Secrets;
 use crate::settings::{BrokerSettings, Settings};
 
@@ -72,16 +73,19 @@ impl Sidecar {
             ),
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let rate = settings.rate.map(|rate| Arc::new(Rate::new(rate)));
+        let ledger = Ledger { rate, ..Ledger::default() };
         let mut gates = Vec::new();
         for broker in &settings.brokers {
             let config = config(&settings, broker, login.clone(), Arc::clone(&clock));
-            let gate = Gate::start(config)
+            let gate = Gate::start_with(config, ledger.clone())
                 .map_err(|source| CannotStart::Broker { issuer: broker.issuer.clone(), source })?;
             gates.push(gate);
         }
         let secrets = Secrets::new(settings.secrets);
         let views = gates.iter().map(|gate| gate.verifier().clone()).collect();
-        let judge = Judge::new(views, clock, secrets.clone());
+        let uses = gates.iter().map(|gate| gate.uses().clone()).collect();
+        let judge = Judge::new(views, clock, secrets.clone()).counting(uses, ledger);
         let door = Door { judge, proxy: settings.proxy };
         Ok(Self { gates, door, listener, private, secrets })
     }

@@ -119,7 +119,16 @@ pub struct Resource {
     pub inject: Option<Inject>,
     scopes: BTreeMap<ScopeName, Rank>,
     /// Sorted by template, most specific first; each with its scopes, those to ask for first.
-    operations: BTreeMap<Operation, Vec<ScopeName>>,
+    operations: BTreeMap<Operation, Mapped>,
+}
+
+/// An operation of the catalog, and what allows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// As the catalog spells it: where two scopes spell it differently, as the first of them does.
+    pub text: Arc<str>,
+    /// The scopes any of which allows it, the one to ask for first.
+    pub scopes: Vec<ScopeName>,
 }
 
 /// A header that a gateway sets to a secret it holds.
@@ -189,14 +198,17 @@ impl Resource {
             let risk = risk(member(scope, "risk").and_then(Json::text).unwrap_or_default());
             resource.scopes.insert(name.clone(), (risk, operations.len()));
             for operation in operations {
-                let operation = Operation::parse(operation.text().unwrap_or_default());
+                let text = operation.text().unwrap_or_default();
+                let operation = Operation::parse(text);
                 let operation = operation.map_err(|error| bad(&error.to_string()))?;
-                resource.operations.entry(operation).or_default().push(name.clone());
+                let new = || Mapped { text: text.into(), scopes: Vec::new() };
+                let mapped = resource.operations.entry(operation).or_insert_with(new);
+                mapped.scopes.push(name.clone());
             }
         }
         let Self { scopes, operations, .. } = &mut resource;
-        for allowing in operations.values_mut() {
-            allowing.sort_by_key(|scope| scopes.get(scope).copied());
+        for mapped in operations.values_mut() {
+            mapped.scopes.sort_by_key(|scope| scopes.get(scope).copied());
         }
         Ok(resource)
     }
@@ -207,14 +219,13 @@ impl Resource {
         self.scopes.contains_key(scope)
     }
 
-    /// The scopes any of which allows this operation, the one to ask for first; `None` when no scope maps it. `path` is
-    /// canonical. Where templates overlap the most specific one counts alone: who may read `/orders/{id}` may not
-    /// therefore read `/orders/export`.
+    /// What this operation is mapped to; `None` when no scope maps it. `path` is canonical. Where templates overlap the most
+    /// specific one counts alone: who may read `/orders/{id}` may not therefore read `/orders/export`.
     #[must_use]
-    pub fn allowing(&self, method: &str, path: &str) -> Option<&[ScopeName]> {
+    pub fn mapped(&self, method: &str, path: &str) -> Option<&Mapped> {
         let parts: Vec<&str> = path.split('/').skip(1).collect();
         let mut of_method = self.operations.iter().filter(|(known, _)| *known.method == *method);
-        of_method.find(|(known, _)| known.matches(&parts)).map(|(_, scopes)| scopes.as_slice())
+        of_method.find(|(known, _)| known.matches(&parts)).map(|(_, mapped)| mapped)
     }
 }
 
@@ -256,8 +267,8 @@ mod tests {
     fn check(method: &str, path: &str, expect: Option<&[&str]>) {
         let catalog = Catalog::parse(CATALOG).unwrap();
         let resource = catalog.resource(&ResourceName::try_from("orders-api").unwrap()).unwrap();
-        let allowing = resource.allowing(method, path);
-        let names = allowing.map(|all| all.iter().map(ScopeName::as_str).collect::<Vec<_>>());
+        let mapped = resource.mapped(method, path);
+        let names = mapped.map(|one| one.scopes.iter().map(ScopeName::as_str).collect::<Vec<_>>());
         assert_eq!(names.as_deref(), expect, "{method} {path}");
     }
 

@@ -7,11 +7,11 @@ use arc_swap::ArcSwap;
 
 use crate::claims::Claims;
 use crate::codes::{Code, check};
-use crate::ids::Seq;
+use crate::ids::{GrantId, Seq};
 use crate::jws::{ACCESS_TOKEN, Flaw, Jws};
 use crate::known::{Known, Moment};
 use crate::names::{KeyId, ResourceName, ScopeName};
-use crate::operation::{Resource, canonical};
+use crate::operation::{Mapped, Resource, canonical};
 use crate::time::Time;
 
 /// Checks credentials against the view that it reads, without a lock.
@@ -51,6 +51,20 @@ pub struct Allowed {
     pub resource: ResourceName,
     /// The scope that allowed the call.
     pub scope: ScopeName,
+}
+
+/// What was found of a call on the way to a verdict, for whoever counts: of a credential that its key signed, and of nothing
+/// that a caller made up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Noted {
+    /// Whose.
+    pub grant: Option<GrantId>,
+    /// When the credential was issued.
+    pub issued: Time,
+    /// What was called, as the catalog spells it; `None`: no operation of the catalog.
+    pub operation: Option<Arc<str>>,
+    /// The issuer's time, as far as it is proven.
+    pub now: Time,
 }
 
 /// Why a call is refused.
@@ -107,6 +121,8 @@ pub enum Class {
     Unauthorized,
     /// 403: not for this call.
     Forbidden,
+    /// 429: not so often.
+    TooMany,
     /// 503: come back when the gateway knows more.
     Unavailable,
 }
@@ -130,8 +146,20 @@ impl Verifier {
     /// Decides about one call, cheap checks first (RFC 8725 §3; the order matters only for which reason is named).
     #[must_use]
     pub fn check(&self, token: &str, call: &Call<'_>, now: Moment) -> Verdict {
+        self.check_noting(token, call, now, &mut Noted::default())
+    }
+
+    /// The same, and tells what was found on the way, also of a call that is refused.
+    #[must_use]
+    pub fn check_noting(
+        &self,
+        token: &str,
+        call: &Call<'_>,
+        now: Moment,
+        noted: &mut Noted,
+    ) -> Verdict {
         let view = self.view.load();
-        match allowed(&view, token, call, now) {
+        match allowed(&view, token, call, now, noted) {
             Ok(allowed) => Verdict::Allow(Box::new(allowed)),
             Err(reason) => Verdict::Deny(reason),
         }
@@ -154,7 +182,13 @@ impl Verifier {
     }
 }
 
-fn allowed(view: &Known, token: &str, call: &Call<'_>, now: Moment) -> Result<Allowed, Reason> {
+fn allowed(
+    view: &Known,
+    token: &str,
+    call: &Call<'_>,
+    now: Moment,
+    noted: &mut Noted,
+) -> Result<Allowed, Reason> {
     let jws = Jws::parse(token, ACCESS_TOKEN).map_err(Reason::Malformed)?;
     if view.closed || view.blind {
         return Err(Reason::Closed);
@@ -175,9 +209,18 @@ fn allowed(view: &Known, token: &str, call: &Call<'_>, now: Moment) -> Result<Al
         return Err(Reason::BadSignature);
     }
     let claims = Claims::decode(&jws.payload).map_err(Reason::Malformed)?;
+    noted.grant = Some(claims.grant);
+    noted.issued = claims.issued;
+    noted.now = view.now(now).unwrap_or(claims.issued);
     let resource = view.catalog.resource(call.resource).ok_or(Reason::UnknownResource)?;
+    let path = canonical(call.path);
+    let mapped = path.and_then(|path| resource.mapped(call.method, path));
+    noted.operation = mapped.map(|mapped| Arc::clone(&mapped.text));
     counts(view, &claims, &jws.kid, (call.resource, resource), now)?;
-    let scope = scope(view, &claims, resource, call)?;
+    if path.is_none() {
+        return Err(Reason::NotCanonical);
+    }
+    let scope = scope(view, &claims, resource, mapped)?;
     Ok(Allowed { claims, key: jws.kid, resource: call.resource.clone(), scope })
 }
 
@@ -236,10 +279,9 @@ fn scope(
     view: &Known,
     claims: &Claims,
     resource: &Resource,
-    call: &Call<'_>,
+    mapped: Option<&Mapped>,
 ) -> Result<ScopeName, Reason> {
-    let path = canonical(call.path).ok_or(Reason::NotCanonical)?;
-    let allowing = resource.allowing(call.method, path).unwrap_or_default();
+    let allowing = mapped.map(|mapped| mapped.scopes.as_slice()).unwrap_or_default();
     if let Some(scope) = allowing.iter().find(|scope| claims.scopes.contains(scope)) {
         return Ok(scope.clone());
     }

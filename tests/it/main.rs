@@ -76,6 +76,7 @@ mod tidy;
 mod tls;
 mod tokens;
 mod usage;
+mod usage_gate;
 mod webhooks;
 mod webhooks_kill;
 mod wire_attacks;

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use protem_gate::meters::{Exposition, Meters};
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::selector::By;
 use protem_verify::codes;
@@ -175,6 +176,11 @@ fn family(name: &str) -> String {
     end.unwrap_or(name).to_owned()
 }
 
+/// What a gateway shows before its first call.
+fn gate_page() -> String {
+    Exposition::new(&Meters::default()).text([("UNREADY", None)].into_iter())
+}
+
 /// Metrics of a page: from its own `TYPE` lines.
 fn shown(page: &str) -> BTreeSet<String> {
     let lines = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
@@ -204,9 +210,9 @@ fn queries(value: &Value, found: &mut Vec<String>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_and_every_alert_names_a_metric_that_exists_and_all_are_explained() {
     let (broker, at) = started().await;
-    let page = page(&at).await;
+    let page = page(&at).await + &gate_page();
     let known = shown(&page);
-    assert!(known.len() > 20, "{known:?}");
+    assert!(known.len() > 25, "{known:?}");
     let dashboard: Value = serde_json::from_str(&read("examples/grafana/protem.json")).unwrap();
     let mut asked = Vec::new();
     queries(&dashboard, &mut asked);
@@ -248,7 +254,14 @@ async fn a_real_parser_reads_the_page() {
                   families = list(text_string_to_metric_families(sys.stdin.read()))\n\
                   assert all(f.documentation for f in families)\n\
                   print(*sorted(f.name for f in families))";
-    let known = shown(&page);
+    for page in [page, gate_page()] {
+        parse(&python, script, page).await;
+    }
+    broker.stop().await;
+}
+
+async fn parse(python: &str, script: &'static str, page: String) {
+    let (known, python) = (shown(&page), python.to_owned());
     let parsed = tokio::task::spawn_blocking(move || {
         let mut child = Command::new(python)
             .args(["-c", script])
@@ -264,5 +277,4 @@ async fn a_real_parser_reads_the_page() {
     assert!(parsed.status.success(), "{}", String::from_utf8_lossy(&parsed.stderr));
     let names = String::from_utf8(parsed.stdout).unwrap();
     assert_eq!(names.split_whitespace().map(str::to_owned).collect::<BTreeSet<_>>(), known);
-    broker.stop().await;
 }

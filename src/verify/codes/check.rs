@@ -51,6 +51,8 @@ crate::codes! {
         "the catalog says that the gateway adds a secret to calls of this resource, and it holds none of that name that it can read", "whoever runs the gateway looks at its log and at `[secret.NAME]` of its `gate.toml`";
     NO_ROUTE = "PT-0425", "the route does not name a resource",
         "a gateway decides about a resource that its proxy's configuration names for each route, and this route names none", "whoever runs the proxy adds the resource to the route: docs/gates.md";
+    TOO_MANY = "PT-0427", "the credential is used too often",
+        "a gateway lets each credential make a limited number of calls a second, so that a task that runs wild slows nobody else", "wait as long as `Retry-After` says; if the work needs more, have the gateway's `rate` raised";
     UNREADABLE = "PT-0426", "what the proxy asked cannot be read",
         "the question is too large, not of the form that its protocol has, or did not come whole", "send a smaller request; if every call is refused so, whoever runs the proxy compares its version and configuration with docs/gates.md";
 }
