@@ -97,8 +97,11 @@ fn approve(
     }
     let rule = ruling.rule.as_ref().unwrap_or(&waiting.rule);
     let signed = digest(&request, &ruling, rule);
-    if narrowed.is_none() && signed != waiting.digest {
-        return Err(Refusal::VerdictStale); // a new bundle has not come to this request yet
+    // INVARIANT(approvals_of_other_rules_do_not_carry_over): before a new bundle has come to this request, nobody knows
+    // whether what was approved is still what it says; of a narrowed one the digests cannot tell.
+    let unknown = !before.is_empty() && state.unsettled.set().contains(&grant.id);
+    if (narrowed.is_none() && signed != waiting.digest) || (narrowed.is_some() && unknown) {
+        return Err(Refusal::VerdictStale);
     }
     in_range(ruling.terms.lifetime)?;
     let mut events = Vec::new();
@@ -112,6 +115,10 @@ fn approve(
         });
     }
     if !again {
+        // What they said before counts no more: by another account, or when they might, they say it anew.
+        let old = waiting.approved.contains(&approver.person);
+        let back = || Event::ApprovalTakenBack { grant: grant.id, by: approver.person.clone() };
+        events.extend(old.then(back));
         events.push(Event::ApprovalGiven {
             grant: grant.id,
             by: approver.person.clone(),

@@ -21,6 +21,7 @@ pub mod tick;
 pub mod tracked;
 pub mod verdict;
 
+mod approval_tests;
 mod key_tests;
 mod law_tests;
 mod random_tests;

@@ -2,15 +2,15 @@
 
 use protem_core::command::{Choice, Command};
 use protem_core::refusal::Refusal;
-use protem_core::request::{AccessRequest, Scopes};
+use protem_core::request::Scopes;
 use protem_verify::ids::{GrantId, Hash};
 use protem_verify::names::{GroupName, PersonName, ScopeName, Words};
 use protem_verify::time::{Lifetime, Time};
 
-use crate::engine::again::again;
 use crate::engine::broker::Broker;
 use crate::engine::lane::Lane;
 use crate::engine::stop::Stop;
+use crate::engine::verdicts::{may_review, reviewed, verdicts};
 use crate::journal::fault::Fault;
 use crate::journal::records::GrantRecord;
 use crate::policy::ask::{Action, Object};
@@ -174,7 +174,10 @@ impl Broker {
         loop {
             let record = self.seen(person, id).await?;
             let account = self.bundle().account(&caller.login);
-            let (verdict, approver) = self.verdicts((person, &account), &record, &narrow).await?;
+            let active = self.active(&record.request.by).await?;
+            let (bundle, now) = (self.bundle(), self.now());
+            let who = (person, account.as_str());
+            let (verdict, approver) = verdicts(&bundle, who, &record, &narrow, now, active);
             let command = Command::Decide {
                 grant: id,
                 digest: decision.digest,
@@ -232,38 +235,6 @@ impl Broker {
         let record = self.record(grant).await?;
         let may = self.may_review(person, &record);
         Ok(Review { grant: record, may })
-    }
-
-    /// Both verdicts on a decision: of the request as it would be narrowed, and of the person on the request as it waits.
-    async fn verdicts(
-        &self,
-        (person, account): (&Person, &str),
-        record: &GrantRecord,
-        narrow: &Narrow,
-    ) -> Result<(protem_core::verdict::Verdict, protem_core::verdict::ApproverVerdict), Stop> {
-        let asked = &record.request;
-        let request = AccessRequest {
-            lifetime: narrow.lifetime.or(asked.lifetime),
-            scopes: narrow.scopes.clone().unwrap_or_else(|| asked.scopes.clone()),
-            ..asked.clone()
-        };
-        let active = self.active(&asked.by).await?;
-        let (bundle, now) = (self.bundle(), self.now());
-        let as_it_waits = bundle.reevaluate(&record.ruling, asked, now, active, false);
-        let verdict = again(&bundle, record, &request, now, active);
-        let waits = as_it_waits.ruling();
-        // INVARIANT(who_narrows_may_approve_what_waits): dropping a scope is deciding it, so it needs the right to.
-        let approver = bundle.may_decide(&bundle::Decision {
-            person,
-            request: asked,
-            ruling: waits,
-            lifetime: narrow.lifetime.unwrap_or(waits.terms.lifetime).min(waits.terms.lifetime),
-            behind: record.behind.as_ref(),
-            account,
-            digest: record.digest.unwrap_or_default(),
-            now,
-        });
-        Ok((verdict, approver))
     }
 
     /// A request that waits or waited, if the person may know of it: what they may not see looks like what is not there.
@@ -336,17 +307,7 @@ impl Broker {
         person: &Person,
         record: &GrantRecord,
     ) -> Result<(), String> {
-        let bundle = self.bundle();
-        if record.behind.as_ref() == Some(&person.name)
-            || bundle.stands_behind(person, &record.ruling)
-        {
-            return Err("they are behind the request".to_owned());
-        }
-        if bundle.owns_identity(person, &record.request.by.identity) {
-            let identity = &record.request.by.identity;
-            return Err(format!("they own `{identity}`, and its owners do not count"));
-        }
-        self.permits(person, Action::Review, &reviewed(record))
+        may_review(&self.bundle(), person, record, self.now())
     }
 
     fn permits(&self, person: &Person, action: Action, of: &[Object]) -> Result<(), String> {
@@ -368,8 +329,4 @@ fn looked_at(record: &GrantRecord) -> [Object; 3] {
     let request = &record.request;
     let identity = Object::Identity(request.by.identity.clone());
     [identity, Object::Resource(request.resource.clone()), Object::Broker]
-}
-
-fn reviewed(record: &GrantRecord) -> [Object; 2] {
-    [Object::Identity(record.request.by.identity.clone()), Object::Broker]
 }

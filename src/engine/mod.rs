@@ -50,3 +50,4 @@ pub mod thread;
 pub mod threads;
 pub mod timekeeper;
 pub mod unusual;
+pub mod verdicts;

@@ -10,6 +10,10 @@ mod counts;
 mod feed;
 mod gateway;
 mod history;
+mod people;
+mod post;
+mod quorum;
+mod rules;
 mod store;
 mod weak;
 mod work;
@@ -18,11 +22,11 @@ mod world;
 use std::sync::Arc;
 
 use protem::journal::memory::MemoryJournal;
-use protem::journal::port::Journal;
 
 use self::checks::violation;
 use self::counts::Counts;
 use self::history::{digest, print};
+use self::store::Store;
 use self::weak::Weak;
 use self::world::{START, World};
 
@@ -55,6 +59,17 @@ const SOMETIMES: &[&str] = &[
     "resumed",
     "snapshot",
     "hold lost",
+    // people
+    "decision stuck",
+    "decision repeated",
+    "review refused",
+    "message failed",
+    "sender died",
+    "told: pending",
+    "told: emergency",
+    "told: decided",
+    "told: ended",
+    "told: quarantined",
     // the journal's kinds
     "grant.activated",
     "grant.requested",
@@ -73,6 +88,11 @@ const SOMETIMES: &[&str] = &[
     "key.retired",
     "key.forgotten",
     "access.refused",
+    "approval.given",
+    "approval.taken_back",
+    "request.narrowed",
+    "request.reminded",
+    "review.closed",
     // why gateways refuse: unknown key, expired, revoked, key cut off, nothing proven, too old
     "PT-0403",
     "PT-0407",
@@ -90,8 +110,9 @@ const SOMETIMES: &[&str] = &[
     "PT-0508",
 ];
 
-fn memory() -> Box<dyn Journal> {
-    Box::new(MemoryJournal::new().0)
+fn memory() -> Store {
+    let (journal, reader) = MemoryJournal::new();
+    Store::new(Box::new(journal), reader)
 }
 
 /// Runs a seed; a failure says how to see it again.
@@ -199,4 +220,39 @@ fn weakened_broker_that_answers_before_the_commit_is_found() {
 #[test]
 fn weakened_broker_that_mints_anew_is_found() {
     weakened(Weak::MintsAnew, &["I2"]);
+}
+
+#[test]
+fn weakened_broker_that_counts_accounts_is_found() {
+    weakened(Weak::CountsAccounts, &["I17"]);
+}
+
+#[test]
+fn weakened_broker_that_asks_nobody_whose_people_decide_is_found() {
+    weakened(Weak::AsksNobody, &["I18"]);
+}
+
+#[test]
+fn weakened_broker_that_takes_any_digest_is_found() {
+    weakened(Weak::TakesAnyDigest, &["I19"]);
+}
+
+#[test]
+fn weakened_broker_that_keeps_approvals_of_other_rules_is_found() {
+    weakened(Weak::KeepsApprovals, &["I19"]);
+}
+
+#[test]
+fn weakened_broker_that_takes_one_approval_for_enough_is_found() {
+    weakened(Weak::OneIsEnough, &["I4"]);
+}
+
+#[test]
+fn weakened_sender_that_forgets_to_tell_is_found() {
+    weakened(Weak::ForgetsToTell, &["I20"]);
+}
+
+#[test]
+fn weakened_broker_whose_requesters_review_themselves_is_found() {
+    weakened(Weak::ReviewsItself, &["I20"]);
 }

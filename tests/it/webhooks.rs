@@ -235,6 +235,78 @@ async fn who_is_told_what() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_decided_is_told_once_and_how_it_ended_if_that_is_news() {
+    let (room, chat, deaf) = (Room::new(), Receiver::start(), Receiver::start());
+    let only =
+        |receiver, what: &str| WebhookSettings { events: vec![what.into()], ..room.to(receiver) };
+    let both = WebhookSettings { events: vec!["decided".into(), "ended".into()], ..room.to(&chat) };
+    let broker = broker(made(&[("chat", both), ("deaf", only(&deaf, "quarantined"))])).await;
+    let mut ann = broker.person("ann", &["shop-oncall"]);
+    let mut agent = broker.identity("payments/agent");
+    let decide = |grant: &v1::Grant, approve, reason: &str| v1::DecideRequest {
+        grant_id: grant.id.clone(),
+        digest: grant.digest.clone(),
+        approve,
+        reason: reason.into(),
+        ..Default::default()
+    };
+    let told =
+        |count: usize| tokio::task::block_in_place(|| chat.wait(count)).pop().unwrap().json();
+    // Approved, and shorter than it was asked for.
+    let yes = refund(&broker, "approved").await;
+    let shorter = Some(prost_types::Duration { seconds: 60, nanos: 0 });
+    let wish = v1::DecideRequest { lifetime: shorter, ..decide(&yes, true, "go ahead") };
+    ann.approvals.decide(wish).await.unwrap();
+    let (one, data) = (told(1), told(1)["data"].clone());
+    assert_eq!(
+        (&one["type"], &one["subject"]),
+        (&"protem.request.decided".into(), &yes.id.as_str().into())
+    );
+    assert_eq!(data["approvals"]["given_by"], serde_json::json!(["ann"]));
+    assert_eq!((&data["actor"], &data["lifetime_seconds"]), (&"person:ann".into(), &60.into()));
+    assert!(data["until"].is_string() && data["end"].is_null(), "{data}");
+    assert!(!one.to_string().contains("eyJ"), "no credential is in it: {one}");
+    // Denied.
+    let no = refund(&broker, "denied").await;
+    ann.approvals.decide(decide(&no, false, "wrong ticket")).await.unwrap();
+    let one = told(2);
+    assert_eq!(
+        (&one["type"], &one["subject"]),
+        (&"protem.request.decided".into(), &no.id.as_str().into())
+    );
+    assert_eq!(
+        one["data"]["end"],
+        serde_json::json!({ "reason": "denied", "note": "wrong ticket" })
+    );
+    // Nobody decides what its job takes back: that is an end and no decision.
+    let back = refund(&broker, "withdrawn").await;
+    let give = v1::ReturnGrantRequest { grant_id: back.id.clone(), note: "not needed".into() };
+    agent.access.return_grant(give).await.unwrap();
+    let one = told(3);
+    assert_eq!(
+        (&one["type"], &one["subject"]),
+        (&"protem.grant.ended".into(), &back.id.as_str().into())
+    );
+    assert_eq!(one["data"]["end"]["reason"], "withdrawn");
+    // What was approved and ends as it should is nobody's news; what is cut short is.
+    let give = v1::ReturnGrantRequest { grant_id: yes.id.clone(), note: "done".into() };
+    agent.access.return_grant(give).await.unwrap();
+    let cut = refund(&broker, "cut short").await;
+    ann.approvals.decide(decide(&cut, true, "")).await.unwrap();
+    assert_eq!(told(4)["subject"], cut.id.as_str());
+    let target = v1::selector::By::Grant(cut.id.clone());
+    broker.operator().revoke(target).await.unwrap();
+    let one = told(5);
+    assert_eq!(
+        (&one["type"], &one["subject"]),
+        (&"protem.grant.ended".into(), &cut.id.as_str().into())
+    );
+    assert_eq!(one["data"]["end"]["reason"], "revoked");
+    assert_eq!((chat.taken().len(), deaf.received().len()), (5, 0));
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_emergency_is_told_to_those_who_were_skipped() {
     let (room, chat) = (Room::new(), Receiver::start());
     let broker = broker(made(&[("chat", room.to(&chat))])).await;

@@ -1,22 +1,23 @@
-//! What workloads ask for, and what a policy of one line says to it.
+//! What workloads ask for, and how a broker puts it to policy.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use protem_core::limits::DECIDE_WITHIN_DEFAULT;
+use protem::policy::ask::Ask;
+use protem::policy::bundle::Bundle;
+use protem::policy::login::Principal;
 use protem_core::request::{AccessRequest, Scopes, Task, Workload};
-use protem_core::verdict::{ApprovalRule, Effect, Ruling, Terms, Verdict};
-use protem_verify::ids::{Hash, RequestId};
+use protem_core::verdict::Verdict;
+use protem_verify::ids::RequestId;
 use protem_verify::names::{
-    IdentityName, ResourceName, ScopeName, Subject, TaskId, TaskKind, Words,
+    IdentityName, PersonName, ResourceName, ScopeName, Subject, TaskId, TaskKind, Words,
 };
-use protem_verify::time::{Lifetime, Staleness, Time};
+use protem_verify::time::{Lifetime, Time};
 
 use super::chance::Chance;
+use super::rules::login;
 
 pub const ISSUER: &str = "https://protem.test";
-/// Two bundles that take turns.
-pub const BUNDLES: [Hash; 2] = [Hash([1; 32]), Hash([2; 32])];
 pub const IDENTITIES: [&str; 4] = ["shop/a", "shop/b", "ops/c", "ops/d"];
 pub const RESOURCES: [&str; 2] = ["orders", "billing"];
 pub const SCOPES: [&str; 2] = ["read", "write"];
@@ -42,7 +43,12 @@ pub fn audience(resource: &ResourceName) -> Arc<str> {
 }
 
 pub fn workload(name: &str) -> Workload {
-    let subject = Subject::try_from(format!("issuer|{name}").as_str()).unwrap();
+    let subject = if name.starts_with("shop") {
+        format!("spiffe://sim.test/{name}")
+    } else {
+        format!("ci|repo:{name}")
+    };
+    let subject = Subject::try_from(subject.as_str()).unwrap();
     Workload { identity: identity(name), subject }
 }
 
@@ -59,9 +65,12 @@ pub fn key(now: Time, chance: &mut Chance) -> RequestId {
 /// Any request of one of the identities under `task`.
 pub fn request(name: &str, task: &str, now: Time, chance: &mut Chance) -> AccessRequest {
     let mut scopes = vec![scope(chance.pick(&SCOPES).unwrap())];
-    if chance.percent(30) {
+    let emergency = chance.percent(8);
+    if chance.percent(30) && !emergency {
         scopes.push(scope(chance.pick(&SCOPES).unwrap()));
     }
+    // Who breaks the glass must say why.
+    let silent = emergency && chance.percent(20);
     AccessRequest {
         by: workload(name),
         task: Task {
@@ -72,53 +81,24 @@ pub fn request(name: &str, task: &str, now: Time, chance: &mut Chance) -> Access
         resource: resource(chance.pick(&RESOURCES).unwrap()),
         scopes: Scopes::new(scopes).unwrap(),
         lifetime: Some(Lifetime(Duration::from_secs(chance.between(10, 60)))),
-        purpose: words("simulated"),
+        purpose: if silent { Words::default() } else { words("simulated") },
         key: chance.percent(90).then(|| key(now, chance)),
-        emergency: false,
+        emergency,
         proof: None,
     }
 }
 
-/// What policy says: mostly yes; no to nobody by name, so that every bundle change has something to end.
-pub fn verdict(request: &AccessRequest, bundle: Hash, active: u32, now: Time) -> Verdict {
-    let write = request.scopes.contains(&scope("write"));
-    let by = request.by.identity.as_str();
-    let effect = match (bundle == BUNDLES[0], by, write) {
-        (false, "ops/d", true) => Effect::Deny,
-        (_, "ops/c", true) => Effect::NeedsApproval,
-        _ => Effect::Issue,
-    };
-    let rule = (effect == Effect::NeedsApproval).then(|| ApprovalRule {
-        required: 1,
-        decide_within: DECIDE_WITHIN_DEFAULT.min(Duration::from_secs(20)),
-        remind: None,
-        then: None,
-        policies: Hash([3; 32]),
-        groups: Vec::new(),
-    });
-    let fresh = if by.starts_with("shop") { 2 } else { 5 };
-    Verdict::from_policy(Ruling {
-        content: request.content(),
-        effect,
-        policies: Vec::new(),
-        bundle,
-        at: now,
-        terms: Terms {
-            lifetime: request.lifetime.unwrap_or(Lifetime(Duration::from_secs(30))),
-            credential: Lifetime(Duration::from_secs(15)),
-            fresh: Staleness(Duration::from_secs(fresh)),
-            audience: audience(&request.resource),
-            claims: Arc::new([]),
-            operations: Arc::new([]),
-            active_max: 40,
-            pending_max: 5,
-        },
-        limits: Vec::new(),
-        findings: Vec::new(),
-        code: String::new(),
-        remedy: String::new(),
-        rule,
-        active: write.then_some(active),
-        input: Arc::new([]),
-    })
+/// What policy says to a request, as a broker asks it.
+pub fn verdict(request: &AccessRequest, bundle: &Bundle, active: u32, now: Time) -> Verdict {
+    let login = login(request.by.identity.as_str(), request.task.id.as_str());
+    bundle.evaluate(&Ask { request, login: &login, now, active, findings: &[], region: "" })
+}
+
+/// The person behind a request, as a broker learns it from the sign-in.
+pub fn behind(request: &AccessRequest, bundle: &Bundle) -> Option<PersonName> {
+    let login = login(request.by.identity.as_str(), request.task.id.as_str());
+    match bundle.who(&login) {
+        Ok(Principal::Workload { by, behind }) if by == request.by => behind,
+        other => panic!("{other:?}"),
+    }
 }

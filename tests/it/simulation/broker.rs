@@ -7,6 +7,7 @@ use protem::engine::sequencer::{Answered, Job, Sequencer, Work};
 use protem::engine::stop::Stop;
 use protem::journal::fault::Fault;
 use protem::mint::{SigningKey, mint};
+use protem::policy::bundle::Bundle;
 use protem_clock::clock::{Clock, ManualClock};
 use protem_core::command::Command;
 use protem_core::event::{Actor, KeyPurpose, PublicKey};
@@ -17,9 +18,10 @@ use protem_verify::ids::{Epoch, GrantId, JournalId, Seq};
 use protem_verify::time::Time;
 use zeroize::Zeroizing;
 
-use super::ask::{BUNDLES, ISSUER};
+use super::ask::ISSUER;
 use super::chance::Chance;
 use super::feed::Feeds;
+use super::rules::{self, digests};
 use super::store::{Met, Store, Weather};
 
 /// What a command's caller wants to know of a grant once it is durable.
@@ -120,7 +122,7 @@ impl Broker {
         for key in [first, &self.keys.checkpoint] {
             commands.push(Command::ActivateKey { key: key.id().clone() });
         }
-        let [digest, ..] = BUNDLES;
+        let [digest, ..] = digests();
         commands.push(Command::ActivateBundle { digest, files: Arc::new([]), expect: None });
         for command in commands {
             self.submit(0, "system", command, Look::Nothing);
@@ -185,6 +187,11 @@ impl Broker {
         let key = self.keys.credentials.iter().find(|key| *key.id() == issued.what().key)?;
         let token = mint(&issued, &ISSUER.into(), key).ok()?;
         Some((newest.number, issued.what().exp, token.reveal().to_owned()))
+    }
+
+    /// The bundle in force, as far as this broker knows.
+    pub fn bundle(&self) -> Option<&'static Bundle> {
+        rules::bundle(self.state()?.bundle()?)
     }
 
     pub fn state(&self) -> Option<&State> {

@@ -10,6 +10,7 @@ use protem_verify::names::IdentityName;
 use protem_verify::time::Time;
 
 use super::history::{Applied, Decided, Fact, Got, Record};
+use super::quorum::Quorum;
 
 /// A broker may work on a wall clock that is wrong by this much; credentials may live on by as much.
 pub const CLOCK_BOUND: Duration = Duration::from_secs(2);
@@ -22,7 +23,7 @@ pub type Violation = String;
 /// The first violation in a history.
 pub fn violation(history: &[Fact], start: u64) -> Option<Violation> {
     let mut checker = Checker::new(start);
-    history.iter().find_map(|fact| checker.see(fact).err())
+    history.iter().find_map(|fact| checker.see(fact).err()).or_else(|| checker.finish().err())
 }
 
 /// What is known from the facts so far.
@@ -39,6 +40,7 @@ pub struct Checker {
     /// When the end at this place was first answered, in true milliseconds.
     answered: BTreeMap<Seq, u64>,
     gateways: BTreeMap<usize, View>,
+    quorum: Quorum,
 }
 
 #[derive(Clone, Debug)]
@@ -75,11 +77,13 @@ impl Checker {
             keys: BTreeMap::new(),
             answered: BTreeMap::new(),
             gateways: BTreeMap::new(),
+            quorum: Quorum::default(),
         }
     }
 
     /// Holds one more fact against what came before.
     pub fn see(&mut self, fact: &Fact) -> Result<(), Violation> {
+        self.quorum.see(fact)?;
         match fact {
             Fact::Row { seq, at, event } => self.row(*seq, *at, event),
             Fact::Done { answered, rows, .. } => self.done(*answered, rows),
@@ -89,8 +93,18 @@ impl Checker {
             Fact::Acked { gateway, seq } => self.whole(*gateway, *seq, "acknowledged"),
             Fact::Decided(decided) if decided.accepted => self.accepted(decided),
             Fact::Decided(decided) if decided.reason == UNKNOWN_KEY => self.unknown_key(decided),
-            Fact::Decided(_) | Fact::Asked { .. } | Fact::Stopped { .. } | Fact::Note(_) => Ok(()),
+            Fact::Decided(_)
+            | Fact::Clicked(_)
+            | Fact::Told(_)
+            | Fact::Asked { .. }
+            | Fact::Stopped { .. }
+            | Fact::Note(_) => Ok(()),
         }
+    }
+
+    /// What must be true after the calm.
+    pub fn finish(&self) -> Result<(), Violation> {
+        self.quorum.finish()
     }
 
     fn row(&mut self, seq: Seq, at: Time, event: &Event) -> Result<(), Violation> {
@@ -324,6 +338,6 @@ fn covers(target: &Target, seq: Seq, id: &GrantId, record: &Record) -> bool {
     matches && record.activated <= seq
 }
 
-fn hold(holds: bool, which: &str, how: impl FnOnce() -> String) -> Result<(), Violation> {
+pub fn hold(holds: bool, which: &str, how: impl FnOnce() -> String) -> Result<(), Violation> {
     if holds { Ok(()) } else { Err(format!("{which}: {}", how())) }
 }

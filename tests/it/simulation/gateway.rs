@@ -70,7 +70,11 @@ impl Link {
     /// In order, as TCP does.
     pub fn send(&mut self, now: u64, chance: &mut Chance, message: Encoded) {
         let after = self.down.back().map_or(0, |(at, _)| *at);
-        let at = (now + chance.between(0, 40)).max(self.clogged_until).max(after);
+        let mut at = (now + chance.between(0, 40)).max(after);
+        if now < self.clogged_until {
+            // What waited comes drop by drop: a gateway decides between an old proof and the news behind it.
+            at = self.clogged_until.max(after) + chance.between(0, 200);
+        }
         self.down.push_back((at, message));
     }
 }

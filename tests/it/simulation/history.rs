@@ -10,6 +10,8 @@ use protem_verify::names::{IdentityName, KeyId, ResourceName, TaskId};
 use protem_verify::time::Time;
 use sha2::{Digest, Sha256};
 
+use super::rules::Account;
+
 /// One thing that happened, in the order of the world.
 #[derive(Clone, Debug)]
 pub enum Fact {
@@ -31,6 +33,10 @@ pub enum Fact {
     Acked { gateway: usize, seq: Seq },
     /// A gateway decided on a credential.
     Decided(Decided),
+    /// A human made up their mind, before any broker hears of it.
+    Clicked(Clicked),
+    /// Somebody's chat got a message about an entry.
+    Told(Told),
     /// A fault, or anything else that a reader of the history wants to see.
     Note(String),
 }
@@ -66,6 +72,38 @@ pub struct Decided {
     pub accepted: bool,
     /// The code of a no.
     pub reason: &'static str,
+}
+
+/// What a human did at a screen.
+#[derive(Clone, Debug)]
+pub struct Clicked {
+    pub grant: GrantId,
+    pub account: &'static Account,
+    pub chose: Chose,
+    /// The digest on the screen.
+    pub saw: Hash,
+    /// The bundle in force where they clicked.
+    pub bundle: Hash,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chose {
+    Yes,
+    No,
+    /// The own yes is taken back.
+    TakesBack,
+    /// An emergency was looked at.
+    Looked,
+}
+
+/// A message that arrived.
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub seq: Seq,
+    pub what: &'static str,
+    pub groups: Vec<String>,
+    /// The bundle in force when it was made.
+    pub bundle: Hash,
 }
 
 /// A credential as the journal records it, with what a cut-off looks at.

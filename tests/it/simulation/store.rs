@@ -5,14 +5,16 @@ use std::sync::{Arc, Mutex};
 use protem::journal::committed::Committed;
 use protem::journal::fault::Fault;
 use protem::journal::port::{FOREIGN_MAX, Head, Journal, Turn};
+use protem::journal::reader::Reader;
+use protem::journal::records::GrantRecord;
 use protem_core::event::{Draft, Event};
-use protem_verify::ids::{Seq, TurnId};
+use protem_verify::ids::{GrantId, Seq, TurnId};
 
 use super::chance::Chance;
 
 /// The store itself: what it holds is what is durable.
 #[derive(Clone)]
-pub struct Store(Arc<Mutex<Box<dyn Journal>>>);
+pub struct Store(Arc<Mutex<Box<dyn Journal>>>, Arc<dyn Reader>);
 
 /// What the next calls through a door meet, in percent.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,8 +46,18 @@ pub struct Door {
 }
 
 impl Store {
-    pub fn new(journal: Box<dyn Journal>) -> Self {
-        Self(Arc::new(Mutex::new(journal)))
+    pub fn new(journal: Box<dyn Journal>, reader: Arc<dyn Reader>) -> Self {
+        Self(Arc::new(Mutex::new(journal)), reader)
+    }
+
+    /// What brokers read beside their turns.
+    pub fn reader(&self) -> &dyn Reader {
+        &*self.1
+    }
+
+    /// A grant as people see it.
+    pub fn grant(&self, id: &GrantId) -> Option<GrantRecord> {
+        self.1.grant(id).unwrap()
     }
 
     pub fn door(&self, chance: Chance, weather: Arc<Mutex<(Weather, Met)>>) -> Door {

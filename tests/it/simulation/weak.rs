@@ -16,4 +16,18 @@ pub enum Weak {
     AnswersEarly,
     /// A broker gives a second token to a retry.
     MintsAnew,
+    /// A broker takes each account for a human.
+    CountsAccounts,
+    /// A broker does not ask whose people somebody is: requesters and owners count.
+    AsksNobody,
+    /// A broker takes an approval for one of what the request is now, whatever its giver saw.
+    TakesAnyDigest,
+    /// A broker keeps approvals although the rules that they rest on have changed.
+    KeepsApprovals,
+    /// A broker grants what one person approved, whatever number the rule says.
+    OneIsEnough,
+    /// What tells people passes over a message that did not arrive.
+    ForgetsToTell,
+    /// The requester's people close the review of their own emergency.
+    ReviewsItself,
 }

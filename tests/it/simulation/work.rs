@@ -4,27 +4,33 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use protem::engine::again::again;
 use protem_core::command::Command;
 use protem_core::event::{KeyPurpose, Target};
 use protem_core::request::AccessRequest;
 use protem_core::state::State;
+use protem_core::verdict::Verdict;
 use protem_verify::ids::{GrantId, HoldId};
 use protem_verify::names::TaskId;
-use protem_verify::time::Time;
 
 use super::ask::{
-    BUNDLES, IDENTITIES, RESOURCES, SCOPES, identity, request, resource, scope, verdict, words,
+    IDENTITIES, RESOURCES, SCOPES, behind, identity, request, resource, scope, verdict, words,
     workload,
 };
 use super::broker::{Keys, Look};
 use super::chance::Chance;
 use super::history::Fact;
+use super::people::{Decision, Desk};
+use super::rules::digests;
+use super::weak::Weak;
 use super::world::World;
 
 /// What a command was for.
 pub enum Op {
     Asks(Box<AccessRequest>),
     Renews,
+    /// A person decides: what they would do again.
+    Decides(Box<Decision>),
     Ends,
     Other,
 }
@@ -62,6 +68,7 @@ pub struct Work {
     tokens: Vec<Held>,
     /// Requests that were sent, to be sent again.
     sent: Vec<AccessRequest>,
+    pub desk: Desk,
     keys: Arc<Keys>,
     key: usize,
     chance: Chance,
@@ -78,6 +85,7 @@ impl Work {
             tasks: Vec::new(),
             tokens: Vec::new(),
             sent: Vec::new(),
+            desk: Desk::default(),
             keys,
             key: 0,
             chance,
@@ -98,8 +106,10 @@ impl Work {
 
     /// It was not done, or nobody knows: its workload asks again.
     pub fn stopped(&mut self, op: Op) {
-        if let Op::Asks(request) = op {
-            self.sent.push(*request);
+        match op {
+            Op::Asks(request) => self.sent.push(*request),
+            Op::Decides(decision) => self.desk.again.push(*decision),
+            Op::Renews | Op::Ends | Op::Other => {}
         }
     }
 
@@ -122,7 +132,7 @@ impl Work {
         if shop { 2_000 } else { 5_000 }
     }
 
-    fn recent<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
+    pub fn recent<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
         self.chance.pick(&from[from.len().saturating_sub(RECENT)..])
     }
 }
@@ -150,7 +160,14 @@ impl World {
         }
     }
 
-    fn send(&mut self, broker: usize, actor: &str, op: Op, command: Command, look: Look) {
+    pub(super) fn send(
+        &mut self,
+        broker: usize,
+        actor: &str,
+        op: Op,
+        command: Command,
+        look: Look,
+    ) {
         let id = self.work.next_op();
         let what: String = format!("{actor} {command:?}").chars().take(160).collect();
         self.history.push(Fact::Asked { op: id, what });
@@ -158,7 +175,7 @@ impl World {
         self.brokers[broker].submit(id, actor, command, look);
     }
 
-    fn state(&self, broker: usize) -> &State {
+    pub(super) fn state(&self, broker: usize) -> &State {
         self.brokers[broker].state().unwrap()
     }
 
@@ -190,27 +207,33 @@ impl World {
                 request
             }
         };
+        let Some(bundle) = self.brokers[broker].bundle() else { return };
         let state = self.state(broker);
-        let bundle = state.bundle().unwrap_or_default();
         let active = state.active(&request.by.identity);
         let at = now.max(state.last_at());
-        let verdict = verdict(&request, bundle, active, at);
+        let verdict = self.weakened(verdict(&request, bundle, active, at), None);
+        let behind = behind(&request, bundle).filter(|_| self.weak != Weak::AsksNobody);
         let actor = format!("identity:{}", request.by.identity);
         let op = Op::Asks(Box::new(request.clone()));
         let look = Look::Request(Box::new(request.clone()));
-        let command = Command::RequestAccess { request, verdict, behind: None };
+        let command = Command::RequestAccess { request, verdict, behind };
         self.send(broker, &actor, op, command, look);
+    }
+
+    /// What the bundle in force says again of a grant, as a broker asks it.
+    fn again(&self, broker: usize, grant: &GrantId) -> Option<Verdict> {
+        let (bundle, state) = (self.brokers[broker].bundle()?, self.state(broker));
+        let record = self.store.grant(grant)?;
+        let active = state.active(&record.request.by.identity);
+        let at = self.time().max(state.last_at());
+        let verdict = again(bundle, &record, &record.request, at, active);
+        Some(self.weakened(verdict, Some(&record)))
     }
 
     fn renew(&mut self, broker: usize) {
         let Some(held) = self.work.any_token() else { return };
-        let request = self.requests[&held.grant].clone();
-        let state = self.state(broker);
-        let bundle = state.bundle().unwrap_or_default();
-        let active = state.active(&request.by.identity);
-        let at = self.time().max(state.last_at());
-        let verdict = verdict(&request, bundle, active, at);
-        let (by, grant) = (request.by.clone(), held.grant);
+        let Some(verdict) = self.again(broker, &held.grant) else { return };
+        let (by, grant) = (self.requests[&held.grant].by.clone(), held.grant);
         let actor = format!("identity:{}", by.identity);
         let command = Command::RenewCredential { by, grant, verdict };
         self.send(broker, &actor, Op::Renews, command, Look::Grant(grant));
@@ -318,21 +341,17 @@ impl World {
 
     fn bundle(&mut self, broker: usize) {
         let now = self.state(broker).bundle();
-        let digest = BUNDLES[usize::from(now == Some(BUNDLES[0]))];
+        let mut others = digests().to_vec();
+        others.retain(|digest| now != Some(*digest));
+        let digest = *self.chance.pick(&others).unwrap();
         let command = Command::ActivateBundle { digest, files: Arc::new([]), expect: now };
         self.send(broker, "person:ada", Op::Other, command, Look::Nothing);
     }
 
     fn settle(&mut self, broker: usize) {
-        let now = self.time();
         let state = self.state(broker);
         let Some(digest) = state.bundle().filter(|_| !state.settled()) else { return };
-        let at: Time = now.max(state.last_at());
-        let again = |id: GrantId| {
-            let request = self.requests.get(&id)?;
-            let active = state.active(&request.by.identity);
-            Some((id, verdict(request, digest, active, at)))
-        };
+        let again = |id: GrantId| Some((id, self.again(broker, &id)?));
         let grants = state.unsettled(5).into_iter().filter_map(again).collect();
         let command = Command::Settle { digest, grants };
         self.send(broker, "system", Op::Other, command, Look::Nothing);

@@ -17,6 +17,7 @@ use super::checks::{Checker, Violation};
 use super::counts::Counts;
 use super::gateway::{Gateway, Link};
 use super::history::{Decided, Fact, Got};
+use super::post::Post;
 use super::store::{Store, Weather};
 use super::weak::Weak;
 use super::work::{Held, Op, Work};
@@ -38,7 +39,8 @@ pub struct World {
     pub(super) gateways: Vec<Gateway>,
     pub(super) work: Work,
     pub(super) weak: Weak,
-    store: Store,
+    pub(super) store: Store,
+    pub(super) post: Post,
     checker: Checker,
     checked: usize,
     seen: Seq,
@@ -58,7 +60,7 @@ enum Repair {
 impl World {
     pub fn new(seed: u64, weak: Weak, brokers: usize) -> Self {
         let mut chance = Chance::new(seed);
-        let store = Store::new(super::memory());
+        let store = super::memory();
         let keys = Arc::new(Keys::new());
         let unix = Duration::from_millis(START);
         let broker = |chance| Broker::new(store.clone(), Arc::clone(&keys), unix, chance);
@@ -75,6 +77,7 @@ impl World {
             gateways,
             weak,
             store,
+            post: Post::default(),
             checker: Checker::new(START),
             checked: 0,
             seen: Seq(0),
@@ -92,12 +95,14 @@ impl World {
             if !calm {
                 self.fail();
                 self.act();
+                self.people();
             }
             self.connect();
             for broker in 0..self.brokers.len() {
                 self.turn(broker);
             }
             self.gateways();
+            self.tell(calm);
             self.check()?;
         }
         self.end()
@@ -403,6 +408,7 @@ impl World {
         if !same {
             return Err("I5: the journal is not what it was".to_owned());
         }
+        self.checker.finish()?;
         for broker in &self.brokers {
             let met = broker.weather.lock().unwrap().1;
             self.counts.many("store failed before the commit", met.before);
