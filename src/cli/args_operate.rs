@@ -260,6 +260,19 @@ pub enum BenchCommand {
     Flood(LoadArgs),
     /// A first call with a fresh token, alone and while another issuer never answers
     Login(LoginArgs),
+    /// Checks a second at a gateway on one core, beside a bare signature, with an empty view and with a full one
+    Verify(VerifyArgs),
+}
+
+/// A gateway's check, without a network.
+#[derive(Args, Clone, Debug)]
+pub struct VerifyArgs {
+    /// Revoked grants that the full view holds
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000_000)]
+    pub entries: usize,
+    /// How long to measure each
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = span)]
+    pub duration: Duration,
 }
 
 /// Logins beside a silent issuer.

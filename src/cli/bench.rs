@@ -10,7 +10,7 @@ use crate::cli::args_operate::BenchCommand;
 use crate::cli::client::screen;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Screen, columns};
-use crate::cli::{bench_fanout, bench_flood, bench_load, bench_login};
+use crate::cli::{bench_fanout, bench_flood, bench_load, bench_login, bench_verify};
 
 /// Measures.
 ///
@@ -24,6 +24,7 @@ pub async fn bench(global: &Global, command: &BenchCommand) -> Result<Exit, Fail
         BenchCommand::Fanout(args) => bench_fanout::fanout(global, &screen, args).await?,
         BenchCommand::Flood(args) => bench_flood::flood(global, &screen, args).await?,
         BenchCommand::Login(args) => bench_login::login(&screen, args).await?,
+        BenchCommand::Verify(args) => bench_verify::verify(&screen, args).await?,
     };
     report.show(&screen);
     Ok(Exit::Done)
@@ -66,9 +67,16 @@ pub struct Figures {
 impl Figures {
     /// From latencies in microseconds, over a stretch of time.
     #[must_use]
-    pub fn of(name: &str, mut micros: Vec<u64>, failed: u64, over: Duration) -> Self {
-        micros.sort_unstable();
-        let count = u32::try_from(micros.len()).unwrap_or(u32::MAX);
+    pub fn of(name: &str, micros: Vec<u64>, failed: u64, over: Duration) -> Self {
+        let nanos = micros.into_iter().map(|micros| micros.saturating_mul(1_000)).collect();
+        Self::of_nanos(name, nanos, failed, over)
+    }
+
+    /// From latencies in nanoseconds.
+    #[must_use]
+    pub fn of_nanos(name: &str, mut nanos: Vec<u64>, failed: u64, over: Duration) -> Self {
+        nanos.sort_unstable();
+        let count = u32::try_from(nanos.len()).unwrap_or(u32::MAX);
         let operations = u64::from(count);
         let seconds = over.as_secs_f64().max(1e-9);
         Self {
@@ -76,8 +84,8 @@ impl Figures {
             operations,
             failed,
             per_second: f64::from(count) / seconds,
-            p50_ms: percentile(&micros, 50),
-            p99_ms: percentile(&micros, 99),
+            p50_ms: percentile(&nanos, 50),
+            p99_ms: percentile(&nanos, 99),
             server_cpu_us: None,
         }
     }
@@ -93,8 +101,8 @@ impl Figures {
 
 fn percentile(sorted: &[u64], percent: usize) -> f64 {
     let at = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
-    let micros = sorted.get(at).copied().unwrap_or(0);
-    f64::from(u32::try_from(micros).unwrap_or(u32::MAX)) / 1e3
+    let nanos = Duration::from_nanos(sorted.get(at).copied().unwrap_or(0));
+    nanos.as_secs_f64() * 1e3
 }
 
 impl Report {
@@ -117,8 +125,8 @@ fn row(figures: &Figures) -> Vec<String> {
     vec![
         figures.name.clone(),
         format!("{:.0}", figures.per_second),
-        format!("{:.2}", figures.p50_ms),
-        format!("{:.2}", figures.p99_ms),
+        format!("{:.3}", figures.p50_ms),
+        format!("{:.3}", figures.p99_ms),
         figures.server_cpu_us.map_or("-".to_owned(), |cpu| format!("{cpu:.0}")),
         figures.operations.to_string(),
         figures.failed.to_string(),

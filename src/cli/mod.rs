@@ -20,6 +20,7 @@ pub mod bench_raw;
 pub mod bench_stage;
 #[cfg(feature = "spiffe")]
 pub mod broker_id;
+pub mod bench_verify;
 pub mod bundle;
 pub mod child;
 pub mod client;
