@@ -117,6 +117,11 @@ pub async fn gateways(global: &Global) -> Result<Exit, Failure> {
         "REPORTED",
     ];
     screen.print(columns(&heads, &rows));
+    if answer.gateways.iter().any(|gateway| gateway.twin) {
+        screen.say(
+            "several live processes hold one instance id (twin): give each a state folder of its own",
+        );
+    }
     Ok(Exit::Done)
 }
 
@@ -129,7 +134,10 @@ fn gateway(gateway: &v1::Gateway) -> Vec<String> {
         visible(&gateway.name),
         visible(&gateway.instance).chars().take(8).collect(),
         if gateway.connected { "yes" } else { "no" }.to_owned(),
-        visible(&gateway.state),
+        match (visible(&gateway.state), gateway.twin) {
+            (state, true) => format!("{state} (twin)"),
+            (state, false) => state,
+        },
         gateway.acknowledged.to_string(),
         length(gateway.view_age.as_ref()),
         length(gateway.lag_p50.as_ref()),

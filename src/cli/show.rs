@@ -208,11 +208,12 @@ pub fn usage(usage: &v1::GrantUsage) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// One receipt: `orders-dev  refuses it after 2 ms`.
+/// One receipt: `orders-dev 1f0c23ab  refuses it after 2 ms`.
 #[must_use]
 pub fn receipt(screen: &Screen, receipt: &v1::Enforcement) -> String {
     let after = length(duration(receipt.after.as_ref()));
-    let name = format!("{:<20}", receipt.gateway);
+    let instance: String = visible(&receipt.instance).chars().take(8).collect();
+    let name = format!("{:<30}", format!("{} {instance}", visible(&receipt.gateway)));
     match receipt.how() {
         How::Acknowledged => {
             format!("  {name}{}", screen.tint(Tint::Good, &format!("refuses it after {after}")))
@@ -280,6 +281,7 @@ mod tests {
             how: how.into(),
             after: Some(to_wire(Duration::from_millis(millis))),
             instance: String::new(),
+            process: String::new(),
         };
         assert_eq!(receipts(&[one(How::Acknowledged, 2)]), "1 gateway refuses it after 2 ms");
         let both = [one(How::Acknowledged, 2), one(How::Acknowledged, 9), one(How::Waiting, 9)];

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::time::Duration;
 
+use protem_clock::clock::{Clock, SystemClock};
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::enforcement::How;
 use protem_proto::wire::v1::selector::By;
@@ -11,7 +13,7 @@ use protem_verify::codes::tool;
 use crate::cli::args::Global;
 use crate::cli::args_operate::{QuarantineArgs, RevokeArgs, SelectorArgs};
 use crate::cli::client::Client;
-use crate::cli::exit::{Exit, Failure};
+use crate::cli::exit::{Exit, Failure, visible};
 use crate::cli::output::{Screen, Tint};
 use crate::cli::{find, show};
 
@@ -32,8 +34,16 @@ pub async fn revoke(global: &Global, args: &RevokeArgs) -> Result<Exit, Failure>
     let mut answers = answers.map_err(|status| client.failure(&status))?.into_inner();
     let mut receipts = Receipts::default();
     let mut last: Option<v1::RevokeResponse> = None;
+    let mut redraw = tokio::time::interval(REDRAW);
     loop {
-        match answers.message().await {
+        let answer = tokio::select! {
+            answer = answers.message() => answer,
+            _ = redraw.tick(), if screen.live && !screen.json => {
+                receipts.draw(&screen, last.as_ref());
+                continue;
+            }
+        };
+        match answer {
             Ok(Some(answer)) => {
                 if screen.json {
                     screen.json("RevokeResponse", &answer, true)?;
@@ -59,27 +69,42 @@ pub async fn revoke(global: &Global, args: &RevokeArgs) -> Result<Exit, Failure>
     Ok(Exit::Done)
 }
 
+/// How often the line of those that are waited for is drawn anew: as fast as one can read.
+const REDRAW: Duration = Duration::from_millis(100);
+/// Gateways named in that line.
+const NAMED_MAX: usize = 4;
+
 /// What has been shown of the gateways' receipts.
 #[derive(Default)]
-struct Receipts(BTreeSet<(String, String)>);
+struct Receipts {
+    shown: BTreeSet<(String, String, String)>,
+    durable: Option<Duration>,
+}
 
 impl Receipts {
     fn show(&mut self, screen: &Screen, answer: &v1::RevokeResponse, first: bool) {
         screen.clear();
         if first {
+            self.durable = Some(SystemClock.boot());
             let word = if answer.grants_ended == 1 { "grant" } else { "grants" };
             let (ended, seq) = (answer.grants_ended, answer.seq);
             screen.print(format!("revoked; durable as entry {seq}, {ended} {word} ended"));
         }
         for receipt in answer.enforcement.iter().filter(|receipt| receipt.how() != How::Waiting) {
-            if self.0.insert((receipt.gateway.clone(), receipt.instance.clone())) {
+            let (gateway, instance) = (receipt.gateway.clone(), receipt.instance.clone());
+            if self.shown.insert((gateway, instance, receipt.process.clone())) {
                 screen.print(show::receipt(screen, receipt));
             }
         }
-        let waiting = answer.enforcement.iter().filter(|receipt| receipt.how() == How::Waiting);
-        let waiting: Vec<&str> = waiting.map(|receipt| receipt.gateway.as_str()).collect();
-        if !waiting.is_empty() {
-            screen.draw(&format!("  waiting for {}", waiting.join(", ")));
+        self.draw(screen, Some(answer));
+    }
+
+    /// Who is waited for, and for how long already.
+    fn draw(&self, screen: &Screen, last: Option<&v1::RevokeResponse>) {
+        let enforcement = last.map(|last| last.enforcement.as_slice()).unwrap_or_default();
+        let since = self.durable.map_or(Duration::ZERO, |at| SystemClock.boot().saturating_sub(at));
+        if let Some(line) = waiting(enforcement, since) {
+            screen.draw(&line);
         }
     }
 
@@ -96,6 +121,18 @@ impl Receipts {
             screen.print("not confirmed everywhere yet; a silent gateway closes within its bound");
         }
     }
+}
+
+fn waiting(enforcement: &[v1::Enforcement], since: Duration) -> Option<String> {
+    let waiting = enforcement.iter().filter(|receipt| receipt.how() == How::Waiting);
+    let mut names: Vec<String> = waiting.map(|receipt| visible(&receipt.gateway)).collect();
+    let more = names.len().saturating_sub(NAMED_MAX);
+    names.truncate(NAMED_MAX);
+    if names.is_empty() {
+        return None;
+    }
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Some(format!("  {} waiting for {}{more}", show::length(since), names.join(", ")))
 }
 
 /// The selector that arguments name.
@@ -192,6 +229,22 @@ pub async fn quarantine(global: &Global, args: &QuarantineArgs) -> Result<Exit, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn those_that_are_waited_for_fit_in_a_line() {
+        let one = |name: &str, how: How| v1::Enforcement {
+            gateway: name.into(),
+            how: how.into(),
+            ..v1::Enforcement::default()
+        };
+        let ms = Duration::from_millis(1_200);
+        let two = [one("a", How::Waiting), one("b", How::Acknowledged), one("c", How::Waiting)];
+        assert_eq!(waiting(&two, ms).as_deref(), Some("  1.2 s waiting for a, c"));
+        assert_eq!(waiting(&two[1..2], ms), None);
+        let many = ["a", "b", "c", "d", "e", "f"].map(|name| one(name, How::Waiting));
+        let line = waiting(&many, ms).unwrap();
+        assert_eq!(line, "  1.2 s waiting for a, b, c, d and 2 more");
+    }
 
     #[test]
     fn a_revoked_identity_may_ask_again_and_we_say_so() {

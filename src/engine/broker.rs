@@ -18,6 +18,7 @@ use crate::engine::changes::Watchers;
 use crate::engine::desk::Desk;
 use crate::engine::feed::Feed;
 use crate::engine::health::Health;
+use crate::engine::instance::GatewayState;
 use crate::engine::keys::{KeyRing, KeySets};
 use crate::engine::lane::{Lane, LaneLimits, Lanes};
 use crate::engine::meters::Meters;
@@ -25,7 +26,7 @@ use crate::engine::minder::Minder;
 use crate::engine::minting::Minting;
 use crate::engine::plan::Schedule;
 use crate::engine::proof::Prover;
-use crate::engine::receipts::{Enforcement, GatewayState, Mark, Receipts};
+use crate::engine::receipts::{Enforcement, Mark, Receipts};
 use crate::engine::rotation::{Halted, Replaced, Replacement, Rotation, ShownKey};
 use crate::engine::sequencer::{Answered, Job, Work};
 use crate::engine::stop::Stop;
@@ -118,10 +119,10 @@ impl Broker {
         self.0.receipts.bound(mark)
     }
 
-    /// Every enforcing instance that this broker knows.
+    /// Every enforcing gateway process that this broker knows.
     #[must_use]
     pub fn gateways(&self) -> Vec<GatewayState> {
-        self.0.receipts.gateways()
+        self.0.receipts.gateways(self.0.clock.boot())
     }
 
     /// The bundle in force.

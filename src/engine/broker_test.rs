@@ -105,6 +105,7 @@ fn follow(after: Option<Cursor>) -> Subscribe {
         who: Actor("gateway:edge".into()),
         gateway: Some(GatewayName::try_from("edge").unwrap()),
         instance: "one".to_owned(),
+        process: "p".to_owned(),
         filter,
         after,
         enforcing: true,

@@ -11,9 +11,9 @@ use protem_proto::wire::v1::subscribe_response::Message as Wire;
 use protem_verify::ids::{Hash, Seq};
 use tokio::sync::watch;
 
-use crate::engine::filter::{Filter, encode};
+use crate::engine::filter::{Filter, encode, ends};
 use crate::engine::keys::KeySets;
-use crate::engine::receipts::Receipts;
+use crate::engine::receipts::{Mark, Receipts};
 use crate::engine::ring::{RING_MAX, Ring};
 use crate::engine::snapshot::Snapshot;
 use crate::journal::committed::Committed;
@@ -122,7 +122,9 @@ impl Feed {
             state.bundle = Arc::clone(bundle);
             state.catalog_seq = *seq;
         }
-        receipts.committed(news.head.seq, news.boot);
+        if let Some(ended) = ended(&news.rows, news.boot) {
+            receipts.committed(ended);
+        }
         for cell in state.cells.values() {
             let mut ring = cell.ring.write().unwrap_or_else(PoisonError::into_inner);
             let catalog = news
@@ -230,6 +232,15 @@ impl Drop for Seat {
             }
         }
     }
+}
+
+/// What a turn ended, if anything: its last entry that gateways are told, and whom it concerns.
+fn ended(rows: &[Committed<Event>], committed: Duration) -> Option<Mark> {
+    let told = rows.iter().filter_map(|row| Some((row.seq(), ends(row)?)));
+    told.fold(None, |before: Option<Mark>, (seq, covers)| {
+        let covers = before.map_or(covers.clone(), |mark| mark.covers.and(covers));
+        Some(Mark { seq, committed, covers })
+    })
 }
 
 /// The part of the catalog that a filter's gateways need.

@@ -220,6 +220,25 @@ impl Item {
     }
 }
 
+/// The part of the catalog that an entry ends access on, if it is one that gateways are told of.
+#[must_use]
+pub fn ends(row: &Committed<Event>) -> Option<Covers> {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "two kinds of entry end credentials; the law's tests know when a third does"
+    )]
+    let resource = match row.what() {
+        Event::GrantEnded(ended) => {
+            let told = ended.told_by.is_some() || ended.exp.is_none();
+            let expired = ended.reason == EndReason::Expired;
+            Some(&ended.resource).filter(|_| !told && !expired).map(Some)?
+        }
+        Event::CutOff { target, .. } => target.resource(),
+        _ => return None,
+    };
+    Some(resource.map_or(Covers::Everything, |one| Covers::Resources([one.clone()].into())))
+}
+
 /// A message as the bytes that all its subscribers share.
 #[must_use]
 pub fn encode(message: Wire) -> Encoded {

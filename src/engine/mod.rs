@@ -17,6 +17,7 @@ pub mod feed;
 pub mod filter;
 pub mod granted;
 pub mod health;
+pub mod instance;
 pub mod keys;
 #[cfg(test)]
 mod keys_test;

@@ -11,11 +11,9 @@ use protem_verify::names::{GatewayName, ResourceName};
 use protem_verify::time::Staleness;
 use tokio::sync::watch;
 
-/// Acknowledgements remembered per instance: a receipt for something older names a later moment, never an earlier one.
-const ACKS_MAX: usize = 256;
-/// Lags kept per instance for its percentiles.
-const LAGS_MAX: usize = 512;
-/// Commits remembered to measure lags against.
+use crate::engine::instance::{GatewayState, Instance, keep};
+
+/// Ends of access remembered to measure lags against.
 const COMMITS_MAX: usize = 4_096;
 /// How long a silent instance is still shown: its owner may be looking for it.
 const SHOWN: Duration = Duration::from_secs(60 * 60);
@@ -43,6 +41,18 @@ pub enum Covers {
 }
 
 impl Covers {
+    /// Both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Everything, _) | (_, Self::Everything) => Self::Everything,
+            (Self::Resources(mut one), Self::Resources(two)) => {
+                one.extend(two);
+                Self::Resources(one)
+            }
+        }
+    }
+
     /// Whether they have something in common.
     #[must_use]
     pub fn meets(&self, other: &Self) -> bool {
@@ -56,7 +66,7 @@ impl Covers {
 /// What is known of a mark's enforcement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Enforcement {
-    /// One per instance that it concerns and that this broker knows.
+    /// One per process that it concerns and that this broker knows.
     pub receipts: Vec<Receipt>,
     /// No enforcing gateway anywhere can still accept a covered credential.
     pub everywhere: bool,
@@ -69,6 +79,8 @@ pub struct Receipt {
     pub gateway: GatewayName,
     /// Tells its replicas apart.
     pub instance: String,
+    /// Tells processes of one instance id apart.
+    pub process: String,
     /// How it is known.
     pub how: How,
     /// Since the mark was durable.
@@ -86,34 +98,22 @@ pub enum How {
     BoundPassed,
 }
 
-/// One instance of a gateway, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GatewayState {
-    /// The gateway's name.
-    pub name: GatewayName,
-    /// Tells its replicas apart.
-    pub instance: String,
-    /// Whether it follows the feed of this broker now.
-    pub connected: bool,
-    /// Up to here it enforces.
-    pub acknowledged: Seq,
-    /// The age of its view, by its own word.
-    pub view_age: Option<Duration>,
-    /// Commit to acknowledgement, half of the time.
-    pub lag_p50: Option<Duration>,
-    /// Commit to acknowledgement, 99 of 100 times.
-    pub lag_p99: Option<Duration>,
-    /// `UNREADY`, `SYNCING`, `FRESH` or `STALE`, by its own last word.
-    pub state: String,
-}
-
-/// Which instance speaks.
+/// Which process speaks.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct InstanceId {
     /// The gateway's name.
     pub gateway: GatewayName,
-    /// Tells its replicas apart.
+    /// Tells its replicas apart; kept on disk, so a copied folder gives two of them one.
     pub instance: String,
+    /// Tells processes apart, whatever they keep: what one of them says is no word of another.
+    pub process: String,
+}
+
+impl InstanceId {
+    /// Whether two processes hold one instance id.
+    fn twins(&self, other: &Self) -> bool {
+        self.gateway == other.gateway && self.instance == other.instance && self != other
+    }
 }
 
 /// All that enforcing gateways told this broker.
@@ -129,24 +129,11 @@ pub struct Receipts {
 
 struct Known {
     instances: BTreeMap<InstanceId, Instance>,
-    commits: VecDeque<(Seq, Duration)>,
+    commits: VecDeque<Mark>,
     /// What a credential's `fresh` may be, and until when such a credential may be alive (monotonic).
     fresh: Vec<(Staleness, Option<Duration>)>,
     /// When the bounds of marks pass that somebody may wait for.
     bounds: BTreeSet<Duration>,
-}
-
-struct Instance {
-    covers: Covers,
-    connected: u32,
-    acked: Seq,
-    acks: VecDeque<(Seq, Duration)>,
-    first_proof: Option<Seq>,
-    last_proof: Option<Duration>,
-    seen: Duration,
-    view_age: Option<Duration>,
-    state: String,
-    lags: VecDeque<Duration>,
 }
 
 impl Receipts {
@@ -178,13 +165,10 @@ impl Receipts {
         known.fresh.push((fresh, None));
     }
 
-    /// A turn was found durable.
-    pub fn committed(&self, seq: Seq, boot: Duration) {
-        let mut known = self.lock();
-        if known.commits.len() >= COMMITS_MAX {
-            known.commits.pop_front();
-        }
-        known.commits.push_back((seq, boot));
+    /// A turn that ended access was found durable: what gateways take to hear of it is their lag. Of other turns they hear
+    /// with the next proof, and nobody waits for that.
+    pub fn committed(&self, ended: Mark) {
+        keep(&mut self.lock().commits, ended, COMMITS_MAX);
     }
 
     /// An enforcing instance follows the feed.
@@ -197,12 +181,7 @@ impl Receipts {
         }
         let instance = known.instances.entry(id.clone()).or_insert_with(|| Instance::new(now));
         // What an earlier stream of this instance covered counts on: its proofs may still be fresh.
-        instance.covers = match (&instance.covers, covers) {
-            (Covers::Everything, _) | (_, Covers::Everything) => Covers::Everything,
-            (Covers::Resources(old), Covers::Resources(new)) => {
-                Covers::Resources(old.union(&new).cloned().collect())
-            }
-        };
+        instance.covers = instance.covers.clone().and(covers);
         instance.connected = instance.connected.saturating_add(1);
         instance.seen = now;
     }
@@ -235,17 +214,9 @@ impl Receipts {
         if seq <= instance.acked {
             return;
         }
-        let at = commits.partition_point(|(end, _)| *end <= seq).checked_sub(1);
-        let newest = at.and_then(|at| commits.get(at));
-        if let Some((end, committed)) = newest
-            && *end > instance.acked
-        {
-            let lag = now.saturating_sub(*committed);
-            keep(&mut instance.lags, lag, LAGS_MAX);
-            self.lag.took(lag);
-        }
-        instance.acked = seq;
-        keep(&mut instance.acks, (seq, now), ACKS_MAX);
+        let first = commits.partition_point(|mark| mark.seq <= instance.acked);
+        let heard = commits.iter().skip(first).take_while(|mark| mark.seq <= seq);
+        instance.acknowledge(seq, heard, now, |lag| self.lag.took(lag));
         drop(known);
         self.nudge();
     }
@@ -261,7 +232,7 @@ impl Receipts {
         let mut known = self.lock();
         if let Some(instance) = known.instances.get_mut(id) {
             instance.state = state;
-            instance.view_age = view_age;
+            instance.view_from = view_age.map(|age| now.saturating_sub(age));
             instance.seen = now;
         }
     }
@@ -279,7 +250,7 @@ impl Receipts {
         let after = known.bounds.split_off(&now);
         let passed = !known.bounds.is_empty();
         known.bounds = after;
-        known.instances.retain(|_, one| one.connected > 0 || now.saturating_sub(one.seen) < SHOWN);
+        known.forget(now);
         drop(known);
         if passed {
             self.nudge();
@@ -302,8 +273,8 @@ impl Receipts {
         let mut receipts = Vec::new();
         for (id, instance) in &known.instances {
             let Some((how, after)) = instance.receipt(mark, bound, now) else { continue };
-            let (gateway, instance) = (id.gateway.clone(), id.instance.clone());
-            receipts.push(Receipt { gateway, instance, how, after });
+            let InstanceId { gateway, instance, process } = id.clone();
+            receipts.push(Receipt { gateway, instance, process, how, after });
         }
         // INVARIANT(receipts_never_lie): before the bound has passed, "everywhere" needs that this broker can know every
         // instance whose view may be fresh, and that each of them has said so.
@@ -312,11 +283,18 @@ impl Receipts {
         Enforcement { receipts, everywhere: passed || (knows_all && all) }
     }
 
-    /// Every enforcing instance that this broker knows, connected or lately so.
+    /// Every enforcing process that this broker knows, connected or lately so; not those that another one followed.
     #[must_use]
-    pub fn gateways(&self) -> Vec<GatewayState> {
+    pub fn gateways(&self, now: Duration) -> Vec<GatewayState> {
         let known = self.lock();
-        known.instances.iter().map(|(id, instance)| instance.shown(id)).collect()
+        let bound = known.bound(now);
+        let shown = known.instances.iter().filter(|(id, _)| !known.followed(id));
+        shown
+            .map(|(id, instance)| GatewayState {
+                twin: instance.connected > 0 && known.twin(id),
+                ..instance.shown(id, bound, now)
+            })
+            .collect()
     }
 
     fn nudge(&self) {
@@ -329,6 +307,40 @@ impl Receipts {
 }
 
 impl Known {
+    /// Whether a process came after this one, which has gone, with the same instance id: a restarted gateway.
+    fn followed(&self, id: &InstanceId) -> bool {
+        let Some(own) = self.instances.get(id).filter(|own| own.connected == 0) else {
+            return false;
+        };
+        self.twins(id).any(|(_, other)| other.seen > own.seen)
+    }
+
+    /// Whether another process that follows the feed now has the same instance id.
+    fn twin(&self, id: &InstanceId) -> bool {
+        self.twins(id).any(|(_, other)| other.connected > 0)
+    }
+
+    fn twins(&self, id: &InstanceId) -> impl Iterator<Item = (&InstanceId, &Instance)> {
+        let first = InstanceId { process: String::new(), ..id.clone() };
+        let same = self.instances.range(first..);
+        let same = same.take_while(move |(other, _)| *other == id || other.twins(id));
+        same.filter(move |(other, _)| *other != id)
+    }
+
+    /// Forgets who is silent for long, and sooner who was followed; never one whose view may be fresh.
+    fn forget(&mut self, now: Duration) {
+        let gone = |id: &InstanceId, one: &Instance| {
+            let silent = now.saturating_sub(one.seen);
+            let over = silent >= SHOWN || (silent >= *STALENESS.end() * 2 && self.followed(id));
+            one.connected == 0 && over
+        };
+        let gone: Vec<_> = self.instances.iter().filter(|(id, one)| gone(id, one)).collect();
+        let gone: Vec<InstanceId> = gone.into_iter().map(|(id, _)| id.clone()).collect();
+        for id in gone {
+            self.instances.remove(&id);
+        }
+    }
+
     /// The greatest `fresh` that a credential alive at `at` may carry, and 1 % for the clocks' rates (500 ppm each way at
     /// most, with room).
     fn bound(&self, at: Duration) -> Duration {
@@ -336,67 +348,4 @@ impl Known {
         let fresh = alive.map(|(fresh, _)| fresh.0).max().unwrap_or(*STALENESS.end());
         fresh.saturating_add(fresh / 100)
     }
-}
-
-impl Instance {
-    fn new(now: Duration) -> Self {
-        Self {
-            covers: Covers::Resources(BTreeSet::new()),
-            connected: 0,
-            acked: Seq(0),
-            acks: VecDeque::new(),
-            first_proof: None,
-            last_proof: None,
-            seen: now,
-            view_age: None,
-            state: String::new(),
-            lags: VecDeque::new(),
-        }
-    }
-
-    fn receipt(&self, mark: &Mark, bound: Duration, now: Duration) -> Option<(How, Duration)> {
-        if !self.covers.meets(&mark.covers) {
-            return None;
-        }
-        // Only rising acknowledgements are kept.
-        let first = self.acks.partition_point(|(seq, _)| *seq < mark.seq);
-        if let Some((_, at)) = self.acks.get(first) {
-            return Some((How::Acknowledged, at.saturating_sub(mark.committed)));
-        }
-        let age = now.saturating_sub(mark.committed);
-        // Without a proof from before the mark and within the bound, its view cannot be fresh without holding the mark.
-        let first = self.first_proof.is_some_and(|seq| seq < mark.seq);
-        let fresh = self.last_proof.is_some_and(|at| at.saturating_add(bound) >= mark.committed);
-        if !(first && fresh) {
-            return None;
-        }
-        Some(if age > bound { (How::BoundPassed, bound) } else { (How::Waiting, age) })
-    }
-
-    fn shown(&self, id: &InstanceId) -> GatewayState {
-        let mut lags: Vec<Duration> = self.lags.iter().copied().collect();
-        lags.sort_unstable();
-        GatewayState {
-            name: id.gateway.clone(),
-            instance: id.instance.clone(),
-            connected: self.connected > 0,
-            acknowledged: self.acked,
-            view_age: self.view_age,
-            lag_p50: percentile(&lags, 50),
-            lag_p99: percentile(&lags, 99),
-            state: self.state.clone(),
-        }
-    }
-}
-
-fn percentile(sorted: &[Duration], percent: usize) -> Option<Duration> {
-    let last = sorted.len().checked_sub(1)?;
-    sorted.get(last.saturating_mul(percent) / 100).copied()
-}
-
-fn keep<T>(queue: &mut VecDeque<T>, what: T, max: usize) {
-    if queue.len() >= max {
-        queue.pop_front();
-    }
-    queue.push_back(what);
 }

@@ -26,6 +26,8 @@ pub struct Subscribe {
     pub gateway: Option<GatewayName>,
     /// Tells its replicas apart.
     pub instance: String,
+    /// Tells its processes apart.
+    pub process: String,
     /// What it follows.
     pub filter: Filter,
     /// Where it left off.

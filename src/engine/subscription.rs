@@ -96,8 +96,8 @@ impl Broker {
         }
         let seat = self.0.feed.seat(&open.who).ok_or(Unsubscribed::TooMany)?;
         let gateway = open.gateway.clone().filter(|_| open.enforcing);
-        let instance =
-            gateway.map(|gateway| InstanceId { gateway, instance: open.instance.clone() });
+        let (instance, process) = (open.instance.clone(), open.process.clone());
+        let instance = gateway.map(|gateway| InstanceId { gateway, instance, process });
         if let Some(id) = &instance {
             self.0.receipts.connected(id, open.filter.covers(), self.0.clock.boot());
         }

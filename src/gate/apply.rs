@@ -19,6 +19,8 @@ use protem_verify::view::{Broken, Claimed, Opened, View};
 pub struct Follower {
     /// What is known.
     pub view: View,
+    /// Tells this process from any other that holds the same instance id: random, made at its start.
+    pub process: Vec<u8>,
     pings: VecDeque<(Vec<u8>, Moment)>,
     cursor: Option<v1::Cursor>,
 }
@@ -46,7 +48,7 @@ impl Follower {
     /// Follows with this view.
     #[must_use]
     pub fn new(view: View) -> Self {
-        Self { view, pings: VecDeque::new(), cursor: None }
+        Self { view, process: Vec::new(), pings: VecDeque::new(), cursor: None }
     }
 
     /// What to open a stream with. Pings of an earlier stream prove nothing any more.
@@ -61,6 +63,7 @@ impl Follower {
             history: false,
             last: self.view.newest().map(checkpoint_message),
             instance: instance.into(),
+            process: self.process.clone(),
             version: 1,
         }
     }

@@ -118,8 +118,8 @@ impl Gate {
         let verifier = Verifier::new(view.reader());
         let tally = Arc::new(Tally::default());
         // A process of its own: its numbers begin at one, and what it did not tell ends with it.
-        let process = HEXLOWER.encode(&protem_clock::random::bytes::<4>());
-        let instance = format!("{}.{process}", store.instance);
+        let process = protem_clock::random::bytes::<16>();
+        let instance = format!("{}.{}", store.instance, HEXLOWER.encode(process.split_at(4).0));
         let lost = Lost::new(ledger.meters.dropped_here());
         let (uses, from) = Uses::new(lost.clone());
         let report = Reporter {
@@ -129,8 +129,10 @@ impl Gate {
             login: config.login.clone(),
             ledger: ledger.clone(),
         };
+        let mut follower = Follower::new(view);
+        follower.process = process.into();
         let follow = Follow {
-            follower: Follower::new(view),
+            follower,
             broker,
             gateway: config.gateway.to_string(),
             resources: config.resources,

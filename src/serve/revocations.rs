@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use prost::Message;
+use protem_clock::random;
 use protem_proto::encoded::Encoded;
 use protem_proto::wire::feed::revocation_service_server::RevocationService;
 use protem_proto::wire::v1;
@@ -215,12 +217,25 @@ fn opened(broker: &Broker, caller: &Caller, open: v1::Open) -> Result<Subscribe,
         who: caller.actor(),
         gateway,
         instance: open.instance,
+        process: process(&open.process)?,
         filter,
         after: open.after.map(cursor).transpose()?,
         enforcing: open.enforcing,
         history: open.history,
         last: last.transpose()?,
     })
+}
+
+/// The process that a subscriber is. One that does not say is another with each stream: nothing is taken for the word of
+/// another process.
+fn process(named: &[u8]) -> Result<String, Problem> {
+    if named.len() > NONCE_MAX {
+        return Err(Malformed { field: "process", why: "is longer than 32 bytes" }.into());
+    }
+    if named.is_empty() {
+        return Ok(HEXLOWER.encode(&random::bytes::<16>()));
+    }
+    Ok(HEXLOWER.encode(named))
 }
 
 /// The resources that a subscriber names; none: it names none.

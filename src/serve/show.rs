@@ -9,7 +9,8 @@ use protem_verify::time::Time;
 
 use crate::engine::filter;
 use crate::engine::granted::{Credential, Granted};
-use crate::engine::receipts::{Enforcement, GatewayState, How, Receipt};
+use crate::engine::instance::GatewayState;
+use crate::engine::receipts::{Enforcement, How, Receipt};
 use crate::journal::records::{GrantRecord, Shown};
 
 /// A moment.
@@ -122,7 +123,7 @@ pub fn credential(credential: &Credential) -> v1::Credential {
     }
 }
 
-/// Receipts, one per gateway instance.
+/// Receipts, one per gateway process.
 #[must_use]
 pub fn enforcement(known: &Enforcement) -> Vec<v1::Enforcement> {
     known.receipts.iter().map(receipt).collect()
@@ -146,6 +147,7 @@ fn receipt(receipt: &Receipt) -> v1::Enforcement {
         how: how.into(),
         after: Some(duration(receipt.after)),
         instance: receipt.instance.clone(),
+        process: receipt.process.clone(),
     }
 }
 
@@ -160,6 +162,8 @@ pub fn gateway(state: &GatewayState) -> v1::Gateway {
         lag_p50: state.lag_p50.map(duration),
         lag_p99: state.lag_p99.map(duration),
         instance: state.instance.clone(),
+        process: state.process.clone(),
+        twin: state.twin,
         state: state.state.clone(),
         ..v1::Gateway::default()
     }

@@ -58,6 +58,7 @@ mod page_attacks;
 mod pki;
 mod process;
 mod python;
+mod receipts;
 mod receiver;
 mod refused_svids;
 mod roles;
