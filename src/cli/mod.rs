@@ -18,9 +18,9 @@ pub mod bench_login;
 pub mod bench_probe;
 pub mod bench_raw;
 pub mod bench_stage;
+pub mod bench_verify;
 #[cfg(feature = "spiffe")]
 pub mod broker_id;
-pub mod bench_verify;
 pub mod bundle;
 pub mod child;
 pub mod client;
