@@ -76,6 +76,7 @@ mod svid_tokens;
 mod tidy;
 mod tls;
 mod tokens;
+mod units;
 mod usage;
 mod usage_gate;
 mod webhooks;
