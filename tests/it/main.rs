@@ -79,6 +79,7 @@ mod tokens;
 mod units;
 mod usage;
 mod usage_gate;
+mod verifiers;
 mod webhooks;
 mod webhooks_kill;
 mod wire_attacks;

@@ -1,0 +1,3 @@
+module protem.example/verify
+
+go 1.21
