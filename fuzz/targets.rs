@@ -95,7 +95,7 @@ fn catalog(data: &[u8]) {
     if let Ok(catalog) = Catalog::parse(text(data)) {
         let orders = "orders-api".try_into().expect("a name");
         if let Some(resource) = catalog.resource(&orders) {
-            let _ = resource.allowing("GET", "/v1/orders");
+            let _ = resource.mapped("GET", "/v1/orders");
         }
     }
 }
