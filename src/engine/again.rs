@@ -18,8 +18,20 @@ pub fn again(
     now: Time,
     active: u32,
 ) -> Verdict {
-    let as_issued = record.ruling.effect == Effect::Issue;
-    let verdict = bundle.reevaluate(&record.ruling, request, now, active, as_issued);
+    again_in_use(bundle, record, request, now, (active, None))
+}
+
+/// The same, with what is unusual about the use of its access now.
+#[must_use]
+pub fn again_in_use(
+    bundle: &Bundle,
+    record: &GrantRecord,
+    request: &AccessRequest,
+    now: Time,
+    (active, of_use): (u32, Option<&[String]>),
+) -> Verdict {
+    let counts = (active, record.ruling.effect == Effect::Issue);
+    let verdict = bundle.reevaluate_in_use(&record.ruling, request, now, counts, of_use);
     let approvals = record.approvals.iter();
     let approved: Vec<Approved<'_>> = approvals
         .map(|one| Approved { by: &one.by, standing: &one.standing, at: one.at })

@@ -82,6 +82,17 @@ pub fn word(finding: &str) -> &str {
     finding.split_once(':').map_or(finding, |(word, _)| word)
 }
 
+/// Recorded findings, those from use replaced by these.
+#[must_use]
+pub fn in_use(recorded: &[String], of_use: Option<&[String]>) -> Vec<String> {
+    let Some(of_use) = of_use else { return recorded.to_vec() };
+    let lasting = recorded.iter().filter(|finding| !OF_USE.contains(&word(finding)));
+    lasting.chain(of_use).cloned().collect()
+}
+
+/// The findings that gateways' reports make; the others are about the request.
+const OF_USE: [&str; 3] = ["unusual-volume", "unusual-operation", "refused-spike"];
+
 /// Moments and spans that were written for Cedar before. Each is a call of a function whose name Cedar parses anew, which
 /// costs more than the decision.
 #[derive(Debug, Default)]
@@ -145,4 +156,19 @@ fn moment(now: Time) -> Result<RestrictedExpression, String> {
     let millis = i64::try_from(now.as_millis()).map_err(|error| error.to_string())?;
     let stamp = jiff::Timestamp::from_millisecond(millis).map_err(|error| error.to_string())?;
     Ok(RestrictedExpression::new_datetime(format!("{stamp:.3}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_findings_from_use_are_replaced() {
+        let texts = |all: &[&str]| all.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let recorded = texts(&["unusual-hour: 03:12", "unusual-volume: 1", "refused-spike: 2"]);
+        assert_eq!(in_use(&recorded, None), recorded);
+        assert_eq!(in_use(&recorded, Some(&[])), ["unusual-hour: 03:12"]);
+        let now = texts(&["refused-spike: 9"]);
+        assert_eq!(in_use(&recorded, Some(&now)), ["unusual-hour: 03:12", "refused-spike: 9"]);
+    }
 }

@@ -102,6 +102,19 @@ impl Bundle {
         active: u32,
         as_issued: bool,
     ) -> Verdict {
+        self.reevaluate_in_use(recorded, request, now, (active, as_issued), None)
+    }
+
+    /// The same, with what is unusual about its use now in place of what was when it was ruled on.
+    #[must_use]
+    pub fn reevaluate_in_use(
+        &self,
+        recorded: &Ruling,
+        request: &AccessRequest,
+        now: Time,
+        (active, as_issued): (u32, bool),
+        of_use: Option<&[String]>,
+    ) -> Verdict {
         let mode = Mode { issue_only: as_issued && !request.emergency, ..FRESH };
         let input = match Recorded::from_json(&recorded.input) {
             Ok(input) => input,
@@ -111,7 +124,7 @@ impl Bundle {
             }
         };
         let login = input.login();
-        let (findings, region) = (&input.findings, input.region.as_str());
+        let (findings, region) = (&context::in_use(&input.findings, of_use), input.region.as_str());
         let ask = Ask { request, login: &login, now, active, findings, region };
         Verdict::from_policy(self.rule_on(&ask, mode))
     }

@@ -1,5 +1,6 @@
 //! Usage over the wire: who may report, of what, once; and what people and policies see of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use protem_clock::clock::{Clock, SystemClock};
@@ -246,6 +247,38 @@ async fn unusual_use_is_found_when_it_is_reported() {
     assert!(found()[0].starts_with("refused-spike: "), "{:?}", found());
     let later = now() + Duration::from_secs(3_601);
     assert!(stage.broker.broker.usage_findings(&identity, later).is_empty());
+    stage.broker.stop().await;
+}
+
+/// What gateways report reaches policy: `findings` holds it at the next request.
+#[tokio::test(flavor = "multi_thread")]
+async fn policy_sees_what_is_unusual_about_use() {
+    let forbids = "@id(\"nothing-while-often-refused\")\n\
+                   forbid (principal, action == Action::\"issue\", resource)\n\
+                   when { context.findings.contains(\"refused-spike\") };\n\
+                   @id(\"nor-after-approval\")\n\
+                   forbid (principal, action == Action::\"request\", resource)\n\
+                   when { context.findings.contains(\"refused-spike\") };\n";
+    let (files, name): (_, Arc<str>) = (bundle(), "unusual.cedar".into());
+    let added = files.iter().cloned().chain([(name, forbids.as_bytes().into())]);
+    let mut files: Vec<_> = added.collect();
+    files.sort();
+    let wish = Wish { bundle: Some(files.into()), ..Wish::default() };
+    let broker = TestBroker::with(wish).await;
+    let grant = granted(&broker).await;
+    let stage = Stage { edge: broker.gateway("edge-eu-1"), grant, broker };
+    let mut agent = stage.broker.identity("payments/agent");
+    agent.ask(&fresh_task()).await.unwrap();
+    // At the turn of an hour the counts fall into two of them, and one of the two is enough.
+    report(&stage.edge, vec![stage.refused(1, 60), stage.refused(2, 1_000)]).await.unwrap();
+    let denied = agent.ask(&fresh_task()).await.unwrap_err();
+    assert_eq!(denied.code(), Code::PermissionDenied, "{denied:?}");
+    assert!(String::from_utf8_lossy(denied.details()).contains("refused-spike: "), "{denied:?}");
+    // Somebody else's requests are as usual.
+    let other = stage.broker.identity("shop/checkout").ask(&fresh_task()).await;
+    let unusual =
+        |status: &Status| String::from_utf8_lossy(status.details()).contains("refused-spike");
+    assert!(!other.is_err_and(|status| unusual(&status)));
     stage.broker.stop().await;
 }
 

@@ -163,7 +163,7 @@ async fn a_gateway_tells_what_was_done_with_a_grant_and_goes_on_after_an_outage(
         "protem_gate_refusals_total{code=\"PT-0413\"} 1",
         "protem_gate_credential_age_seconds_count 14",
         "protem_gate_usage_dropped_total 0",
-        "protem_gate_views{state=\"fresh\"} 1",
+        "protem_gate_views{state=\"fresh\"} 1.0",
     ] {
         assert!(page.lines().any(|found| found == line), "no `{line}` in\n{page}");
     }
