@@ -36,6 +36,9 @@ use protem_verify::operation::{Catalog, Operation, canonical};
 use protem_verify::time::Time;
 use protem_verify::view::View;
 
+#[path = "gate_targets.rs"]
+mod gate;
+
 /// A parser: it may refuse, and must neither panic nor take what it would not write.
 pub type Target = (&'static str, fn(&[u8]));
 
@@ -66,6 +69,9 @@ pub const TARGETS: &[Target] = &[
     ("gateway_state", gateway_state),
     ("sign_in", sign_in),
     ("fetch_target", fetch_target),
+    ("gate_settings", gate::settings),
+    ("gate_question", gate::question),
+    ("gate_forward", gate::forward),
 ];
 
 fn text(data: &[u8]) -> &str {

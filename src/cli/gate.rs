@@ -38,7 +38,7 @@ pub async fn gate(global: &Global, args: &GateArgs) -> Result<Exit, Failure> {
     }
     let screen = Screen::new(global.output.unwrap_or(Output::Text));
     let settings = Settings::read(file)
-        .map_err(|why| Failure::of(Exit::Failed, tool::SETTINGS, why.to_string()))?;
+        .map_err(|why| Failure::of(Exit::Failed, tool::SETTINGS, why.to_string()).helps(SAMPLE))?;
     if args.check_config {
         return checked(&screen, file, &settings);
     }
@@ -48,6 +48,9 @@ pub async fn gate(global: &Global, args: &GateArgs) -> Result<Exit, Failure> {
     sidecar.serve(ended()).await;
     Ok(Exit::Done)
 }
+
+/// Where somebody looks whose settings are refused.
+const SAMPLE: &str = "compare with examples/gate.toml, which has every key";
 
 fn checked(screen: &Screen, file: &Path, settings: &Settings) -> Result<Exit, Failure> {
     let missing = missing(settings);
@@ -165,7 +168,11 @@ fn try_it(screen: &Screen, sidecar: &Sidecar, proxy: &str) {
         Some(path) => format!("--unix-socket {path} http://gate"),
         None => format!("http://{place}"),
     };
+    screen.say(format!("\n  {proxy} asks at /authz/RESOURCE"));
+    screen.say("  Envoy asks by ext_authz, with `context_extensions: {resource: RESOURCE}`");
+    screen.say("  configurations for both are in examples/\n");
+    screen.say(format!("Try what {proxy} would ask, with $TOKEN from `protem request`:"));
     screen.say(format!(
-        "\n  {proxy} asks at /authz/RESOURCE, Envoy by ext_authz with `context_extensions: {{resource: RESOURCE}}`;          configurations: examples/\n\nTry what {proxy} would ask, with $TOKEN from `protem request`:\n           curl -i {at}/authz/orders-api -H '{method}: GET' -H '{uri}: /v1/orders' -H \"Authorization: Bearer $TOKEN\"\n"
+        "  curl -i {at}/authz/orders-api -H '{method}: GET' -H '{uri}: /v1/orders' -H \"Authorization: Bearer $TOKEN\"\n"
     ));
 }

@@ -227,12 +227,12 @@ fn strip(asked: &Asked<'_>, inject: Option<&Inject>) -> Result<Vec<String>, Refu
     };
     let mut remove = Vec::new();
     for (name, value) in asked.headers {
-        let name = name.to_ascii_lowercase();
-        let forged = passes_for_ours(&name) || secret.is_some_and(|secret| alike(&name, secret));
-        let takes = name == "connection" && takes_ours_away(value, secret);
-        if !forged && !takes {
+        let forged = passes_for_ours(name) || secret.is_some_and(|secret| alike(name, secret));
+        let takes = name.eq_ignore_ascii_case("connection") && takes_ours_away(value, secret);
+        if !(forged || takes) {
             continue;
         }
+        let name = name.to_ascii_lowercase();
         match asked.strips {
             // Also those that are set: there may be two of them.
             Strips::Any => {}

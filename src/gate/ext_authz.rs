@@ -163,3 +163,64 @@ fn framed(answer: &CheckResponse) -> Response<UnsyncBoxBody<Bytes, Infallible>> 
     response.headers_mut().insert(CONTENT_TYPE, grpc);
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use protem_clock::clock::SystemClock;
+    use protem_verify::verifier::Verifier;
+    use protem_verify::view::View;
+
+    use super::*;
+    use crate::secrets::Secrets;
+
+    fn judge() -> Judge {
+        let view = View::new("https://broker.example", None);
+        let views = vec![Verifier::new(view.reader())];
+        Judge::new(views, Arc::new(SystemClock), Secrets::default())
+    }
+
+    #[track_caller]
+    fn check(told: &CheckResponse, status: i32, code: &str) {
+        let Some(HttpResponse::DeniedResponse(denied)) = &told.http_response else {
+            panic!("no denial: {told:?}")
+        };
+        assert_eq!(denied.status.as_ref().unwrap().code, status);
+        assert!(denied.body.contains(code), "{}", denied.body);
+        assert!(told.status.as_ref().is_some_and(|status| status.code != 0));
+    }
+
+    #[test]
+    fn attack_questions_that_cannot_be_read() {
+        check(&answer(&judge(), None), 503, "PT-0426");
+        // Field 1 is cut short; a map's key is not UTF-8; a varint has no end.
+        for bytes in [&b"\x0a\xff"[..], b"\x0a\x05\x52\x03\x0a\x01\xff", &[0xff; 32]] {
+            check(&answer(&judge(), Some(bytes)), 503, "PT-0426");
+        }
+        check(&answer(&judge(), Some(b"")), 503, "PT-0425");
+    }
+
+    #[tokio::test]
+    async fn attack_no_question_ends_in_a_grpc_error() {
+        let whole = CheckRequest::default().encode_to_vec();
+        let framed = |flag: u8, length: u32| [&[flag][..], &length.to_be_bytes(), &whole].concat();
+        let huge = vec![0; QUESTION_MAX + 1];
+        for (bytes, code) in [
+            (framed(0, 0), "PT-0425"),
+            (framed(1, 0), "PT-0426"),
+            (framed(0, 7), "PT-0426"),
+            ([framed(0, 0), framed(0, 0)].concat(), "PT-0426"),
+            (Vec::new(), "PT-0426"),
+            (vec![0, 0], "PT-0426"),
+            (huge, "PT-0426"),
+        ] {
+            let body = super::check(&judge(), Full::new(Bytes::from(bytes))).await.into_body();
+            let whole = body.collect().await.unwrap();
+            assert_eq!(whole.trailers().unwrap()["grpc-status"], "0");
+            let bytes = whole.to_bytes();
+            let told = CheckResponse::decode(unframed(&bytes).unwrap()).unwrap();
+            check(&told, 503, code);
+        }
+    }
+}

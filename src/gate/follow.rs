@@ -68,6 +68,9 @@ pub enum Ended {
 
 /// Pauses between connects: full jitter up to this, doubled from the least.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// While the newest proof is this young the pauses stay below the second number: credentials still count, and a broker that was
+/// restarted is found again before they do not. The rest of a restart has four of the default five seconds.
+const SOON: (Duration, Duration) = (Duration::from_secs(8), Duration::from_millis(500));
 /// How long the broker may be silent: three pings that it should have answered, and a little for the way.
 const SILENCE: (u32, Duration) = (3, Duration::from_secs(2));
 /// How long an opening, with a login, may take.
@@ -92,9 +95,16 @@ impl Follow {
                 Err(Ended::GoAway(after)) => after.min(PAUSE.1),
                 Ok(()) | Err(_) => Duration::ZERO,
             };
-            tokio::time::sleep(least.saturating_add(jitter(tries))).await;
+            tokio::time::sleep(least.saturating_add(self.pause(tries))).await;
             tries = tries.saturating_add(1);
         }
+    }
+
+    /// How long to wait before the next connect.
+    fn pause(&self, tries: u32) -> Duration {
+        let age = self.follower.view.known().age(self.moment());
+        let most = if age.is_some_and(|age| age < SOON.0) { SOON.1 } else { PAUSE.1 };
+        jitter(tries, most)
     }
 
     async fn stream(&mut self) -> Result<(), Ended> {
@@ -205,8 +215,8 @@ fn silence(every: Duration) -> Duration {
     every.saturating_mul(SILENCE.0).saturating_add(SILENCE.1)
 }
 
-fn jitter(tries: u32) -> Duration {
-    let (least, most) = PAUSE;
+fn jitter(tries: u32, most: Duration) -> Duration {
+    let least = PAUSE.0;
     let limit = least.saturating_mul(2_u32.saturating_pow(tries.min(10))).min(most);
     let share = u32::from(u16::from_be_bytes(protem_clock::random::bytes()));
     let spread = limit.saturating_sub(least).saturating_mul(share) / u32::from(u16::MAX);

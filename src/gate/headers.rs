@@ -6,20 +6,20 @@ pub const IDENTITY: [&str; 4] =
 /// What all our headers begin with.
 const OURS: &str = "x-protem-";
 
-/// Whether some server could take this name for a header of ours: many read `_`, and some read `.`, as `-`.
+/// Whether some server could take this name for a header of ours: many read `_` as `-`, and CGI's heirs any mark at all.
 #[must_use]
 pub fn passes_for_ours(name: &str) -> bool {
-    plain(name).starts_with(OURS)
+    name.len() >= OURS.len() && name.bytes().zip(OURS.bytes()).all(|(a, b)| plain(a) == plain(b))
 }
 
 /// Whether some server could take `name` for `other`.
 #[must_use]
 pub fn alike(name: &str, other: &str) -> bool {
-    plain(name) == plain(other)
+    name.len() == other.len() && name.bytes().zip(other.bytes()).all(|(a, b)| plain(a) == plain(b))
 }
 
-fn plain(name: &str) -> String {
-    name.to_ascii_lowercase().replace(['_', '.'], "-")
+const fn plain(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }
 
 /// Whether a `Connection` header names what must reach the API: a hop that honours it would take that away again.
@@ -47,9 +47,14 @@ mod tests {
 
     #[test]
     fn what_passes_for_ours_is_known_in_every_spelling() {
-        for name in
-            ["x-protem-grant", "X_Protem_Grant", "X-PROTEM_task", "x.protem.scope", "x-protem-"]
-        {
+        for name in [
+            "x-protem-grant",
+            "X_Protem_Grant",
+            "X-PROTEM_task",
+            "x.protem.scope",
+            "x-protem-",
+            "x!protem~grant",
+        ] {
             assert!(passes_for_ours(name), "{name}");
         }
         for name in ["x-protem", "protem-grant", "xx-protem-grant", "x-protemgrant", ""] {

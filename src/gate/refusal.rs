@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use protem_verify::names::{ResourceName, ScopeName};
 use protem_verify::verifier::{Class, Reason};
 use serde_json::{Value, json};
@@ -18,6 +18,12 @@ pub fn answer(refusal: &Refusal, resource: Option<&ResourceName>) -> Response<By
     *response.status_mut() = status(refusal);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // For proxies that do not pass the body on: nginx shows its own, and can put these into it.
+    headers.insert(REASON, HeaderValue::from_static(refusal.code().id));
+    let request = refusal.missing().zip(resource).map(|(scope, resource)| request(resource, scope));
+    if let Some(Ok(request)) = request.map(HeaderValue::try_from) {
+        headers.insert(REQUEST, request);
+    }
     // A proxy that keeps answers would go on refusing, or letting in, when that is no longer so.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Refusal::TooMany(wait) = refusal {
@@ -30,6 +36,16 @@ pub fn answer(refusal: &Refusal, resource: Option<&ResourceName>) -> Response<By
     }
     response
 }
+
+/// What a person may type to get what is missing.
+fn request(resource: &ResourceName, scope: &ScopeName) -> String {
+    format!("protem request --on {resource} --scope {scope}")
+}
+
+/// The reason's code, in a refusal's headers.
+const REASON: HeaderName = HeaderName::from_static("x-protem-reason");
+/// What to type for what is missing, in a refusal's headers.
+const REQUEST: HeaderName = HeaderName::from_static("x-protem-request");
 
 /// The status that a refusal has.
 #[must_use]
@@ -58,13 +74,12 @@ fn challenge(refusal: &Refusal) -> String {
 fn body(refusal: &Refusal, resource: Option<&ResourceName>) -> Value {
     let (error, code) = (error(refusal), refusal.code());
     let (id, title, remedy) = (code.id, code.title, code.remedy);
-    let missing = refusal.missing().map(ScopeName::as_str).zip(resource);
-    let Some((scope, resource)) = missing else {
+    let Some((scope, resource)) = refusal.missing().zip(resource) else {
         return json!({ "error": error, "code": id, "message": title, "remedy": remedy });
     };
-    let request = format!("protem request --on {resource} --scope {scope}");
+    let request = request(resource, scope);
     json!({
-        "error": error, "code": id, "message": title, "remedy": remedy, "scope": scope, "request": request,
+        "error": error, "code": id, "message": title, "remedy": remedy, "scope": scope.as_str(), "request": request,
     })
 }
 

@@ -71,6 +71,12 @@ impl Secrets {
         self.0.get(name)?.now.load().as_ref().clone()
     }
 
+    /// Whether the gateway was told of a secret of that name, whether it can be read or not.
+    #[must_use]
+    pub fn names(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// Why a secret's file cannot be used, as of the last look.
     #[must_use]
     pub fn trouble(&self, name: &str) -> Option<String> {
@@ -108,9 +114,6 @@ impl Secrets {
 
     /// Looks again and again, off the runtime's threads, until dropped.
     pub async fn watch(self) {
-        if self.0.is_empty() {
-            return;
-        }
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let secrets = self.clone();

@@ -364,6 +364,23 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_has_every_key() {
+        let sample = include_str!("../../examples/gate.toml");
+        check(
+            sample,
+            Ok(|s| s.secrets.contains_key("crm-key") && s.brokers[0].tls.identity.is_some()),
+        );
+        // What is commented out is a key all the same; a login is one or the other.
+        let all = sample.lines().map(|line| match line.strip_prefix("# ") {
+            Some(key) if key.split(' ').nth(1) == Some("=") => key,
+            _ => line,
+        });
+        let login = |line: &&str| !line.starts_with("cert =") && !line.starts_with("key =");
+        let all: Vec<&str> = all.filter(login).collect();
+        check(&all.join("\n"), Ok(|s| s.brokers[0].tls.ca.is_some() && s.resources.len() == 1));
+    }
+
+    #[test]
     fn beyond_loopback_only_by_name() {
         let text = format!("beyond_loopback = true\n{HEAD}{BROKER}{LOGIN}");
         check(&text.replace("127.0.0.1:7431", "0.0.0.0:7431"), Ok(|_| true));

@@ -1,5 +1,6 @@
 //! A gateway as a process of its own beside a proxy: settings become followers, one judge and two listeners.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 
 use protem_clock::clock::{Clock, SystemClock};
 use protem_verify::merkle::leaf;
+use protem_verify::names::ResourceName;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -19,7 +21,7 @@ use crate::listener::{Listener, Place};
 use crate::login::{Login, TokenFile};
 use crate::probes::Probes;
 use crate::rate::Rate;
-use crate::secrets::Secrets;
+use crate::secrets::{LOOK_EVERY, Secrets};
 use crate::settings::{BrokerSettings, Settings};
 
 /// A sidecar whose listeners are open and whose followers follow; it answers as soon as it is served.
@@ -117,6 +119,7 @@ impl Sidecar {
             let probes = Probes { judge: self.door.judge.clone(), draining };
             chores.spawn(probes.serve(listener));
         }
+        chores.spawn(tell_of_absent(self.door.judge.clone(), self.secrets.clone()));
         chores.spawn(self.secrets.watch());
         let ending = async move {
             shutdown.await;
@@ -124,6 +127,27 @@ impl Sidecar {
         };
         self.door.serve(self.listener, ending).await;
         drop(self.gates);
+    }
+}
+
+/// Tells the log of each secret that a catalog wants added and this gateway was never told of: calls that need it are refused.
+async fn tell_of_absent(judge: Judge, secrets: Secrets) {
+    let mut told: BTreeSet<(ResourceName, Arc<str>)> = BTreeSet::new();
+    loop {
+        let mut absent = BTreeSet::new();
+        for view in judge.views() {
+            let known = view.known();
+            let all = known.catalog.injects().filter(|(_, inject)| !secrets.names(&inject.secret));
+            absent.extend(all.map(|(name, inject)| (name.clone(), Arc::clone(&inject.secret))));
+        }
+        for (resource, secret) in absent.difference(&told) {
+            tracing::error!(
+                %resource, %secret,
+                "the catalog wants a secret added, and `gate.toml` has no `[secret.{secret}]`; calls are refused (PT-0424)"
+            );
+        }
+        told = absent;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

@@ -183,20 +183,7 @@ fn resource_of(
         let message = format!("a resource has at most {CLAIMS_MAX} template claims");
         reading.error(&key.span(), policy::TOO_LARGE, message);
     }
-    let inject = raw.inject.as_ref().map(|inject| {
-        let secret = &inject.secret;
-        if !catalog.secret.contains_key(secret.get_ref().as_str()) {
-            let known = catalog.secret.keys().map(|name| name.get_ref().as_str());
-            reading.unknown(secret, "secret", known);
-        }
-        let header = inject.header.get_ref();
-        let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-        if header.is_empty() || !header.bytes().all(word) {
-            let message = format!("`{header}` is no header's name");
-            reading.error(&inject.header.span(), policy::BAD_VALUE, message);
-        }
-        Inject { header: header.clone(), secret: secret.get_ref().as_str().into() }
-    });
+    let inject = raw.inject.as_ref().map(|inject| inject_of(reading, inject, catalog));
     if raw.audience.get_ref().is_empty() {
         reading.error(&raw.audience.span(), policy::BAD_VALUE, "write the `aud` of its tokens");
     }
@@ -210,6 +197,51 @@ fn resource_of(
         regions: regions(raw.regions.as_ref()),
     })
 }
+
+/// The secret that a gateway adds to calls.
+fn inject_of(reading: &mut Reading<'_>, raw: &raw::Inject, catalog: &raw::Catalog) -> Inject {
+    let secret = &raw.secret;
+    if !catalog.secret.contains_key(secret.get_ref().as_str()) {
+        let known = catalog.secret.keys().map(|name| name.get_ref().as_str());
+        reading.unknown(secret, "secret", known);
+    }
+    let header = raw.header.get_ref();
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if header.is_empty() || !header.bytes().all(word) {
+        let message = format!("`{header}` is no header's name");
+        reading.error(&raw.header.span(), policy::BAD_VALUE, message);
+    }
+    let lower = header.to_ascii_lowercase();
+    let ours = NOT_FOR_SECRETS.iter().any(|name| match name.strip_suffix('*') {
+        Some(begin) => lower.starts_with(begin),
+        None => lower == *name,
+    });
+    if ours {
+        let message =
+            format!("`{header}` is not for secrets: proxies and gateways write it themselves");
+        reading.error(&raw.header.span(), policy::BAD_VALUE, message);
+    }
+    Inject { header: header.clone(), secret: secret.get_ref().as_str().into() }
+}
+
+/// Headers that say how a request is carried, by whom it was let through, or where it goes.
+const NOT_FOR_SECRETS: &[&str] = &[
+    "x-protem-*",
+    "x-forwarded-*",
+    "x-original-*",
+    "x-envoy-*",
+    "proxy-*",
+    "content-*",
+    "host",
+    "connection",
+    "keep-alive",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "cookie",
+];
 
 /// Template claims of one resource: credentials travel in headers.
 const CLAIMS_MAX: usize = 16;

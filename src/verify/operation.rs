@@ -179,6 +179,13 @@ impl Catalog {
     }
 }
 
+impl Catalog {
+    /// The secrets that gateways add to calls, with the resources that want them.
+    pub fn injects(&self) -> impl Iterator<Item = (&ResourceName, &Inject)> {
+        self.0.iter().filter_map(|(name, resource)| Some((name, resource.inject.as_ref()?)))
+    }
+}
+
 impl Resource {
     fn read(value: &Json) -> Result<Self, BadCatalog> {
         let bad = |why: &str| BadCatalog(why.into());

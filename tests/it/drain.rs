@@ -103,7 +103,8 @@ async fn ask_until_told_to_go(
     unreachable!()
 }
 
-async fn ask(client: &Client, task: &str) -> Result<v1::Grant, Status> {
+/// Asks to read orders under a task.
+pub async fn ask(client: &Client, task: &str) -> Result<v1::Grant, Status> {
     let request = v1::RequestAccessRequest {
         task: Some(v1::Task { id: task.into(), kind: "batch".into(), url: String::new() }),
         resource: RESOURCE.into(),

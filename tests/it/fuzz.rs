@@ -14,13 +14,15 @@ mod targets;
 
 use targets::TARGETS;
 
+use crate::gate::Question;
+
 fn corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus")
 }
 
 /// Good and bad specimens, by target; what a fuzzer finds is added to the folder as a file of its own.
 fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
-    own_words().into_iter().chain(foreign_words()).collect()
+    own_words().into_iter().chain(foreign_words()).chain(proxies_words()).collect()
 }
 
 type Seeds = Vec<(&'static str, Vec<Vec<u8>>)>;
@@ -88,6 +90,24 @@ fn own_words() -> Seeds {
                 "/a\\b",
             ]),
         ),
+    ]
+}
+
+/// What gates read: settings, and proxies' questions.
+fn proxies_words() -> Seeds {
+    let sample = include_str!("../../examples/gate.toml");
+    let asked = "/authz/orders-api?x=1\nx-original-method: GET\nx-original-uri: /v1/orders\nauthorization: Bearer a.b.c";
+    let forged =
+        format!("{asked}\nx_protem_grant: gr_1\nconnection: x-protem-grant\nx-forwarded-uri: /");
+    let envoy = |raw| {
+        let headers = vec![("authorization", b"Bearer a.b.c".to_vec()), ("cookie", vec![0xff])];
+        let question = Question { raw, headers, ..Question::new("GET", "/v1/orders?x=1", "") };
+        question.message().encode_to_vec()
+    };
+    vec![
+        ("gate_settings", texts(&[sample, "name = \"edge\"\nlisten = \"unix:\"", "[[broker]]"])),
+        ("gate_question", vec![envoy(true), envoy(false), Vec::new(), vec![0xff; 16]]),
+        ("gate_forward", texts(&[asked, &forged, "/authz/", "*", "/authz/a/../b\n: x\nA:\u{7f}"])),
     ]
 }
 

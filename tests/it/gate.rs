@@ -191,6 +191,12 @@ impl Question {
         }
     }
 
+    /// One more header.
+    pub fn with(mut self, name: &'static str, value: &[u8]) -> Self {
+        self.headers.push((name, value.to_vec()));
+        self
+    }
+
     pub fn message(&self) -> CheckRequest {
         let mut http = HttpRequest {
             method: self.method.clone(),
@@ -228,7 +234,12 @@ impl Question {
 impl Envoy {
     /// The answer; a gRPC error is none, ever.
     pub async fn ask(&mut self, question: &Question) -> Told {
-        Told(self.0.check(question.message()).await.expect("a gRPC error").into_inner())
+        self.send(question.message()).await
+    }
+
+    /// The same of a message as it is.
+    pub async fn send(&mut self, message: CheckRequest) -> Told {
+        Told(self.0.check(message).await.expect("a gRPC error").into_inner())
     }
 }
 
