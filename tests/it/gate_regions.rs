@@ -37,6 +37,10 @@ fn each_region_is_stale_for_itself_and_no_view_vouches_for_another() {
     assert_eq!((says(&of_east).0, says(&of_west).0), (200, 200));
     assert_eq!(says(&of_nobody), (401, "PT-0405".to_owned()));
     assert_eq!(says("a.b.c"), (401, "PT-0402".to_owned()));
+    // A key above all that a view has seen may be on its way to it (503): the west comes to know more than that.
+    let (ended, grant) = credential(&west, "t-0", "orders:read");
+    west.run(OPERATOR, &["revoke", "--grant", &grant, "--note", "over"]).expect(0);
+    gate.until("the west is ahead", |_| says(&ended) == (401, "PT-0410".to_owned()));
     // A word about the issuer chooses a view whose keys did not sign it.
     let parts: Vec<&str> = of_nobody.split('.').collect();
     let decoded = data_encoding::BASE64URL_NOPAD.decode(parts[1].as_bytes()).unwrap();
