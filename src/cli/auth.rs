@@ -13,11 +13,12 @@ use crate::cli::dev_key::{self, DevKey};
 use crate::cli::exit::{Exit, Failure, visible};
 use crate::cli::keeper::Keeper;
 use crate::cli::loopback::Loopback;
-use crate::cli::oidc::{Attempt, Provider};
+use crate::cli::oidc::exchange;
 use crate::cli::output::{Screen, Tint};
 use crate::cli::token::{Login, base};
 use crate::cli::welcome::Welcome;
 use crate::cli::{find, show};
+use crate::serve::oidc::{Attempt, Provider};
 
 /// Does what is asked about the own login.
 ///
@@ -54,7 +55,7 @@ async fn login(global: &Global, named: Option<&str>) -> Result<Exit, Failure> {
         screen.say(screen.tint(Tint::Dim, "  your browser opens it; if not, open it yourself"));
     }
     let code = loopback.code(&provider, &attempt).await?;
-    let tokens = provider.exchange(&web, &issuer.client_id, &attempt, &code).await?;
+    let tokens = exchange(&provider, &web, &issuer.client_id, &attempt, &code).await?;
     let keeper = Keeper::of(&uri, web.clone());
     keeper.keep(&uri, &issuer, &tokens)?;
     if tokens.refresh_token.is_none() {

@@ -25,8 +25,8 @@ use crate::cli::output::Screen;
 use crate::cli::task_id::process_env;
 use crate::cli::token::{Login, broker_uri};
 use crate::cli::ways::{Agent, From, Given};
-use crate::cli::web::Web;
 use crate::config::{self, Settings};
+use crate::fetch::web::Web;
 
 /// A broker to talk to, as one caller.
 #[derive(Clone, Debug)]

@@ -51,7 +51,7 @@ pub async fn run(api: &str, linger: bool) -> Result<Exit, Failure> {
         let reply = http::call(to, method, path, Some(&token)).await;
         let reply = reply.map_err(|why| bad(format!("the orders API: {why}")))?;
         tell(&format!("{method} {path}"), reply.status);
-        Ok(reply.status)
+        Ok::<_, Failure>(reply.status)
     };
     let mut status = call(ALLOWED).await?;
     call(OUTSIDE).await?;

@@ -11,9 +11,9 @@ use zeroize::Zeroizing;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::id_token::Said;
 use crate::cli::ways::GitHubVars;
-use crate::cli::web::Web;
 use crate::cli::welcome::Welcome;
 use crate::fetch::client::encode;
+use crate::fetch::web::Web;
 
 /// A job of GitHub Actions.
 pub struct GitHub(Arc<Inner>);

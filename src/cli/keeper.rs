@@ -13,11 +13,11 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::id_token::Said;
-use crate::cli::oidc::{Provider, Renewed, Tokens};
+use crate::cli::oidc::{Renewed, Tokens, forget, refresh};
 use crate::cli::private_file::{make_folder, read_private, write_private};
 use crate::cli::token::base;
-use crate::cli::web::Web;
-use crate::cli::welcome::PeopleIssuer;
+use crate::fetch::web::Web;
+use crate::serve::oidc::{PeopleIssuer, Provider};
 
 /// The sign-in at one broker.
 pub struct Keeper {
@@ -120,7 +120,7 @@ impl Keeper {
             && let Some(token) = &kept.refresh_token
             && let Ok(provider) = Provider::discover(&self.web, &kept.issuer).await
         {
-            provider.forget(&self.web, &kept.client_id, token).await;
+            forget(&provider, &self.web, &kept.client_id, token).await;
         }
         Ok(true)
     }
@@ -168,7 +168,7 @@ impl Keeper {
             false => why,
         };
         let (client, old) = (&kept.client_id, &kept.id_token);
-        provider.refresh(&self.web, client, token, old).await.map_err(refused)
+        refresh(&provider, &self.web, client, token, old).await.map_err(refused)
     }
 
     fn read(&self) -> Result<Option<Kept>, Failure> {

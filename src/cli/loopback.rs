@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::oidc::{Answer, Attempt, Provider};
+use crate::serve::oidc::{Answer, Attempt, Provider};
 
 /// A free port of this machine.
 pub struct Loopback {
@@ -71,7 +71,7 @@ impl Loopback {
                 let (shown, found) = match attempt.answer(provider, &query) {
                     Answer::NotOurs => (Page::NotOurs, None),
                     Answer::Code(code) => (Page::Good, Some(Ok(code))),
-                    Answer::Failed(failure) => (Page::Failed, Some(Err(failure))),
+                    Answer::Failed(failed) => (Page::Failed, Some(Err(failed.into()))),
                 };
                 let _ = page.send(shown);
                 if let Some(found) = found {

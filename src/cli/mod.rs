@@ -73,6 +73,5 @@ pub mod wait;
 pub mod walk;
 pub mod watch;
 pub mod ways;
-pub mod web;
 pub mod webhooks;
 pub mod welcome;

@@ -18,8 +18,8 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::id_token::Said;
 use crate::cli::token::one_token;
 use crate::cli::ways::Agent;
-use crate::cli::web::Web;
 use crate::cli::welcome::Welcome;
+use crate::fetch::web::Web;
 
 /// The agent, asked for the kind of SVID that the broker's address wants.
 #[derive(Debug)]

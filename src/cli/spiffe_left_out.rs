@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::ways::Agent;
-use crate::cli::web::Web;
+use crate::fetch::web::Web;
 
 /// No agent.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use crate::cli::id_token::Said;
 use crate::cli::keeper::Keeper;
 use crate::cli::spiffe::Spiffe;
 use crate::cli::ways::{ID_TOKEN_VAR, Way};
-use crate::cli::web::Web;
+use crate::fetch::web::Web;
 
 /// A way to present oneself; it gives a token that is fresh enough each time.
 #[derive(Clone)]

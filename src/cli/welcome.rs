@@ -6,7 +6,8 @@ use serde::Deserialize;
 
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::token::base;
-use crate::cli::web::Web;
+use crate::fetch::web::Web;
+use crate::serve::oidc::PeopleIssuer;
 
 /// The broker's `/.well-known/protem`.
 #[derive(Clone, Debug, Deserialize)]
@@ -18,19 +19,6 @@ pub struct Welcome {
     pub people: Vec<PeopleIssuer>,
     /// The audiences of the issuers for workloads.
     pub audiences: Vec<String>,
-}
-
-/// An issuer where people sign in.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-pub struct PeopleIssuer {
-    /// Its name in the bundle.
-    pub name: String,
-    /// Its `iss`.
-    pub issuer: String,
-    /// The client that people sign in as, and the audience of their tokens.
-    pub client_id: String,
-    /// What the bundle looks at in a person's token.
-    pub claims: Vec<String>,
 }
 
 impl Welcome {

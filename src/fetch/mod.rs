@@ -5,3 +5,4 @@ pub mod error;
 pub mod file;
 pub mod network;
 pub mod target;
+pub mod web;

@@ -239,7 +239,9 @@ pub fn pending(one: &Waiting) -> v1::PendingGrant {
     }
 }
 
-fn review(one: &Review) -> v1::Review {
+/// An emergency as whoever reviews it sees it.
+#[must_use]
+pub fn review(one: &Review) -> v1::Review {
     let closed = one.grant.reviewed.as_ref();
     v1::Review {
         grant: Some(show::grant(&one.grant)),

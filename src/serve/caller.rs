@@ -12,6 +12,7 @@ use protem_verify::time::Time;
 use serde_json::Value;
 use tonic::Code as Grpc;
 
+use crate::fetch::web::Web;
 use crate::policy::bundle::Bundle;
 use crate::policy::login::{Caller, Claim, DEV_ISSUER, Login, NoMatch, SPIFFE_ISSUER};
 use crate::serve::grounds::{Changes, Grounds, KeyPrint};
@@ -188,6 +189,22 @@ impl Door {
             self.remember(certificate.print(), &signed_in, now);
         }
         Ok(signed_in)
+    }
+
+    /// Believes a token that came another way than with a call, as an issuer's answer to the page.
+    ///
+    /// # Errors
+    /// As a call that brings it is refused.
+    pub async fn believe(&self, token: &str, asked: &Asked<'_>) -> Result<SignedIn, Rejected> {
+        self.verify(token, asked).await
+    }
+
+    /// How an issuer for people is asked for more than its keys.
+    ///
+    /// # Errors
+    /// When what the settings have for its name is for another URL.
+    pub fn web(&self, name: &str, url: &str) -> Result<Web, String> {
+        self.issuers.web(name, url)
     }
 
     async fn verify(&self, token: &str, asked: &Asked<'_>) -> Result<SignedIn, Rejected> {

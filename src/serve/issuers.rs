@@ -10,6 +10,7 @@ use protem_verify::ids::Hash;
 
 use crate::config::{Fetch, IssuerSettings};
 use crate::fetch::client::Fetcher;
+use crate::fetch::web::Web;
 use crate::policy::bundle::Bundle;
 use crate::policy::catalog::{Issuer, IssuerKeys, Subjects};
 use crate::policy::finding::did_you_mean;
@@ -210,6 +211,17 @@ impl Issuers {
         let fresh = Arc::new(Table { bundle: digest, by_url });
         self.table.store(Some(Arc::clone(&fresh)));
         fresh
+    }
+
+    /// How an issuer is asked for more than its keys: over the same ways, trusting the same CAs.
+    ///
+    /// # Errors
+    /// When what the settings have for its name is for another URL.
+    pub fn web(&self, name: &str, url: &str) -> Result<Web, String> {
+        let ca = self.settings_of(name, url)?.ca;
+        let own = !ca.as_os_str().is_empty();
+        let fetcher = if own { self.fetcher.with_ca(ca) } else { self.fetcher.clone() };
+        Ok(Web::by(fetcher))
     }
 
     fn known(&self, issuer: &Issuer) -> Known {

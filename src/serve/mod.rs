@@ -27,6 +27,7 @@ pub mod limits;
 pub mod listing;
 pub mod methods;
 pub mod metrics;
+pub mod oidc;
 pub mod parse;
 pub mod private;
 pub mod rates;

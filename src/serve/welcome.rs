@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::engine::broker::Broker;
 use crate::policy::bundle::Bundle;
 use crate::policy::catalog::{Issuer, Subjects};
+use crate::serve::oidc::PeopleIssuer;
 
 /// Where it is served.
 pub const PATH: &str = "/.well-known/protem";
@@ -24,22 +25,28 @@ pub async fn welcome(State(broker): State<Broker>) -> Response {
 /// Nothing here is a secret: a sign-in page shows the same. Issuers of workloads are not listed, as their addresses tell of
 /// the inside of a network; the audience is what their tokens must be asked for.
 fn document(issuer: &str, bundle: &Bundle) -> Value {
-    let of = |subjects| bundle.issuers().values().filter(move |known| known.subjects == subjects);
-    let people: Vec<Value> =
-        of(Subjects::People).map(|known| person_issuer(bundle, known)).collect();
-    let audiences: BTreeSet<&str> =
-        of(Subjects::Workloads).map(|known| known.audience.as_str()).collect();
-    json!({ "issuer": issuer, "people": people, "audiences": audiences })
+    let of = bundle.issuers().values().filter(|known| known.subjects == Subjects::Workloads);
+    let audiences: BTreeSet<&str> = of.map(|known| known.audience.as_str()).collect();
+    json!({ "issuer": issuer, "people": people(bundle), "audiences": audiences })
 }
 
-/// The client that people sign in as is the audience that their tokens must hold (OpenID Connect Core §2).
-fn person_issuer(bundle: &Bundle, issuer: &Issuer) -> Value {
+/// Where people sign in. The client that they sign in as is the audience that their tokens must hold (OpenID Connect Core §2).
+#[must_use]
+pub fn people(bundle: &Bundle) -> Vec<PeopleIssuer> {
+    let of = bundle.issuers().values().filter(|known| known.subjects == Subjects::People);
+    of.map(|known| person_issuer(bundle, known)).collect()
+}
+
+fn person_issuer(bundle: &Bundle, issuer: &Issuer) -> PeopleIssuer {
     let groups = bundle.people().groups.values().flat_map(|group| group.claims.keys());
     let claims: BTreeSet<&str> =
         issuer.name_claim.as_deref().into_iter().chain(groups.map(String::as_str)).collect();
-    json!({
-        "name": &*issuer.name, "issuer": issuer.url, "client_id": issuer.audience, "claims": claims,
-    })
+    PeopleIssuer {
+        name: issuer.name.to_string(),
+        issuer: issuer.url.clone(),
+        client_id: issuer.audience.clone(),
+        claims: claims.into_iter().map(str::to_owned).collect(),
+    }
 }
 
 #[cfg(test)]

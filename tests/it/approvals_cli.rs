@@ -104,6 +104,11 @@ impl Job {
         std::fs::read_to_string(&self.err).unwrap()
     }
 
+    /// As Ctrl-C does.
+    pub fn interrupt(&self) {
+        self.process.signal(Signal::INT);
+    }
+
     /// Its exit code and what it said.
     #[track_caller]
     pub fn ends(mut self, code: i32) -> (String, String) {

@@ -59,6 +59,7 @@ mod metrics;
 mod oidc;
 mod page;
 mod page_attacks;
+mod page_sign_in;
 mod pki;
 mod process;
 mod python;

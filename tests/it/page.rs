@@ -200,3 +200,57 @@ fn two_different_people_decide_one_in_a_terminal_and_one_in_the_browser() {
         serde_json::json!(["orders:refund"])
     );
 }
+
+#[test]
+fn an_emergency_is_looked_at_in_the_browser() {
+    let Some(folder) = installed() else { return };
+    let (broker, browser) = (approvals_cli::broker(), Browser::start(&folder));
+    let more = ["--scope", "orders:refund", "--emergency", "--purpose", "the site is down"];
+    Job::request(&broker, "glass", &more).ends(0);
+    let window =
+        signed_in(&browser, &broker, "olga:operators", Look { bypass: true, ..Look::default() });
+    window.click("nav a:text('Reviews')");
+    window.wait("text=the site is down");
+    shot(&window, "reviews");
+    assert_eq!(window.barriers(), Vec::<serde_json::Value>::new());
+    // Who answers for the identity sees it, and does not close it.
+    let owner = signed_in(&browser, &broker, "lea:leads,operators", Look::default());
+    owner.go(&format!("{}/ui/reviews", broker.url()));
+    assert!(
+        owner.text("main").contains("You may not close this review: you own"),
+        "{}",
+        owner.text("main")
+    );
+    assert_eq!(owner.count("main form"), 0);
+    window.fill("main input[name=note]", "looked at the log, all refunds are real");
+    window.click("button:text('Close this review')");
+    window.wait("text=You closed this review.");
+    // The other open page hears of it.
+    owner.wait("#closed :text('all refunds are real')");
+    let again = ["--scope", "orders:refund", "--emergency", "--purpose", "again"];
+    Job::request(&broker, "next", &again).ends(0);
+}
+
+#[test]
+fn an_open_page_tells_what_became_of_a_request() {
+    let Some(folder) = installed() else { return };
+    let (broker, browser) = (approvals_cli::broker(), Browser::start(&folder));
+    let window = signed_in(&browser, &broker, "alice:desk", Look::default());
+    let job = Job::refund(&broker, "withdrawn", "true");
+    open(&window, &broker, &approvals_cli::id(&broker, "withdrawn"));
+    job.interrupt();
+    window.wait(".state:text('withdrawn')");
+    let more = ["--scope", "orders:write", "--purpose", "soon"];
+    let job = Job::request(&broker, "lapsed", &more);
+    let mut id = String::new();
+    until("it was asked", || {
+        let all = broker.run("olga:operators", &["grants", "-o", "json"]).expect(0).json();
+        let mut all = all["grants"].as_array().unwrap().clone().into_iter();
+        let found = all.find(|one| one["task"]["id"] == "lapsed");
+        id = found.map(|one| one["id"].as_str().unwrap().to_owned()).unwrap_or_default();
+        !id.is_empty()
+    });
+    open(&window, &broker, &id);
+    window.wait(".state:text('lapsed')");
+    job.ends(3);
+}

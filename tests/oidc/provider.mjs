@@ -9,6 +9,7 @@ const life = Number(process.argv[2] ?? 3600);
 // Who may sign in, and what the provider knows of them.
 const people = {
   olga: { email: 'olga@shop.example', email_verified: true, groups: ['operators'] },
+  alice: { email: 'alice@shop.example', email_verified: true, groups: ['shop-oncall'] },
   anna: { email: 'anna@shop.example', email_verified: true, groups: ['auditors'] },
   mallory: { email: 'olga@shop.example', email_verified: false, groups: ['operators'] },
 };
@@ -31,7 +32,7 @@ const person = (client_id) => ({
   token_endpoint_auth_method: 'none',
   grant_types: ['authorization_code', 'refresh_token'],
   response_types: ['code'],
-  redirect_uris: ['http://127.0.0.1/callback'],
+  redirect_uris: ['http://127.0.0.1/callback', 'http://127.0.0.1/ui/sign-in/back'],
 });
 const workload = (alg) => ({
   client_id: `agent-${alg}`,

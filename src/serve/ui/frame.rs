@@ -41,6 +41,8 @@ pub enum Tab {
     Nowhere,
     /// What waits.
     Waiting,
+    /// Emergencies.
+    Reviews,
 }
 
 /// A place that is shown.
@@ -55,7 +57,10 @@ pub struct Way {
 }
 
 /// The navigation, in its order.
-const WAYS: &[Way] = &[Way { tab: Tab::Waiting, path: "/ui/", name: "Waiting" }];
+const WAYS: &[Way] = &[
+    Way { tab: Tab::Waiting, path: "/ui/", name: "Waiting" },
+    Way { tab: Tab::Reviews, path: "/ui/reviews", name: "Reviews" },
+];
 
 impl Frame {
     /// For somebody who is signed in.

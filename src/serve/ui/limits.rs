@@ -24,3 +24,13 @@ pub const ALIVE_EVERY: Duration = Duration::from_secs(20);
 pub const LIVE_PAUSE: Duration = Duration::from_millis(250);
 /// Operations of one scope on a screen; the rest is counted.
 pub const OPERATIONS_SHOWN: usize = 32;
+/// How long a sign-in at an issuer may take: finding the phone with the second factor, not lunch.
+pub const ATTEMPT_LIFE: Duration = Duration::from_secs(10 * 60);
+/// Sign-ins at an issuer that have begun and not ended: all approvers of a region at once, and a few KiB each.
+pub const ATTEMPTS_MAX: usize = 4_096;
+/// The same of one address (or IPv6 network): an office behind one address, and nobody else's places.
+pub const ATTEMPTS_OF_ONE_MAX: usize = 256;
+/// Sign-ins that ask an issuer something at the same moment; each is a connection of the broker's own.
+pub const ASKING_MAX: usize = 32;
+/// Emergencies on the page, those that are open first.
+pub const REVIEWS_SHOWN: u32 = 100;

@@ -15,7 +15,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::policy::login::Person;
-use crate::serve::approvals::pending;
+use crate::serve::approvals::{pending, review};
 use crate::serve::seats::Seated;
 use crate::serve::status::Problem;
 use crate::serve::ui::entered::Entered;
@@ -28,12 +28,15 @@ use crate::serve::ui::site::Site;
 enum Topic {
     /// What waits for people.
     Waiting,
+    /// Emergencies.
+    Reviews,
 }
 
 impl Topic {
     fn named(name: &str) -> Option<Self> {
         match name {
             "waiting" => Some(Self::Waiting),
+            "reviews" => Some(Self::Reviews),
             _ => None,
         }
     }
@@ -81,9 +84,10 @@ async fn follow(site: &Site, topic: Topic, person: &Person, words: &mpsc::Sender
         changed.mark_unchanged();
         let now = match topic {
             Topic::Waiting => waiting(site, person).await,
+            Topic::Reviews => reviews(site, person).await,
         };
-        // The first look is the page's own; what nobody sees changes nothing.
-        let word = if seen.is_some_and(|seen| seen != now) { CHANGED } else { ALIVE };
+        // What changed before the first look may be news to the page as well; what nobody sees changes nothing.
+        let word = if seen == Some(now) { ALIVE } else { CHANGED };
         seen = Some(now);
         if words.send(word).await.is_err() {
             return;
@@ -100,6 +104,15 @@ async fn waiting(site: &Site, person: &Person) -> u64 {
     let mut hash = DefaultHasher::new();
     if let Ok(found) = site.broker.pending(person).await {
         found.iter().for_each(|one| pending(one).encode_to_vec().hash(&mut hash));
+    }
+    hash.finish()
+}
+
+/// What this person sees of emergencies, as a number.
+async fn reviews(site: &Site, person: &Person) -> u64 {
+    let mut hash = DefaultHasher::new();
+    if let Ok(found) = site.broker.reviews(person, true).await {
+        found.iter().for_each(|one| review(one).encode_to_vec().hash(&mut hash));
     }
     hash.finish()
 }

@@ -57,6 +57,12 @@ impl Origin {
         format!("{}://{host}", self.scheme)
     }
 
+    /// Its URL under the one of its names that a browser used.
+    #[must_use]
+    pub fn url_at(&self, host: &str) -> String {
+        format!("{}://{host}", self.scheme)
+    }
+
     /// Its port.
     #[must_use]
     pub fn port(&self) -> u16 {

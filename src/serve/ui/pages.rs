@@ -12,7 +12,9 @@ use http::StatusCode;
 use crate::serve::ui::entered::Entered;
 use crate::serve::ui::limits::FORM_MAX;
 use crate::serve::ui::site::Site;
-use crate::serve::ui::{assets, decide, headers, live, problem, request, sign_in, waiting};
+use crate::serve::ui::{
+    assets, decide, headers, issuer, live, problem, request, reviews, sign_in, waiting,
+};
 
 /// All of them. What changes anything is a `POST`: no link and no prefetch decides.
 pub fn routes(site: &Arc<Site>) -> Router {
@@ -22,8 +24,12 @@ pub fn routes(site: &Arc<Site>) -> Router {
         .route("/ui/requests/{id}/approve", post(decide::approve))
         .route("/ui/requests/{id}/deny", post(decide::deny))
         .route("/ui/requests/{id}/take-back", post(decide::take_back))
+        .route("/ui/reviews", get(reviews::list))
+        .route("/ui/reviews/{id}/close", post(reviews::close))
         .route("/ui/events/{topic}", get(live::events))
         .route("/ui/sign-in", get(sign_in::ask).post(sign_in::take))
+        .route("/ui/sign-in/at", post(issuer::start))
+        .route("/ui/sign-in/back", get(issuer::back))
         .route("/ui/sign-out", post(sign_in::leave))
         .route("/ui/{*rest}", get(nothing))
         .method_not_allowed_fallback(async || problem::wrong_method())

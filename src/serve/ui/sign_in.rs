@@ -12,12 +12,14 @@ use tonic::Code as Grpc;
 
 use crate::serve::caller::{Asked, SignedIn};
 use crate::serve::jwt::Rejected;
+use crate::serve::oidc::PeopleIssuer;
 use crate::serve::status::Problem;
 use crate::serve::ui::entered::{Posted, form};
 use crate::serve::ui::frame::{Frame, Tab, page};
 use crate::serve::ui::problem;
 use crate::serve::ui::site::Site;
 use crate::serve::ui::ticket::Ticket;
+use crate::serve::welcome::people;
 use crate::serve::who;
 
 /// Why somebody is here.
@@ -40,6 +42,8 @@ struct SignInPage {
     frame: Frame,
     to: String,
     ended: bool,
+    /// Where people sign in.
+    issuers: Vec<PeopleIssuer>,
     /// Of a development broker: the command that prints a URL.
     command: String,
     ticket: String,
@@ -54,6 +58,7 @@ pub async fn ask(State(site): State<Arc<Site>>, Query(asking): Query<Asking>) ->
         frame: Frame::for_anybody(Tab::Nowhere, "Sign in"),
         to: way_back(&asking.to).unwrap_or_default().to_owned(),
         ended: !asking.ended.is_empty(),
+        issuers: Vec::new(),
         command: String::new(),
         ticket: String::new(),
         name: String::new(),
@@ -62,6 +67,8 @@ pub async fn ask(State(site): State<Arc<Site>>, Query(asking): Query<Asking>) ->
     if asking.ticket.is_empty() {
         if site.door.dev().is_some() {
             shown.command = command(&site);
+        } else {
+            shown.issuers = people(&site.broker.bundle());
         }
         return page(StatusCode::OK, &shown);
     }
@@ -96,7 +103,9 @@ fn person(site: &Site, ticket: &str) -> Result<(Ticket, crate::policy::login::Pe
     Ok((ticket, person))
 }
 
-fn refused(rejected: Rejected) -> Problem {
+/// A token that does not count, as a problem.
+#[must_use]
+pub fn refused(rejected: Rejected) -> Problem {
     Problem::new(Grpc::Unauthenticated, rejected.code, rejected.why)
 }
 

@@ -9,6 +9,7 @@ use crate::serve::caller::Door;
 use crate::serve::entrance::Entrance;
 use crate::serve::governance::Governance;
 use crate::serve::grounds::CallerTime;
+use crate::serve::ui::attempts::Attempts;
 use crate::serve::ui::cookie::Cookie;
 use crate::serve::ui::origin::Origin;
 use crate::serve::ui::sessions::Sessions;
@@ -40,6 +41,10 @@ pub struct Site {
     pub origin: Origin,
     /// The cookie of a session.
     pub cookie: Cookie,
+    /// Sign-ins at an issuer that have begun.
+    pub attempts: Attempts,
+    /// The cookie of one of them.
+    pub attempt_cookie: Cookie,
 }
 
 /// The parts that the doors share with the page.
@@ -80,10 +85,11 @@ impl Site {
     #[must_use]
     pub fn new(shared: Shared, origin: Origin) -> Arc<Self> {
         let Shared { broker, entrance, door, watch, time, webhooks } = shared;
-        let cookie = match origin.is_secure() {
-            true => Cookie::of_host("protem"),
-            false => Cookie::of_port("protem", origin.port()),
+        let cookie = |name: &str| match origin.is_secure() {
+            true => Cookie::of_host(name),
+            false => Cookie::of_port(name, origin.port()),
         };
+        let (cookie, attempt_cookie) = (cookie("protem"), cookie("protem-sign-in"));
         let approvals = Approvals { broker: broker.clone(), watch: watch.clone() };
         let governance = Governance { broker: broker.clone(), watch: watch.clone(), webhooks };
         Arc::new(Self {
@@ -98,6 +104,8 @@ impl Site {
             tickets: Tickets::default(),
             origin,
             cookie,
+            attempts: Attempts::default(),
+            attempt_cookie,
         })
     }
 }

@@ -5,7 +5,6 @@
   const said = document.getElementById('said');
   const topic = document.body.dataset.live;
   let source = null;
-  let stale = false;
 
   const left = (until) => {
     const seconds = Math.max(0, Math.floor((Date.parse(until) - Date.now()) / 1000));
@@ -47,11 +46,9 @@
   const follow = () => {
     if (!topic || source) return;
     source = new EventSource(`/ui/events/${topic}`);
-    source.addEventListener('open', () => { if (stale) { stale = false; look().catch(() => {}); } });
     source.addEventListener('changed', () => { look().catch(() => {}); });
     source.addEventListener('ended', () => { source.close(); location.reload(); });
     source.addEventListener('error', () => {
-      stale = true;
       // A browser gives up for good when the answer is no stream; the page may be another one by now.
       if (source.readyState === EventSource.CLOSED) { source = null; setTimeout(follow, 5000); }
     });
@@ -59,7 +56,7 @@
 
   // A page that nobody sees holds no connection; browsers have few for one host.
   document.addEventListener('visibilitychange', () => {
-    if (document.hidden) { source?.close(); source = null; stale = true; } else { follow(); }
+    if (document.hidden) { source?.close(); source = null; } else { follow(); }
   });
   // A form is sent once.
   document.addEventListener('submit', (event) => {

@@ -1,21 +1,21 @@
-//! What the command line asks of web servers: small JSON, in time, and never in the clear beyond loopback.
+//! Small JSON of web servers, in time, and never in the clear beyond loopback.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
-use protem_gate::connect::is_loopback;
 use serde_json::Value;
 
 use crate::fetch::client::{Body, Fetcher, Limits};
 use crate::fetch::network::Network;
 
-/// A client for servers that the user or the broker names. Private addresses are welcome: a company's issuer has one.
+/// A client for servers that the user, the broker or its bundle names.
 #[derive(Clone, Debug)]
 pub struct Web(Fetcher);
 
 impl Web {
-    /// Trusting the CAs of a PEM file beside the system's.
+    /// Going everywhere: a company's issuer has a private address. Trusting the CAs of a PEM file beside the system's.
     #[must_use]
     pub fn new(ca: Option<PathBuf>) -> Self {
         let everywhere: Vec<Network> =
@@ -25,6 +25,12 @@ impl Web {
             Some(file) => fetcher.with_ca(file),
             None => fetcher,
         })
+    }
+
+    /// By a client that goes only where it may.
+    #[must_use]
+    pub fn by(fetcher: Fetcher) -> Self {
+        Self(fetcher)
     }
 
     /// Fetches JSON.
@@ -74,6 +80,12 @@ pub fn never_in_the_clear(url: &str) -> Result<&str, String> {
         Some("http") if is_loopback(host) => Ok(url),
         Some(_) | None => Err(format!("`{url}` is not https")),
     }
+}
+
+/// Whether a name or address means this machine.
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 fn json(body: &Body) -> Option<Value> {
