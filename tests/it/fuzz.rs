@@ -99,14 +99,20 @@ fn proxies_words() -> Seeds {
     let asked = "/authz/orders-api?x=1\nx-original-method: GET\nx-original-uri: /v1/orders\nauthorization: Bearer a.b.c";
     let forged =
         format!("{asked}\nx_protem_grant: gr_1\nconnection: x-protem-grant\nx-forwarded-uri: /");
-    let envoy = |raw| {
-        let headers = vec![("authorization", b"Bearer a.b.c".to_vec()), ("cookie", vec![0xff])];
-        let question = Question { raw, headers, ..Question::new("GET", "/v1/orders?x=1", "") };
-        question.message().encode_to_vec()
-    };
+    let headers = vec![("authorization", b"Bearer a.b.c".to_vec()), ("cookie", vec![0xff])];
+    let envoy = Question { headers, ..Question::new("GET", "/v1/orders?x=1", "") }.message();
+    let mut merged = envoy.clone();
+    let http = merged.attributes.as_mut().and_then(|all| all.request.as_mut()?.http.as_mut());
+    let http = http.unwrap();
+    http.header_map = None;
+    // One alone: a map of several is written in an order that differs from run to run.
+    http.headers.insert("authorization".to_owned(), b"Bearer a.b.c".to_vec());
     vec![
         ("gate_settings", texts(&[sample, "name = \"edge\"\nlisten = \"unix:\"", "[[broker]]"])),
-        ("gate_question", vec![envoy(true), envoy(false), Vec::new(), vec![0xff; 16]]),
+        (
+            "gate_question",
+            vec![envoy.encode_to_vec(), merged.encode_to_vec(), Vec::new(), vec![0xff; 16]],
+        ),
         ("gate_forward", texts(&[asked, &forged, "/authz/", "*", "/authz/a/../b\n: x\nA:\u{7f}"])),
     ]
 }
