@@ -32,6 +32,7 @@ use tonic::{Status, Streaming};
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::apply::checkpoint_message;
+use crate::body::Guarded;
 use crate::connect::TlsFiles;
 use crate::gate::{Gate, GateConfig};
 use crate::login::{CallerToken, Login, LoginFailed};
@@ -270,7 +271,7 @@ impl Bench {
         &self,
         request: Request<Full<bytes::Bytes>>,
     ) -> (StatusCode, http::HeaderMap, String) {
-        let inner = service_fn(|request: Request<Full<bytes::Bytes>>| async move {
+        let inner = service_fn(|request: Request<Guarded<Full<bytes::Bytes>>>| async move {
             let seen: Vec<String> = request
                 .headers()
                 .iter()

@@ -1,4 +1,4 @@
-//! A response body that ends when the credential it was served for does.
+//! A body, of a request or a response, that ends when the credential it was let through for does.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::follow::moment;
 /// What can go wrong in a guarded body: what the inner one says, or [`CutOff`].
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A refusal's body, or the inner service's under watch.
+/// A refusal's body, or one under watch: the caller's on its way in, the inner service's on its way out.
 pub struct Guarded<B>(Inner<B>);
 
 enum Inner<B> {
@@ -29,13 +29,13 @@ enum Inner<B> {
 pub struct Watch {
     verifier: Verifier,
     clock: Arc<dyn Clock>,
-    allowed: Box<Allowed>,
+    allowed: Arc<Allowed>,
     next: Pin<Box<Sleep>>,
 }
 
-/// The access that a response was streamed under has ended.
+/// The access that a body was streamed under has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("access ended while the response was sent")]
+#[error("access ended while the body was sent")]
 pub struct CutOff;
 
 /// How often a stream's credential is checked: twice a second, so that the bound is kept with a margin.
@@ -58,7 +58,7 @@ impl<B> Guarded<B> {
 impl Watch {
     /// Watches over `allowed`; must be called in a tokio runtime.
     #[must_use]
-    pub fn new(verifier: Verifier, clock: Arc<dyn Clock>, allowed: Box<Allowed>) -> Self {
+    pub fn new(verifier: Verifier, clock: Arc<dyn Clock>, allowed: Arc<Allowed>) -> Self {
         Self { verifier, clock, allowed, next: Box::pin(tokio::time::sleep(EVERY)) }
     }
 

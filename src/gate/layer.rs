@@ -56,8 +56,10 @@ impl<S> Layer<S> for GateLayer {
 
 impl<S, In, Out> Service<Request<In>> for Gated<S>
 where
-    S: Service<Request<In>, Response = Response<Out>>,
+    S: Service<Request<Guarded<In>>, Response = Response<Out>>,
     S::Future: Send + 'static,
+    In: Body<Data = Bytes> + 'static,
+    In::Error: Into<BoxError>,
     Out: Body<Data = Bytes> + 'static,
     Out::Error: Into<BoxError>,
 {
@@ -81,8 +83,12 @@ where
         };
         introduce(request.headers_mut(), &pass);
         let (allowed, verifier) = pass.into_watched();
-        let clock = Arc::clone(guard.judge.clock());
-        let response = self.inner.call(request);
+        let (allowed, clock) = (Arc::<Allowed>::from(allowed), Arc::clone(guard.judge.clock()));
+        let watch = || Watch::new(verifier.clone(), Arc::clone(&clock), Arc::clone(&allowed));
+        // What the caller sends is cut by itself: nobody reads the response of one who does not take it.
+        let watched = watch();
+        let response = self.inner.call(request.map(|body| Guarded::watched(body, watched)));
+        let watch = watch();
         Box::pin(async move {
             let response = tokio::select! {
                 response = response => response?,
@@ -92,7 +98,6 @@ where
                     return Ok(answer(&refusal, Some(&guard.resource)).map(Guarded::refusal));
                 }
             };
-            let watch = Watch::new(verifier, clock, allowed);
             Ok(response.map(|body| Guarded::watched(body, watch)))
         })
     }

@@ -71,6 +71,8 @@ const SLACK: u64 = 60;
 const BUCKETS_MAX: usize = 400;
 /// Entries at once, 90 MB: twice the live grants that a journal may hold. One more counts as `everything`.
 pub const ENTRIES_MAX: usize = 4_000_000;
+/// Cut-offs of keys beyond that: a compromise a day for eleven years.
+const KEYS_MAX: usize = 4_096;
 /// The window of what is never forgotten.
 const NEVER: u64 = u64::MAX;
 
@@ -78,7 +80,9 @@ impl Fences {
     /// Adds one; of two on the same target the wider holds. One that has no place counts as `everything`: to refuse more is
     /// never wrong.
     pub fn add(&mut self, item: &Revocation) {
-        if item.target == Target::Everything || self.len >= ENTRIES_MAX {
+        // A key voids all it ever signed, whatever `seq` that claims: `everything` would not say the same.
+        let room = if matches!(item.target, Target::Key(_)) { KEYS_MAX } else { 0 };
+        if item.target == Target::Everything || self.len >= ENTRIES_MAX.saturating_add(room) {
             self.everything = self.everything.max(item.seq);
             return;
         }
@@ -258,6 +262,9 @@ mod tests {
         assert!(!fences.voids(&older, &resource));
         fences.add(&item(older.seq.0, grant(2), Some(60)));
         assert_eq!((fences.len(), fences.voids(&older, &resource)), (ENTRIES_MAX, true));
+        let key = KeyId::try_from("k").unwrap();
+        fences.add(&item(older.seq.0, Target::Key(key.clone()), None));
+        assert!(fences.voids_key(&key), "a key's cut-off is not for what was signed before alone");
         assert!(!fences.voids(&Claims { seq: older.seq.next(), ..older }, &resource));
     }
 }

@@ -202,8 +202,8 @@ impl View {
         if built.at != at || built.entries != entries || built.count != entries {
             return Err(Broken::Gap);
         }
-        if self.known.proven.is_some_and(|proven| at < proven.seq) {
-            // It shows less than was proven; a proof of its own must say that it counts.
+        if at < self.enforced {
+            // It shows less than was proven or acknowledged; a proof of its own must say that it counts.
             self.known.proven = None;
         }
         self.known.fences = built.fences;

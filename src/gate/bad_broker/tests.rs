@@ -140,7 +140,7 @@ async fn the_layer_says_who_calls_and_what_is_missing() {
 async fn attack_long_upload_survives_revocation() {
     let bench = Bench::start().await;
     // An inner service that never answers, as while it reads an endless upload.
-    let reading = service_fn(|request: Request<Full<bytes::Bytes>>| async move {
+    let reading = service_fn(|request: Request<Guarded<Full<bytes::Bytes>>>| async move {
         assert!(!request.headers().contains_key("upgrade"), "nothing to cut after an upgrade");
         std::future::pending::<()>().await;
         Ok::<_, std::convert::Infallible>(Response::new(Full::new(bytes::Bytes::new())))
@@ -156,7 +156,7 @@ async fn attack_long_upload_survives_revocation() {
 #[tokio::test]
 async fn attack_long_stream_survives_revocation() {
     let bench = Bench::start().await;
-    let endless = service_fn(|_: Request<()>| async {
+    let endless = service_fn(|_: Request<Guarded<Full<bytes::Bytes>>>| async {
         let (frames, stream) = mpsc::channel::<Result<_, std::convert::Infallible>>(1);
         tokio::spawn(async move {
             while frames.send(Ok(http_body::Frame::data(bytes::Bytes::from("tick")))).await.is_ok()
@@ -168,7 +168,7 @@ async fn attack_long_stream_survives_revocation() {
             stream,
         ))))
     });
-    let call = get(&token()).body(()).unwrap();
+    let call = get(&token()).body(Full::default()).unwrap();
     let mut body =
         bench.gate.layer(resource()).layer(endless).oneshot(call).await.unwrap().into_body();
     assert!(body.frame().await.unwrap().is_ok());
@@ -176,4 +176,37 @@ async fn attack_long_stream_survives_revocation() {
     let begun = SystemClock.boot();
     while body.frame().await.unwrap().is_ok() {}
     assert!(SystemClock.boot() - begun < Duration::from_millis(1_500));
+}
+
+#[tokio::test]
+async fn attack_caller_who_takes_no_answer_goes_on_writing() {
+    let bench = Bench::start().await;
+    let (cut, was_cut) = tokio::sync::oneshot::channel();
+    let cut = Mutex::new(Some(cut));
+    // Answers at once, and reads what comes in a task of its own, as a handler of a bidirectional stream does.
+    let reading = service_fn(|request: Request<Guarded<_>>| {
+        let cut = cut.lock().unwrap().take().unwrap();
+        tokio::spawn(async move {
+            let mut body = request.into_body();
+            let mut frames = 0_u32;
+            while let Some(Ok(_)) = body.frame().await {
+                frames += 1;
+            }
+            let _ = cut.send(frames);
+        });
+        std::future::ready(Ok::<_, std::convert::Infallible>(Response::new(Full::new(
+            bytes::Bytes::new(),
+        ))))
+    });
+    let (frames, stream) = mpsc::channel::<Result<_, std::convert::Infallible>>(1);
+    let call = get(&token()).body(StreamBody::new(ReceiverStream::new(stream))).unwrap();
+    // Held, and never polled: as by a server whose caller keeps its window shut.
+    let unread = bench.gate.layer(resource()).layer(reading).oneshot(call).await.unwrap();
+    assert_eq!(unread.status(), StatusCode::OK);
+    let tick = || http_body::Frame::data(bytes::Bytes::from("tick"));
+    frames.send(Ok(tick())).await.unwrap();
+    bench.broker.revoke(Some(Target::Grant(vec![5; 16]))).await;
+    let read = tokio::time::timeout(Duration::from_secs(15), was_cut).await;
+    assert!(read.expect("it is never cut").unwrap() >= 1, "what came before was read");
+    assert!(frames.send(Ok(tick())).await.is_err(), "nobody takes any more");
 }
