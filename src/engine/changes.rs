@@ -119,24 +119,23 @@ impl Watchers {
         Changes { what: watched, inbox, broker: broker.clone(), holder }
     }
 
-    /// Tells everybody whom these entries concern.
+    /// Tells everybody whom these entries of one turn concern: of each grant once, so that the last approval and the access
+    /// that it brings are one change.
     pub(in crate::engine) fn committed(&self, rows: &[Committed<Event>], tasks: &TaskOf<'_>) {
         let mut known = lock(&self.known);
         if known.watched.is_empty() {
             return;
         }
         let mut gone = BTreeSet::new();
-        for row in rows {
-            for (grant, issued) in touched(row.what()) {
-                let task = tasks(&grant);
-                let keys = [Some(Watched::Grant(grant)), task.map(|(i, t)| Watched::Task(i, t))];
-                for key in keys.into_iter().flatten() {
-                    let Some(inboxes) = known.watched.get(&key) else { continue };
-                    let alive = inboxes.iter().filter_map(Weak::upgrade);
-                    let told = alive.map(|inbox| inbox.tell(grant, issued)).count();
-                    if told == 0 {
-                        gone.insert(key);
-                    }
+        for (grant, issued) in changed(rows.iter().map(Committed::what)) {
+            let task = tasks(&grant);
+            let keys = [Some(Watched::Grant(grant)), task.map(|(i, t)| Watched::Task(i, t))];
+            for key in keys.into_iter().flatten() {
+                let Some(inboxes) = known.watched.get(&key) else { continue };
+                let alive = inboxes.iter().filter_map(Weak::upgrade);
+                let told = alive.map(|inbox| inbox.tell(grant, issued)).count();
+                if told == 0 {
+                    gone.insert(key);
                 }
             }
         }
@@ -191,6 +190,16 @@ impl Inbox {
         drop(pending);
         self.wake.notify_one();
     }
+}
+
+/// Every grant that the entries of a turn change, and whether they bring it a credential.
+fn changed<'a>(events: impl Iterator<Item = &'a Event>) -> BTreeMap<GrantId, bool> {
+    let mut all = BTreeMap::new();
+    for (grant, issued) in events.flat_map(touched) {
+        let brought = all.entry(grant).or_default();
+        *brought = *brought || issued;
+    }
+    all
 }
 
 /// The grants that an entry changes for those who watch them, and whether it brings a credential.
@@ -257,5 +266,19 @@ impl Broker {
             None => None,
         };
         Ok(Granted { grant: found, credential })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_turn_does_to_a_grant_is_one_change() {
+        let (one, other) = (GrantId([1; 16]), GrantId([2; 16]));
+        let reminded = |grant| Event::RequestReminded { grant, then: None };
+        let events = [reminded(one), reminded(other), reminded(one)];
+        let changes: Vec<_> = changed(events.iter()).into_iter().collect();
+        assert_eq!(changes, [(one, false), (other, false)]);
     }
 }
