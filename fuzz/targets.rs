@@ -35,6 +35,9 @@ use protem_verify::operation::{Catalog, Operation, canonical};
 use protem_verify::time::Time;
 use protem_verify::view::View;
 
+#[path = "gateway.rs"]
+pub mod gateway;
+
 #[path = "gate_targets.rs"]
 mod gate;
 
@@ -51,6 +54,8 @@ pub const TARGETS: &[Target] = &[
     ("names", names),
     ("paths", paths),
     ("feed", feed),
+    ("revocations", gateway::revocations),
+    ("verdict", gateway::verdict),
     ("caller_token", caller_token),
     ("caller_claims", caller_claims),
     ("issuer_keys", issuer_keys),
@@ -165,7 +170,6 @@ fn feed(data: &[u8]) {
 }
 
 const NOW: u64 = 1_800_000_000;
-
 static SIGNER: LazyLock<(SigningKey, Trusted)> = LazyLock::new(|| {
     let key = SigningKey::from_bytes(&[9; 32]);
     let x = BASE64URL_NOPAD.encode(key.verifying_key().as_bytes());

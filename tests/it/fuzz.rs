@@ -10,9 +10,11 @@ use protem_proto::wire::v1;
 use protem_proto::wire::v1::subscribe_response::Message as Told;
 
 #[path = "../../fuzz/targets.rs"]
-mod targets;
+pub mod targets;
 
 use targets::TARGETS;
+
+use crate::gateway_seeds;
 
 use crate::gate::Question;
 
@@ -129,6 +131,8 @@ fn foreign_words() -> Seeds {
     }
     vec![
         ("feed", feed()),
+        ("revocations", gateway_seeds::revocations()),
+        ("verdict", gateway_seeds::verdicts()),
         ("caller_token", texts(&[JWT, "..", "a.b", &".".repeat(9_000)])),
         ("caller_claims", texts(&[CLAIMS, SPIFFE, "{}", "{\"iss\":1}"])),
         ("issuer_keys", texts(&[JWKS, MANY_KEYS, OWN_KEYS, "{\"keys\":{}}"])),
@@ -373,6 +377,8 @@ fn mutations(target: &str) -> u32 {
         "bundle" => 20,
         "key_file" | "gateway_state" | "trust_bundle" => 300,
         "caller_claims" => 1_500,
+        // Each begins a gateway of its own, with its signatures.
+        "revocations" => 1_000,
         _ => 4_000,
     }
 }

@@ -45,6 +45,7 @@ mod gate_faces;
 mod gate_regions;
 mod gate_restart;
 mod gate_secrets;
+mod gateway_seeds;
 mod generated;
 mod history;
 mod issuer_attacks;
