@@ -1,7 +1,7 @@
 //! Wall time, and monotonic time that goes on counting while the machine is suspended.
 
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A pair of clocks. Everything that needs time gets one of these, so a test can turn the hands.
 pub trait Clock: Send + Sync {
@@ -16,21 +16,20 @@ pub trait Clock: Send + Sync {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
+    // By the C library, whose wall clock a test can move for one process alone.
+    #[expect(clippy::disallowed_methods, reason = "this is the one door to the system's clocks")]
     fn unix(&self) -> Duration {
-        read(rustix::time::ClockId::Realtime)
+        // A wall clock before 1970 reads as 1970; the sequencer refuses to work on it, as it stands before the last event.
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 
     fn boot(&self) -> Duration {
-        read(rustix::time::ClockId::Boottime)
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        // It never reads less than zero.
+        let secs = u64::try_from(now.tv_sec).unwrap_or(0);
+        let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
+        Duration::new(secs, nanos)
     }
-}
-
-fn read(clock: rustix::time::ClockId) -> Duration {
-    let now = rustix::time::clock_gettime(clock);
-    // A wall clock before 1970 reads as 1970; the sequencer refuses to work on it, as it stands before the last event.
-    let secs = u64::try_from(now.tv_sec).unwrap_or(0);
-    let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
-    Duration::new(secs, nanos)
 }
 
 /// Clocks that a test or a simulation moves by hand.

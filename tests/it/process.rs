@@ -47,6 +47,11 @@ impl Broker {
         Self::prepared(files, false, Vec::new())
     }
 
+    /// The same, with more of its environment.
+    pub fn with_env(files: &[(&str, &str)], env: Vec<(&'static str, String)>) -> Self {
+        Self::prepared(files, false, env)
+    }
+
     fn prepared(files: &[(&str, &str)], orders: bool, env: Vec<(&'static str, String)>) -> Self {
         let home = tempfile::tempdir().unwrap();
         for (name, text) in files {
@@ -66,6 +71,7 @@ impl Broker {
         assert!(self.process.is_none(), "it runs already");
         // A key of an earlier life would be taken for this one's.
         let _ = std::fs::remove_file(self.key());
+        let began = self.said().len();
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = self.cli();
         // It reads our pipe, so that it ends even if this process is killed.
@@ -80,12 +86,32 @@ impl Broker {
         }
         command.stdout(log.try_clone().unwrap()).stderr(log);
         self.process = Some(command.spawn().unwrap());
-        self.wait_ready();
+        self.wait_ready(began);
     }
 
-    fn wait_ready(&mut self) {
+    /// The ports of its starts, as it said them.
+    fn said(&self) -> Vec<u16> {
+        let port = |line: &str| {
+            let said: serde_json::Value = serde_json::from_str(line).ok()?;
+            said["broker"].as_str()?.rsplit(':').next()?.parse().ok()
+        };
+        self.log().lines().filter_map(port).collect()
+    }
+
+    fn wait_ready(&mut self, began: usize) {
         let until = Instant::now() + PATIENCE;
-        while !self.is_ready() {
+        // Only what it says last is the end of its start: the key's file is there before all that belongs to it.
+        while self.said().len() <= began || !self.is_ready() {
+            // Some connection of this machine had the port for a moment, and it took the next one: as good for a first start, and
+            // for no other.
+            match self.said().get(began) {
+                Some(port) if began == 0 => self.port = *port,
+                Some(port) if *port != self.port => {
+                    self.kill();
+                    return self.start();
+                }
+                Some(_) | None => {}
+            }
             let ended = self.process.as_mut().unwrap().try_wait().unwrap();
             assert!(ended.is_none() && Instant::now() < until, "no broker: {}", self.log());
             std::thread::sleep(Duration::from_millis(5));

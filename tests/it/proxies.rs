@@ -1,0 +1,18 @@
+//! The proxies that people run, a real gate beside each, and what the two say together.
+
+pub mod attacks;
+pub mod blocked;
+pub mod bundle;
+pub mod cases;
+pub mod examples;
+pub mod gate;
+pub mod grpc;
+pub mod prober;
+pub mod proxy;
+pub mod raw;
+pub mod readings;
+pub mod relay;
+pub mod site;
+pub mod stage;
+pub mod tools;
+pub mod upstream;
