@@ -115,8 +115,8 @@ fn voids(item: &v1::Revocation) -> bool {
     let joined = |text: &str, one: fn(&str) -> bool, two: fn(&str) -> bool| {
         text.split_once('#').is_some_and(|(first, second)| one(first) && two(second))
     };
-    let (name, task): (fn(&str) -> bool, fn(&str) -> bool) =
-        (|text| IdentityName::try_from(text).is_ok(), |text| TaskId::try_from(text).is_ok());
+    let name: fn(&str) -> bool = |text| IdentityName::try_from(text).is_ok();
+    let task: fn(&str) -> bool = |text| TaskId::try_from(text).is_ok();
     let scope: fn(&str) -> bool = |text| ScopeName::try_from(text).is_ok();
     let before = seq.0 <= item.seq;
     match &item.target {
