@@ -14,7 +14,9 @@ use protem_verify::time::Time;
 use protem_verify::verifier::{Allowed, Call, Class, Noted, Reason, Verdict, Verifier};
 
 use crate::follow::moment;
-use crate::headers::{IDENTITY, alike, bearer, passes_for_ours, takes_ours_away};
+use crate::headers::{
+    IDENTITY, alike, bearer, overrides_operation, passes_for_ours, takes_ours_away,
+};
 use crate::meters::Meters;
 use crate::rate::Rate;
 use crate::secrets::{Secret, Secrets};
@@ -82,7 +84,7 @@ pub enum Refusal {
     Credential(Reason),
     /// The proxy does not say once what was called.
     ProxyHeaders,
-    /// A header passes for ours and would reach the API.
+    /// A header passes for ours, or means another operation, and would reach the API.
     Forged,
     /// The secret to add is not there.
     NoSecret,
@@ -177,13 +179,15 @@ impl Judge {
         let method = std::str::from_utf8(asked.method).map_err(|_| Reason::Unmapped)?;
         let call = Call { resource: asked.resource, method, path };
         let now = moment(&*self.clock);
-        let allowed = match verifier.check_noting(token, &call, now, &mut seen.noted) {
+        let verdict = verifier.check_noting(token, &call, now, &mut seen.noted);
+        // Whatever the verdict: a refusal costs a gateway as much as a yes.
+        if let (Some(rate), Some(grant)) = (&self.ledger.rate, &seen.noted.grant) {
+            rate.count(grant).map_err(Refusal::TooMany)?;
+        }
+        let allowed = match verdict {
             Verdict::Allow(allowed) => allowed,
             Verdict::Deny(reason) => return Err(Refusal::Credential(reason)),
         };
-        if let Some(rate) = &self.ledger.rate {
-            rate.count(&allowed.claims.grant).map_err(Refusal::TooMany)?;
-        }
         let known = verifier.known();
         let inject =
             known.catalog.resource(asked.resource).and_then(|resource| resource.inject.as_ref());
@@ -227,7 +231,9 @@ fn strip(asked: &Asked<'_>, inject: Option<&Inject>) -> Result<Vec<String>, Refu
     };
     let mut remove = Vec::new();
     for (name, value) in asked.headers {
-        let forged = passes_for_ours(name) || secret.is_some_and(|secret| alike(name, secret));
+        let forged = passes_for_ours(name)
+            || overrides_operation(name)
+            || secret.is_some_and(|secret| alike(name, secret));
         let takes = name.eq_ignore_ascii_case("connection") && takes_ours_away(value, secret);
         if !(forged || takes) {
             continue;
@@ -270,7 +276,7 @@ impl Pass {
     }
 
     /// Headers of the call that must go, in lower case: `authorization`, unless the secret takes its place, and whatever else
-    /// passes for ours and is not set.
+    /// passes for ours, or means another operation, and is not set.
     #[must_use]
     pub fn remove(&self) -> Vec<&str> {
         let replaced = self.secret().is_some_and(|(name, _)| name.eq_ignore_ascii_case(TOKEN));

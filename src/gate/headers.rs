@@ -22,6 +22,21 @@ const fn plain(byte: u8) -> u8 {
     if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }
 
+/// Headers by which a caller gives its call another method or path once it has been let through: many frameworks obey them.
+const OVERRIDES: [&str; 5] = [
+    "x-http-method-override",
+    "x-method-override",
+    "x-http-method",
+    "x-original-url",
+    "x-rewrite-url",
+];
+
+/// Whether some server could take this name for one that says that another operation is meant.
+#[must_use]
+pub fn overrides_operation(name: &str) -> bool {
+    OVERRIDES.iter().any(|known| alike(name, known))
+}
+
 /// Whether a `Connection` header names what must reach the API: a hop that honours it would take that away again.
 #[must_use]
 pub fn takes_ours_away(connection: &[u8], also: Option<&str>) -> bool {
@@ -61,6 +76,18 @@ mod tests {
             assert!(!passes_for_ours(name), "{name}");
         }
         assert!(alike("X_Api_Key", "x-api-key") && !alike("x-api-keys", "x-api-key"));
+    }
+
+    #[test]
+    fn a_header_that_means_another_operation_is_known_in_every_spelling() {
+        for name in OVERRIDES {
+            assert!(overrides_operation(name) && overrides_operation(&name.to_uppercase()));
+            assert!(overrides_operation(&name.replace('-', "_")), "{name}");
+        }
+        // What a proxy itself says.
+        for name in ["x-original-uri", "x-original-method", "x-forwarded-method"] {
+            assert!(!overrides_operation(name), "{name}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use prost_types::Timestamp;
 use protem_metrics::count::Counts;
 use protem_proto::wire::v1;
+use protem_verify::codes::check::TOO_MANY;
 use protem_verify::ids::GrantId;
 use protem_verify::names::ScopeName;
 use tokio::sync::mpsc;
@@ -75,9 +76,11 @@ impl Uses {
         (Self { to, lost }, from)
     }
 
-    /// Hands one on.
+    /// Hands one on. Calls that came too often take half of the room at most, so that a task that runs wild hides no other's.
     pub fn note(&self, one: Use) {
-        if self.to.try_send(one).is_err() {
+        let wild = one.how == How::Refused(TOO_MANY.id);
+        let crowded = self.to.capacity() <= self.to.max_capacity() / 2;
+        if (wild && crowded) || self.to.try_send(one).is_err() {
             self.lost.rise(1);
         }
     }
@@ -226,6 +229,19 @@ mod tests {
         assert_eq!((second.len(), second[0].allowed, second[0].report), (1, 1, 3));
         sums.answered();
         assert!(sums.report().is_empty());
+    }
+
+    #[test]
+    fn a_credential_in_a_loop_takes_half_of_the_room() {
+        let dropped = Counts::one();
+        let (uses, mut from) = Uses::new(Lost::new(dropped.clone()));
+        let wild = Use { how: How::Refused(TOO_MANY.id), ..one(1, "GET /a", true, 1) };
+        (0..WAITING_MAX).for_each(|_| uses.note(wild.clone()));
+        uses.note(one(2, "GET /a", false, 2));
+        let half = u64::try_from(WAITING_MAX / 2).unwrap();
+        assert_eq!(dropped.at(0), half);
+        let others = std::iter::from_fn(|| from.try_recv().ok()).filter(|one| one != &wild);
+        assert_eq!(others.count(), 1);
     }
 
     /// INVARIANT(counting_is_bounded_and_never_waits).

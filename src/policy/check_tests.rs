@@ -395,6 +395,26 @@ fn an_issuers_url_names_a_server_and_nothing_else() {
 }
 
 #[test]
+fn attack_secret_of_another_resource() {
+    let more = |resource: &str| {
+        format!(
+            "\n[secret.other-key]\npurpose = \"A key\"\nresource = \"{resource}\"\n\
+             owner = {{ business = \"group:shop-leads\", technical = \"group:operators\" }}\ncreated = 2026-09-04\n\
+             rotate_every = \"90d\"\nexpires = 2099-01-01\nrevoke = \"console\"\nstatus = \"managed\"\n\
+             [resource.other-crm]\naudience = \"https://other.example\"\npurpose = \"Another\"\n\
+             owner = {{ business = \"group:shop-leads\", technical = \"group:operators\" }}\n\
+             inject = {{ header = \"X-Api-Key\", secret = \"other-key\" }}\n\
+             [resource.other-crm.scope.\"other:read\"]\npurpose = \"Read\"\nclass = \"read\"\noperations = [\"GET /a\"]\n"
+        )
+    };
+    let says = "is of resource `orders-api`, so `other-crm` cannot";
+    let severity = finds("catalog.toml", "", &more("orders-api"), "PT-0305", says);
+    assert_eq!(severity, Severity::Error);
+    let own = check(changed("catalog.toml", "", &more("other-crm")), TODAY);
+    assert!(!own.iter().any(|one| one.code.id == "PT-0305"), "{own:#?}");
+}
+
+#[test]
 fn findings_know_their_place() {
     let files = changed("shop.cedar", "context.findings", "context.finding");
     let found: Vec<String> = check(files, TODAY).iter().map(ToString::to_string).collect();

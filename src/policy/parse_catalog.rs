@@ -183,7 +183,7 @@ fn resource_of(
         let message = format!("a resource has at most {CLAIMS_MAX} template claims");
         reading.error(&key.span(), policy::TOO_LARGE, message);
     }
-    let inject = raw.inject.as_ref().map(|inject| inject_of(reading, inject, catalog));
+    let inject = raw.inject.as_ref().map(|inject| inject_of(reading, key, inject, catalog));
     if raw.audience.get_ref().is_empty() {
         reading.error(&raw.audience.span(), policy::BAD_VALUE, "write the `aud` of its tokens");
     }
@@ -199,11 +199,28 @@ fn resource_of(
 }
 
 /// The secret that a gateway adds to calls.
-fn inject_of(reading: &mut Reading<'_>, raw: &raw::Inject, catalog: &raw::Catalog) -> Inject {
+fn inject_of(
+    reading: &mut Reading<'_>,
+    resource: &Text,
+    raw: &raw::Inject,
+    catalog: &raw::Catalog,
+) -> Inject {
     let secret = &raw.secret;
-    if !catalog.secret.contains_key(secret.get_ref().as_str()) {
-        let known = catalog.secret.keys().map(|name| name.get_ref().as_str());
-        reading.unknown(secret, "secret", known);
+    match catalog.secret.get(secret.get_ref().as_str()).map(|secret| secret.resource.get_ref()) {
+        None => {
+            let known = catalog.secret.keys().map(|name| name.get_ref().as_str());
+            reading.unknown(secret, "secret", known);
+        }
+        // Who may call one API would get the key of another.
+        Some(own) if own != resource.get_ref() => {
+            let message = format!(
+                "secret `{}` is of resource `{own}`, so `{}` cannot have it added to its calls",
+                secret.get_ref(),
+                resource.get_ref()
+            );
+            reading.error(&secret.span(), policy::BAD_VALUE, message);
+        }
+        Some(_) => {}
     }
     let header = raw.header.get_ref();
     let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';

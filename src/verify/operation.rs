@@ -53,6 +53,24 @@ impl Operation {
                 Segment::Any => !part.is_empty(),
             })
     }
+
+    /// Whether a router that does not tell `a` from `A` could take the path for this.
+    fn resembles(&self, parts: &[&str]) -> bool {
+        self.segments.len() == parts.len()
+            && self.segments.iter().zip(parts).all(|(segment, part)| match segment {
+                Segment::Literal(text) => text.eq_ignore_ascii_case(part),
+                Segment::Any => !part.is_empty(),
+            })
+    }
+
+    /// Whether a router prefers this to the other: it has a literal where they first differ in kind.
+    fn is_more_specific_than(&self, other: &Self) -> bool {
+        let shape = |one: &Self| {
+            let open = |segment: &Segment| matches!(segment, Segment::Any);
+            one.segments.iter().map(open).collect::<Vec<_>>()
+        };
+        shape(self) < shape(other)
+    }
 }
 
 fn segment(text: &str) -> Option<Segment> {
@@ -80,7 +98,8 @@ impl fmt::Debug for Operation {
 }
 
 /// The path without its query, if every server reads it alike: no dot segments, no empty ones but a last one, no encoded
-/// slash, percent or unreserved character, no backslash, `;`, `#`, control or raw non-ASCII character.
+/// slash, percent, `?`, `#`, `;` or unreserved character, no backslash, control or raw non-ASCII character, and nothing but UTF-8
+/// once it is decoded: an overlong `.` is a dot to some.
 #[must_use]
 pub fn canonical(path_and_query: &str) -> Option<&str> {
     let path = path_and_query.split('?').next()?;
@@ -94,16 +113,27 @@ pub fn canonical(path_and_query: &str) -> Option<&str> {
     Some(path)
 }
 
-/// Whether each `%XX` is well-formed and stands for a byte that no server could read as structure or as a plain letter.
+/// Whether each `%XX` is well-formed and stands for a byte that no server could read as structure or as a plain letter, and all
+/// of them together for text without control characters.
 fn escapes_are_needed(path: &str) -> bool {
-    path.split('%').skip(1).all(|rest| {
-        let digits = rest.get(..2).filter(|two| two.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        let Some(byte) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) else {
+    let mut parts = path.split('%');
+    let mut decoded = parts.next().unwrap_or_default().as_bytes().to_vec();
+    let well_formed = parts.all(|rest| {
+        let Some((digits, rest)) = rest.split_at_checked(2) else { return false };
+        let Some(byte) = digits
+            .bytes()
+            .all(|byte| byte.is_ascii_hexdigit())
+            .then(|| u8::from_str_radix(digits, 16).ok())
+            .flatten()
+        else {
             return false;
         };
+        decoded.push(byte);
+        decoded.extend_from_slice(rest.as_bytes());
         let unreserved = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-        !unreserved && !byte.is_ascii_control() && !b"/\\%;".contains(&byte)
-    })
+        !unreserved && !b"/\\%;?#".contains(&byte)
+    });
+    well_formed && str::from_utf8(&decoded).is_ok_and(|text| !text.contains(char::is_control))
 }
 
 /// The catalog's part that concerns a gateway.
@@ -227,12 +257,16 @@ impl Resource {
     }
 
     /// What this operation is mapped to; `None` when no scope maps it. `path` is canonical. Where templates overlap the most
-    /// specific one counts alone: who may read `/orders/{id}` may not therefore read `/orders/export`.
+    /// specific one counts alone: who may read `/orders/{id}` may not therefore read `/orders/export`. Nor `/orders/EXPORT`,
+    /// which nobody may: many routers do not tell the two apart.
     #[must_use]
     pub fn mapped(&self, method: &str, path: &str) -> Option<&Mapped> {
         let parts: Vec<&str> = path.split('/').skip(1).collect();
-        let mut of_method = self.operations.iter().filter(|(known, _)| *known.method == *method);
-        of_method.find(|(known, _)| known.matches(&parts)).map(|(_, mapped)| mapped)
+        let of_method = self.operations.iter().filter(|(known, _)| *known.method == *method);
+        let resembling = of_method.filter(|(known, _)| known.resembles(&parts));
+        let (found, mapped) = resembling.clone().find(|(known, _)| known.matches(&parts))?;
+        let mut resembling = resembling.map(|(known, _)| known);
+        (!resembling.any(|other| other.is_more_specific_than(found))).then_some(mapped)
     }
 }
 
@@ -293,6 +327,39 @@ mod tests {
     }
 
     #[test]
+    fn a_parameter_takes_no_spelling_of_a_literal_beside_it() {
+        for path in ["/v1/orders/EXPORT", "/v1/orders/Export", "/v1/orders/exporT"] {
+            check("GET", path, None);
+        }
+        check("DELETE", "/v1/orders/EXPORT", Some(&["orders:admin"]));
+        check("GET", "/v1/orders/EXPORTS", Some(&["orders:read", "orders:admin"]));
+    }
+
+    #[test]
+    fn literals_that_differ_in_case_alone_are_each_their_own() {
+        let operations =
+            ["GET /A/{id}", "GET /a/export", "GET /b", "GET /B", "GET /{x}/export/{y}"];
+        let scopes = operations.iter().enumerate();
+        let scopes: Vec<String> =
+            scopes.map(|(at, text)| format!(r#""s:{at}":{{"operations":["{text}"]}}"#)).collect();
+        let text = format!(
+            r#"{{"resources":{{"r":{{"audience":"a","scopes":{{{}}}}}}}}}"#,
+            scopes.join(",")
+        );
+        let catalog = Catalog::parse(&text).unwrap();
+        let resource = catalog.resource(&ResourceName::try_from("r").unwrap()).unwrap();
+        let mapped = |path| resource.mapped("GET", path).map(|one| &*one.text);
+        assert_eq!((mapped("/b"), mapped("/B")), (Some("GET /b"), Some("GET /B")));
+        assert_eq!(
+            (mapped("/A/7"), mapped("/a/export")),
+            (Some("GET /A/{id}"), Some("GET /a/export"))
+        );
+        // The literal sorts after what it is more specific than.
+        assert_eq!((mapped("/A/export"), mapped("/A/EXPORT")), (None, None));
+        assert_eq!(mapped("/A/export/7"), Some("GET /{x}/export/{y}"));
+    }
+
+    #[test]
     fn what_is_not_mapped_has_no_scope() {
         for (method, path) in [
             ("GET", "/"),
@@ -309,7 +376,9 @@ mod tests {
 
     #[test]
     fn paths_with_two_readings_are_not_canonical() {
-        for good in ["/", "/v1/orders", "/a/b/", "/a%20b", "/%C3%A4", "/a:b@c,d!$&'()*+=~"] {
+        for good in
+            ["/", "/v1/orders", "/a/b/", "/a%20b", "/%C3%A4", "/x%E2%82%acy", "/a:b@c,d!$&'()*+=~"]
+        {
             assert_eq!(canonical(good), Some(good));
         }
         assert_eq!(canonical("/a?b=../c"), Some("/a"));
@@ -338,6 +407,18 @@ mod tests {
             "/a%zz",
             "/a%252fb",
             "/a%3bb",
+            "/a%3f",
+            "/a%3Fb=c",
+            "/a%23b",
+            "/a%C0%AE",
+            "/%c0%af",
+            "/%e0%80%ae",
+            "/%C3",
+            "/%C3a",
+            "/%A4",
+            "/%ff",
+            "/%ED%A0%80",
+            "/%C2%85",
             "/a#b",
             "http://x/a",
         ] {

@@ -209,7 +209,7 @@ async fn attack_forwarded_uri_spoof() {
     }
 }
 
-const CONFUSING: [&str; 30] = [
+const CONFUSING: [&str; 39] = [
     "//v1/orders",
     "/v1//orders",
     "/v1/./orders",
@@ -240,6 +240,15 @@ const CONFUSING: [&str; 30] = [
     "*",
     "?/v1/orders",
     "/v1/orders /admin",
+    "/v1/orders/7%3F",
+    "/v1/orders/7%3fa=b",
+    "/v1/orders%23admin",
+    "/v1/orders/%C0%AE%C0%AE",
+    "/v1/orders/%c0%af",
+    "/v1/orders/%E0%80%AE",
+    "/v1/orders/%ff",
+    "/v1/orders/%C3",
+    "/v1/orders/%C2%85",
 ];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,6 +44,7 @@ mod fuzz;
 mod gate;
 mod gate_attacks;
 mod gate_faces;
+mod gate_operation;
 mod gate_regions;
 mod gate_restart;
 mod gate_secrets;

@@ -187,5 +187,10 @@ async fn attack_a_credential_in_a_loop() {
     let again: Vec<_> =
         (0..500).map(|_| call(&stage.gate.judge(), &wild, "GET", "/v1/orders")).collect();
     assert!(again.contains(&Some(("PT-0427", 429))));
+    // What is refused anyhow counts as well: refusals are no cheaper.
+    let (_, lost) = stage.granted().await;
+    let refused: Vec<_> = (0..500).map(|_| call(&judge, &lost, "GET", "/v1/nowhere")).collect();
+    assert_eq!(refused[0], Some(("PT-0414", 403)));
+    assert!(refused.contains(&Some(("PT-0427", 429))), "refusals were not slowed");
     stage.broker.stop().await;
 }

@@ -45,8 +45,8 @@ crate::codes! {
         "the catalog part it was sent does not have the resource it protects", "check the gateway's configuration and its `resources` in the catalog";
     PROXY_HEADERS = "PT-0422", "the proxy does not say once what was called",
         "the configured proxy's pair of headers for method and URI is missing or repeated, or the pair of another kind of proxy came along", "send none of these headers yourself; whoever runs the proxy compares its configuration with docs/gates.md";
-    FORGED = "PT-0423", "the call carries a header that only a gateway sets",
-        "a name like `X-Protem-…`, spelled in any way that a server could take for it, came from the caller, and this proxy cannot be told to remove it", "send the call without that header";
+    FORGED = "PT-0423", "the call carries a header that no caller may set",
+        "a name like `X-Protem-…`, or one that gives the call another method or path (`X-HTTP-Method-Override`, `X-Rewrite-URL` and their kin), spelled in any way that a server could take for it, came from the caller, and this proxy cannot be told to remove it", "send the call without that header";
     NO_SECRET = "PT-0424", "the gateway does not have the secret of the API",
         "the catalog says that the gateway adds a secret to calls of this resource, and it holds none of that name that it can read", "whoever runs the gateway looks at its log and at `[secret.NAME]` of its `gate.toml`";
     NO_ROUTE = "PT-0425", "the route does not name a resource",
