@@ -128,6 +128,7 @@ fn unstarted(why: CannotStart) -> Failure {
     let code = match &why {
         CannotStart::Broker { .. } => tool::SETTINGS,
         CannotStart::Listen { .. } => tool::PORTS,
+        CannotStart::Memory(_) => tool::STEP,
     };
     Failure::of(Exit::Failed, code, why.to_string())
 }

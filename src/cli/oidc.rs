@@ -67,14 +67,27 @@ pub async fn exchange(
     attempt: &Attempt,
     code: &str,
 ) -> Result<Tokens, Failure> {
-    let answer = provider.asked(web, &attempt.exchange(client, code)).await?;
-    let id_token =
-        text(&answer, "id_token").ok_or_else(|| broken("the issuer gave no id token"))?;
+    signed_in(
+        provider,
+        &provider.asked(web, &attempt.exchange(client, code)).await?,
+        client,
+        attempt,
+    )
+}
+
+/// Reads what an issuer answers to a code (OpenID Connect Core §3.1.3.3, §3.1.3.7).
+fn signed_in(
+    provider: &Provider,
+    answer: &Value,
+    client: &str,
+    attempt: &Attempt,
+) -> Result<Tokens, Failure> {
+    let id_token = text(answer, "id_token").ok_or_else(|| broken("the issuer gave no id token"))?;
     let said = said(provider, id_token, client)?;
     if said.nonce != attempt.nonce() {
         return Err(broken("the id token answers another sign-in: its `nonce` is not ours"));
     }
-    let refresh_token = text(&answer, "refresh_token").map(keep);
+    let refresh_token = text(answer, "refresh_token").map(keep);
     Ok(Tokens { id_token: keep(id_token), refresh_token })
 }
 
@@ -143,14 +156,69 @@ mod tests {
 
     use super::*;
 
+    fn provider() -> Provider {
+        let about = json!({"issuer": "https://idp", "authorization_endpoint": "https://idp/auth", "token_endpoint": "https://idp/token"});
+        Provider::read("https://idp", about).unwrap()
+    }
+
+    fn token(claims: &Value) -> String {
+        format!("e30.{}.c2ln", BASE64URL_NOPAD.encode(claims.to_string().as_bytes()))
+    }
+
+    /// What an id token must be about, whether it comes by a code or by a renewal; `spoilt`: claims replaced by a lying issuer.
+    #[track_caller]
+    fn check(spoilt: &Value, by_code: bool, by_renewal: bool) {
+        let attempt = Attempt::new("http://127.0.0.1:1/callback".into());
+        let mut claims = json!({"iss": "https://idp", "aud": "c", "sub": "alice", "exp": 9, "nonce": attempt.nonce()});
+        let old = token(&claims);
+        for (name, value) in spoilt.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        let answer = json!({"id_token": token(&claims), "refresh_token": "r"});
+        let told = |failed: Failure| failed.code;
+        let expect = |fine: bool| if fine { Ok(()) } else { Err("PT-0730".to_owned()) };
+        let found = signed_in(&provider(), &answer, "c", &attempt).map(drop).map_err(told);
+        assert_eq!(found, expect(by_code), "by code: {spoilt}");
+        let found = renewed(&provider(), &answer, "c", &old).map(drop).map_err(told);
+        assert_eq!(found, expect(by_renewal), "renewed: {spoilt}");
+    }
+
+    #[test]
+    fn attack_an_issuer_gives_a_token_of_another_sign_in_issuer_or_client() {
+        check(&json!({}), true, true);
+        check(&json!({"aud": ["b", "c"], "azp": "c"}), true, true);
+        // A token that somebody else got, or got before: a code was put in place of ours.
+        for nonce in [json!("another"), json!(""), json!(null)] {
+            // A renewal answers no page: no `nonce` of its own is waited for, but one that is no text makes no token.
+            check(&json!({"nonce": nonce}), false, nonce.is_string());
+        }
+        for iss in ["https://evil", "https://idp/", "", "HTTPS://IDP"] {
+            check(&json!({"iss": iss}), false, false);
+        }
+        for aud in [json!("d"), json!([]), json!(["d"]), json!(null), json!({"c": 1})] {
+            check(&json!({"aud": aud}), false, false);
+        }
+        check(&json!({"aud": ["b", "c"], "azp": "b"}), false, false);
+        // A renewal stays about the same person; a sign-in may be about anybody.
+        check(&json!({"sub": "mallory"}), true, false);
+    }
+
+    #[test]
+    fn a_sign_in_without_an_id_token_is_none() {
+        let attempt = Attempt::new("http://127.0.0.1:1/callback".into());
+        for answer in
+            [json!({"access_token": "a"}), json!({"id_token": 1}), json!({"id_token": "a.b"})]
+        {
+            let found = signed_in(&provider(), &answer, "c", &attempt);
+            assert_eq!(found.unwrap_err().code, "PT-0730", "{answer}");
+        }
+    }
+
     #[test]
     fn a_renewal_is_about_the_same_person_and_may_bring_one_token_alone() {
-        let token = |sub: &str| {
-            let claims = json!({"iss": "https://idp", "aud": "c", "sub": sub, "exp": 9});
-            format!("e30.{}.c2ln", BASE64URL_NOPAD.encode(claims.to_string().as_bytes()))
-        };
-        let about = json!({"issuer": "https://idp", "authorization_endpoint": "https://idp/auth", "token_endpoint": "https://idp/token"});
-        let provider = Provider::read("https://idp", about).unwrap();
+        let token =
+            |sub: &str| token(&json!({"iss": "https://idp", "aud": "c", "sub": sub, "exp": 9}));
+        let provider = provider();
         let fresh = |answer: Value| renewed(&provider, &answer, "c", &token("alice"));
         let both = fresh(json!({"id_token": token("alice"), "refresh_token": "r2"})).unwrap();
         assert_eq!(both.id_token.unwrap().as_str(), token("alice"));

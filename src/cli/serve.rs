@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use protem_clock::clock::SystemClock;
+use protem_gate::private::keep_to_itself;
 use protem_verify::codes::tool;
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
@@ -156,7 +157,10 @@ fn check_bundle(files: &Files) -> Result<(), Failure> {
 /// # Errors
 /// When the store, its keys or the bundle cannot be used.
 pub fn start(parts: Parts) -> Result<Broker, Failure> {
-    keep_to_itself()?;
+    keep_to_itself().map_err(|why| {
+        let what = format!("the process cannot be kept from dumping its memory: {why}");
+        Failure::of(Exit::Failed, tool::STEP, what)
+    })?;
     let fault = |why: StartError| {
         let code = why.code();
         Failure::of(Exit::Failed, code, why.to_string())
@@ -178,16 +182,6 @@ pub fn start(parts: Parts) -> Result<Broker, Failure> {
         limits: LaneLimits::default(),
     };
     Broker::start(start).map_err(fault)
-}
-
-/// From here on no core dump and no debugger of the same user shows what is in memory: keys, and tokens on their way.
-fn keep_to_itself() -> Result<(), Failure> {
-    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-    let set = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    set.map_err(|why| {
-        let what = format!("the process cannot be kept from dumping its memory: {why}");
-        Failure::of(Exit::Failed, tool::STEP, what)
-    })
 }
 
 /// Makes a folder that only its own user can enter; one that is there stays as it is.
@@ -222,17 +216,4 @@ pub fn log(settings: &Log) -> Result<(), Failure> {
         }
     };
     set.map_err(|why| Failure::of(Exit::Failed, tool::SETTINGS, why.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use rustix::process::{DumpableBehavior, dumpable_behavior};
-
-    use super::*;
-
-    #[test]
-    fn what_a_broker_has_in_memory_is_in_no_dump() {
-        keep_to_itself().unwrap();
-        assert_eq!(dumpable_behavior(), Ok(DumpableBehavior::NotDumpable));
-    }
 }

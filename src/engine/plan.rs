@@ -69,6 +69,8 @@ pub struct Plan<'a> {
     pub everywhere: &'a dyn Fn(&KeyRecord) -> bool,
     /// How long keys live.
     pub schedule: Schedule,
+    /// Steps that cannot be taken now: the others do not wait for them.
+    pub stuck: &'a [Step],
 }
 
 const PURPOSES: [KeyPurpose; 2] = [KeyPurpose::Credential, KeyPurpose::Checkpoint];
@@ -89,8 +91,10 @@ impl Plan<'_> {
     }
 
     fn step_of(&self, purpose: KeyPurpose) -> Option<Step> {
-        if let Some(dead) = self.of(purpose).find(|record| record.dead(self.now)) {
-            return Some(Step::Forget(dead.key.id.clone()));
+        let dead = self.of(purpose).filter(|record| record.dead(self.now));
+        let mut forget = dead.map(|record| Step::Forget(record.key.id.clone()));
+        if let Some(forget) = forget.find(|step| !self.stuck.contains(step)) {
+            return Some(forget);
         }
         // A journal has one broker as yet: what signs beside the newest, or was published and is lost, is nobody else's.
         let signs = signing(self.keys, purpose);
@@ -103,7 +107,8 @@ impl Plan<'_> {
             return Some(Step::Retire(over.key.id.clone()));
         }
         let Some(next) = self.next_of(purpose) else {
-            return self.room(purpose).then_some(Step::Publish(purpose));
+            let publish = Step::Publish(purpose);
+            return (self.room(purpose) && !self.stuck.contains(&publish)).then_some(publish);
         };
         let waits = self.waits(next);
         (waits == Waits::Nothing).then(|| Step::Activate(next.key.id.clone()))
@@ -202,6 +207,17 @@ mod tests {
     /// `known`: keys that gateways know; keys that begin with `lost` have no private half here.
     #[track_caller]
     fn check(keys: &[KeyRecord], known: &[&str], now: u64, expect: Option<Step>) {
+        check_stuck(keys, known, now, &[], expect);
+    }
+
+    #[track_caller]
+    fn check_stuck(
+        keys: &[KeyRecord],
+        known: &[&str],
+        now: u64,
+        stuck: &[Step],
+        expect: Option<Step>,
+    ) {
         let checkpoints = ["c1", "c2"].map(|id| {
             let mut record = key(id, if id == "c1" { Signing } else { Published }, 99_999);
             record.key.purpose = KeyPurpose::Checkpoint;
@@ -217,6 +233,7 @@ mod tests {
                 rotate_every: Some(Duration::from_secs(100)),
                 jwks_wait: Duration::from_secs(20),
             },
+            stuck,
         };
         assert_eq!(plan.step(), expect);
     }
@@ -264,6 +281,21 @@ mod tests {
         let dying = [key("b", Signing, 1_001), key("a", Retired, 1_000), next];
         check(&dying, &[], 1_049, None);
         check(&dying, &[], 1_050, Some(Step::Forget(id("a"))));
+    }
+
+    /// A folder that cannot be changed keeps nobody from signing.
+    #[test]
+    fn what_cannot_be_done_keeps_nothing_else_from_being_done() {
+        let dead = [key("a", CutOff, 1_000), key("b", CutOff, 1_000), key("c", Published, 1_090)];
+        let forget = |name: &str| Step::Forget(id(name));
+        check_stuck(&dead, &["c"], 1_100, &[], Some(forget("a")));
+        check_stuck(&dead, &["c"], 1_100, &[forget("a")], Some(forget("b")));
+        let stuck = [forget("a"), forget("b")];
+        check_stuck(&dead, &["c"], 1_100, &stuck, Some(Step::Activate(id("c"))));
+        let none = [key("a", Signing, 1_000)];
+        let publish = Step::Publish(KeyPurpose::Credential);
+        check_stuck(&none, &[], 1_001, &[], Some(publish.clone()));
+        check_stuck(&none, &[], 1_001, &[publish], None);
     }
 
     #[test]

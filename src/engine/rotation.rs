@@ -50,6 +50,8 @@ struct Known {
     /// When keys were found durable, on the monotonic clock; earlier processes' count from this one's start, which is later.
     published: BTreeMap<KeyId, Duration>,
     started: Duration,
+    /// What could not be changed in the key folder by the last pass, so that the log says it once.
+    unkept: Option<Unkept>,
 }
 
 /// What an operator asks.
@@ -123,7 +125,7 @@ impl Rotation {
         receipts: Arc<Receipts>,
         schedule: Schedule,
     ) -> Self {
-        let known = Known { published: BTreeMap::new(), started: clock.boot() };
+        let known = Known { published: BTreeMap::new(), started: clock.boot(), unkept: None };
         let (known, woken) = (Mutex::new(known), AtomicBool::new(false));
         let asking = Semaphore::new(1);
         Self { keys, lanes, clock, receipts, schedule, known, woken, asking }
@@ -177,7 +179,7 @@ impl Rotation {
             Mark { seq: looked.head, committed: self.clock.boot(), covers: Covers::Everything };
         if asked.compromised {
             if signs.is_some_and(|signs| signs.key.id == old) {
-                let successor = self.planning(&looked, &known, |plan| plan.successor(purpose));
+                let successor = self.planning(&looked, &known, &[], |plan| plan.successor(purpose));
                 if let Some(key) = successor {
                     self.command(actor, Command::ActivateKey { key })?;
                 }
@@ -195,7 +197,7 @@ impl Rotation {
         let looked = self.look(lane)?;
         let signs = signing(&looked.keys, purpose).map(|record| record.key.id.clone());
         let now = signs.filter(|id| *id != old);
-        let (next, waits) = self.planning(&looked, &known, |plan| {
+        let (next, waits) = self.planning(&looked, &known, &[], |plan| {
             let next = plan.next_of(purpose);
             let waits = next.map_or(Waits::Nothing, |record| plan.waits(record));
             (next.map(|record| record.key.id.clone()), waits)
@@ -236,30 +238,52 @@ impl Rotation {
                 record: record.clone(),
                 signs: signs.is_some_and(|signs| signs.key.id == *id),
                 here: self.keys.find(id).is_some(),
-                waits: self.planning(&looked, &known, |plan| plan.waits(record)),
+                waits: self.planning(&looked, &known, &[], |plan| plan.waits(record)),
                 enforcement: self.enforcement(record, looked.head, &known),
             }
         };
         Ok(looked.keys.iter().map(show).collect())
     }
 
+    /// Takes what is due. What the key folder does not let us do is told of, left for the next pass, and keeps nothing else waiting:
+    /// a cut-off key whose file cannot be removed must not keep its successor from signing.
     fn steps(&self, known: &mut Known, lane: Lane) -> Result<(), Halted> {
+        let (mut stuck, mut unkept) = (Vec::new(), None);
         for _ in 0..STEPS_MAX {
             let looked = self.look(lane)?;
-            self.tidy(&looked)?;
-            let step = self.planning(&looked, known, |plan| plan.step());
+            let untidy = self.tidy(&looked).err();
+            unkept = unkept.or(untidy);
+            let step = self.planning(&looked, known, &stuck, |plan| plan.step());
             let Some(step) = step else { break };
-            self.take(step, known)?;
+            match self.take(&step, known) {
+                Ok(()) => {}
+                Err(Halted::Unkept(why)) => {
+                    unkept = unkept.or(Some(why));
+                    stuck.push(step);
+                }
+                Err(Halted::Stop(stop)) => return Err(stop.into()),
+            }
+        }
+        if known.unkept != unkept {
+            match &unkept {
+                Some(why) => tracing::error!(
+                    %why,
+                    "the key folder cannot be changed: a key that was cut off or is over never signs again, but its file is still \
+                     there; let the broker's user write to the folder, or remove the file by hand. It is tried again"
+                ),
+                None => tracing::info!("the key folder can be changed again"),
+            }
+            known.unkept = unkept;
         }
         Ok(())
     }
 
-    fn take(&self, step: Step, known: &mut Known) -> Result<(), Halted> {
+    fn take(&self, step: &Step, known: &mut Known) -> Result<(), Halted> {
         let by = system();
         match step {
             Step::Publish(purpose) => {
-                let spare = self.keys.spare(purpose);
-                let key = spare.map_or_else(|| self.keys.generate(purpose), Ok)?;
+                let spare = self.keys.spare(*purpose);
+                let key = spare.map_or_else(|| self.keys.generate(*purpose), Ok)?;
                 let mark = self.command(&by, Command::PublishKey(public(&key)))?;
                 known.published.insert(key.id().clone(), mark.committed);
                 self.keys.published(key.id())?;
@@ -277,31 +301,37 @@ impl Rotation {
             Step::Forget(key) => {
                 // INVARIANT(no_private_half_is_forgotten): once the journal has forgotten it, nobody would remove it. What
                 // `tidy` kept of a checkpoint key stays.
-                self.keys.retire(&key)?;
+                self.keys.retire(key)?;
                 self.command(&by, Command::ForgetKey { key: key.clone() })?;
-                known.published.remove(&key);
+                known.published.remove(key);
             }
         }
         Ok(())
     }
 
     /// Removes private halves that can never be asked to sign again. A retired credential key can: a request that is
-    /// repeated gets the same token while that lives.
-    fn tidy(&self, looked: &Looked) -> Result<(), Halted> {
-        for record in &looked.keys {
-            match (record.state, record.key.purpose) {
-                (KeyState::CutOff, _) => self.keys.remove(&record.key.id)?,
-                (KeyState::Retired, KeyPurpose::Checkpoint) => self.keys.retire(&record.key.id)?,
-                (KeyState::Retired, KeyPurpose::Credential)
-                | (KeyState::Published | KeyState::Signing, _) => {}
-            }
-        }
-        // Also of those that the journal forgot before they were cut off.
-        self.keys.locked_away().iter().try_for_each(|id| self.keys.remove(id))?;
-        Ok(())
+    /// repeated gets the same token while that lives. One that cannot be removed keeps none of the others.
+    fn tidy(&self, looked: &Looked) -> Result<(), Unkept> {
+        let over = looked.keys.iter().map(|record| match (record.state, record.key.purpose) {
+            (KeyState::CutOff, _) => self.keys.remove(&record.key.id),
+            (KeyState::Retired, KeyPurpose::Checkpoint) => self.keys.retire(&record.key.id),
+            (KeyState::Retired, KeyPurpose::Credential) => Ok(()),
+            // Its file may still be called a spare's.
+            (KeyState::Published | KeyState::Signing, _) => self.keys.published(&record.key.id),
+        });
+        // Also those that the journal forgot before they were cut off.
+        let locked = self.keys.locked_away();
+        let locked = locked.iter().map(|id| self.keys.remove(id));
+        over.chain(locked).fold(Ok(()), Result::and)
     }
 
-    fn planning<T>(&self, looked: &Looked, known: &Known, ask: impl FnOnce(&Plan<'_>) -> T) -> T {
+    fn planning<T>(
+        &self,
+        looked: &Looked,
+        known: &Known,
+        stuck: &[Step],
+        ask: impl FnOnce(&Plan<'_>) -> T,
+    ) -> T {
         let here = |id: &KeyId| self.keys.find(id).is_some();
         let everywhere =
             |record: &KeyRecord| self.enforcement(record, looked.head, known).everywhere;
@@ -311,6 +341,7 @@ impl Rotation {
             here: &here,
             everywhere: &everywhere,
             schedule: self.schedule,
+            stuck,
         })
     }
 

@@ -25,6 +25,8 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tower::Service;
 
+use crate::private;
+
 /// Whom a client believes, and what it shows of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsFiles {
@@ -213,7 +215,8 @@ impl Connector {
             (None, None) => builder.with_no_client_auth(),
             (None, Some((cert, key))) => {
                 let chain = certificates(cert)?;
-                let key = PrivateKeyDer::from_pem_file(key).map_err(|why| bad(key, &why))?;
+                let secret = private::read(key, KEY_FILE_MAX).map_err(|why| bad(key, &why))?;
+                let key = PrivateKeyDer::from_pem_slice(&secret).map_err(|why| bad(key, &why))?;
                 let unfit = |why| bad(cert, &format!("does not go with its key: {why}"));
                 builder.with_client_auth_cert(chain, key).map_err(unfit)?
             }
@@ -266,6 +269,8 @@ pub fn is_loopback(host: &str) -> bool {
 }
 
 const H2: &[u8] = b"h2";
+/// A key file: RSA with 8,192 bits in PEM fits many times.
+const KEY_FILE_MAX: u64 = 64 * 1024;
 /// How often the transport asks a silent peer whether it is there, and how long it waits.
 const ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 

@@ -15,6 +15,7 @@ pub mod layer;
 pub mod listener;
 pub mod login;
 pub mod meters;
+pub mod private;
 pub mod probes;
 pub mod rate;
 pub mod refusal;

@@ -4,6 +4,8 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 
+use crate::private;
+
 /// A caller token that may be sent; it never prints.
 #[derive(Clone)]
 pub struct CallerToken(String);
@@ -43,15 +45,58 @@ impl std::fmt::Debug for CallerToken {
 #[derive(Clone, Debug)]
 pub struct TokenFile(pub PathBuf);
 
+impl TokenFile {
+    /// The token in it now.
+    ///
+    /// # Errors
+    /// When it cannot be read, others may read it, or it is empty.
+    pub fn read(&self) -> Result<CallerToken, LoginFailed> {
+        let file = self.0.display();
+        let read = private::read(&self.0, TOKEN_MAX);
+        let text = read.map_err(|why| LoginFailed(format!("`{file}`: {why}")))?;
+        match std::str::from_utf8(&text).map(str::trim) {
+            Ok("") => Err(LoginFailed(format!("`{file}` is empty"))),
+            Ok(token) => Ok(CallerToken::new(token.to_owned())),
+            Err(_) => Err(LoginFailed(format!("`{file}` holds no token"))),
+        }
+    }
+}
+
 impl Login for TokenFile {
     fn token(&self) -> Pin<Box<dyn Future<Output = Result<CallerToken, LoginFailed>> + Send + '_>> {
-        Box::pin(async {
-            let read = tokio::fs::read_to_string(&self.0).await;
-            let text = read.map_err(|why| LoginFailed(format!("`{}`: {why}", self.0.display())))?;
-            match text.trim() {
-                "" => Err(LoginFailed(format!("`{}` is empty", self.0.display()))),
-                token => Ok(CallerToken::new(token.to_owned())),
-            }
+        let file = self.clone();
+        Box::pin(async move {
+            // Files may lie on a network.
+            let read = tokio::task::spawn_blocking(move || file.read()).await;
+            read.unwrap_or_else(|why| Err(LoginFailed(why.to_string())))
         })
+    }
+}
+
+/// A caller token in its file: no broker takes a longer one, and this leaves room for white space.
+const TOKEN_MAX: u64 = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_token_that_others_may_read_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        let check = async |text: &str, mode: u32| {
+            fs::write(&file, text).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            let token = TokenFile(file.clone()).token().await;
+            token.map(|token| token.reveal().to_owned()).map_err(|why| why.to_string())
+        };
+        assert_eq!(check("a.b.c\n", 0o600).await.unwrap(), "a.b.c");
+        assert_eq!(check("a.b.c", 0o640).await.unwrap(), "a.b.c");
+        let why = check("a.b.c", 0o644).await.unwrap_err();
+        assert!(why.contains("cannot sign in") && why.contains("0644") && !why.contains("a.b.c"));
+        assert!(check(" \n", 0o600).await.unwrap_err().contains("empty"));
     }
 }

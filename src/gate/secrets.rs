@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
+
+use crate::private::{self, Unfit};
 
 /// The secrets that a gateway holds, by the names that the catalog gives them.
 #[derive(Clone, Debug, Default)]
@@ -125,29 +124,13 @@ impl Secrets {
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
     #[error("{0}")]
-    File(#[from] io::Error),
-    #[error("others may read it: its mode must be 0600, or 0640 with a group of the gateway's own")]
-    Open,
+    File(#[from] Unfit),
     #[error("{0}")]
     NotYet(&'static str),
 }
 
 fn read(path: &Path) -> Result<Secret, Unusable> {
-    // Looked at first: opening a pipe in the file's place would hold us up.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file").into());
-    }
-    let mut file = File::open(path)?;
-    if file.metadata()?.mode() & NOT_OTHERS != 0 {
-        return Err(Unusable::Open);
-    }
-    let mut text = Vec::new();
-    file.by_ref().take(SECRET_MAX.saturating_add(1)).read_to_end(&mut text)?;
-    if u64::try_from(text.len()).unwrap_or(u64::MAX) > SECRET_MAX {
-        return Err(
-            io::Error::new(io::ErrorKind::InvalidData, "it is too long for a header").into()
-        );
-    }
+    let text = private::read(path, SECRET_MAX)?;
     let text = text.trim_ascii();
     if text.is_empty() {
         return Err(Unusable::NotYet("it is empty"));
@@ -159,12 +142,9 @@ fn read(path: &Path) -> Result<Secret, Unusable> {
     Ok(Secret(value))
 }
 
-/// Bits of a mode that make a secret somebody else's: all of others', and a group's right to write. A group that may read it is
-/// how orchestrators hand secrets to a process that is not root.
-const NOT_OTHERS: u32 = 0o027;
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

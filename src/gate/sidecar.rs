@@ -18,7 +18,8 @@ use crate::decision::{Judge, Ledger};
 use crate::door::Door;
 use crate::gate::{CONNECT, Gate, GateConfig, StartError};
 use crate::listener::{Listener, Place};
-use crate::login::{Login, TokenFile};
+use crate::login::{Login, LoginFailed, TokenFile};
+use crate::private::keep_to_itself;
 use crate::probes::Probes;
 use crate::rate::Rate;
 use crate::secrets::{LOOK_EVERY, Secrets};
@@ -52,10 +53,13 @@ pub enum CannotStart {
         /// Why.
         source: io::Error,
     },
+    /// The memory of its process.
+    #[error("the process cannot be kept from dumping its memory: {0}")]
+    Memory(io::Error),
 }
 
 impl Sidecar {
-    /// Opens the listeners and begins to follow. `login` says who the gateway is where the settings do not.
+    /// Keeps the process's memory to itself, opens the listeners and begins to follow. `login` says who the gateway is where the settings do not.
     ///
     /// # Errors
     /// When a place is taken, or a folder or an address cannot be used.
@@ -63,6 +67,8 @@ impl Sidecar {
         settings: Settings,
         login: Option<Arc<dyn Login>>,
     ) -> Result<Self, CannotStart> {
+        // Before anything reads a key, a token or a secret.
+        keep_to_itself().map_err(CannotStart::Memory)?;
         let listener = Listener::bind(&settings.listen, settings.socket_mode).await;
         let listener = listener
             .map_err(|source| CannotStart::Listen { place: settings.listen.clone(), source })?;
@@ -188,9 +194,9 @@ pub fn missing(settings: &Settings) -> Vec<String> {
     let mut missing = Vec::new();
     for broker in &settings.brokers {
         if let Some(file) = &broker.token_file
-            && let Err(why) = std::fs::read(file)
+            && let Err(LoginFailed(why)) = TokenFile(file.clone()).read()
         {
-            missing.push(format!("`{}`: {why}", file.display()));
+            missing.push(why);
         }
         let TlsFiles { ca, identity } = &broker.tls;
         if (ca.is_some() || identity.is_some())

@@ -313,6 +313,43 @@ mod tests {
         assert_eq!(found, expect, "{query:?}");
     }
 
+    /// `spoilt`: what a lying or careless issuer's document says instead.
+    #[track_caller]
+    fn read(spoilt: &Value, expect: Result<(), &str>) {
+        let mut document = json!({
+            "issuer": "https://idp",
+            "authorization_endpoint": "https://idp/auth",
+            "token_endpoint": "https://idp/token",
+            "code_challenge_methods_supported": ["plain", "S256"],
+        });
+        for (name, value) in spoilt.as_object().unwrap() {
+            document[name] = value.clone();
+        }
+        match (Provider::read("https://idp", document), expect) {
+            (Ok(_), Ok(())) => {}
+            (Err(Failed::Broken(why)), Err(expect)) => assert!(why.contains(expect), "{why}"),
+            (found, expect) => panic!("{spoilt}: {found:?} is not {expect:?}"),
+        }
+    }
+
+    #[test]
+    fn attack_an_issuer_that_is_another_or_knows_no_pkce() {
+        read(&json!({}), Ok(()));
+        // Who answers for another issuer would have its tokens taken for that one's (RFC 8414 §3.3).
+        for other in ["https://evil", "https://idp/", "https://idp.evil", "HTTPS://idp", ""] {
+            read(&json!({ "issuer": other }), Err("calls itself"));
+        }
+        // Without S256 whoever sees a code could exchange it. An issuer that lists nothing may still know it: it gets the
+        // challenge, and nothing else is ever asked for.
+        for methods in [json!(["plain"]), json!([]), json!(["s256"])] {
+            read(&json!({ "code_challenge_methods_supported": methods }), Err("no PKCE with S256"));
+        }
+        read(&json!({ "code_challenge_methods_supported": null }), Ok(()));
+        for endpoint in ["authorization_endpoint", "token_endpoint", "revocation_endpoint"] {
+            read(&json!({ endpoint: "http://idp.example/in-the-clear" }), Err("is not https"));
+        }
+    }
+
     #[test]
     fn an_answer_must_be_of_this_sign_in_and_of_this_issuer() {
         check("state=s&iss=https://idp&code=c", "code c");

@@ -168,6 +168,8 @@ impl Tls {
         let mut config =
             builder.with_cert_resolver(Arc::new(One(Arc::clone(&self.current.load().0))));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // Said twice on purpose: settings are made anew for each connection, so a session kept in them (TLS 1.2's ids, 1.3's
+        // tickets) would find nobody to resume it. This holds even if settings are shared one day.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;

@@ -1,5 +1,7 @@
 //! SIGTERM: the feed's followers are told to go, what has begun is finished, and the process ends in time with code 0.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,10 +14,12 @@ use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
+use crate::broker::policies;
 use crate::bundle::{FILES, OPERATOR, RESOURCE, WORKERS};
 use crate::edge::Edge;
 use crate::follower::Follower;
-use crate::process::Broker;
+use crate::oidc::Served;
+use crate::process::{Broker, PATIENCE};
 
 /// How long a stopping broker may take, however busy: the drain, and room for a loaded machine.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -82,6 +86,33 @@ async fn a_stopping_broker_finishes_what_has_begun() {
     let done = v1::CompleteTaskRequest { task_id: "held".into(), ..Default::default() };
     let done = broker.client(WORKERS[0]).access().complete_task(done).await.unwrap().into_inner();
     assert_eq!(done.ended.len(), 1);
+}
+
+/// A call that does not end is cut when `broker.drain` is over, whatever time the call itself would have had (five seconds, and then
+/// an answer that says so; without a setting a drain is ten).
+#[test]
+fn a_stuck_call_does_not_outlast_the_drain() {
+    let mut broker = Served::with_broker(&policies(), "drain = \"1s\"", "");
+    let mut stuck = TcpStream::connect(broker.address()).unwrap();
+    stuck.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = format!(
+        "POST /grpc.health.v1.Health/Check HTTP/1.1\r\nhost: {}\r\ncontent-type: application/grpc\r\nte: trailers\r\n\
+         content-length: 100\r\nexpect: 100-continue\r\n\r\n",
+        broker.address()
+    );
+    stuck.write_all(head.as_bytes()).unwrap();
+    // Said when somebody waits for the body: the call has begun.
+    let go_on = "HTTP/1.1 100 Continue\r\n\r\n";
+    let mut said = vec![0; go_on.len()];
+    stuck.read_exact(&mut said).unwrap();
+    assert_eq!(String::from_utf8_lossy(&said), go_on);
+    stuck.write_all(b"\0\0").unwrap();
+    broker.process().signal(Signal::TERM);
+    assert_eq!(broker.process().ended(PATIENCE), Some(0), "{}", broker.log());
+    let mut rest = Vec::new();
+    // However the line ends, nothing was said on it.
+    let _ = stuck.read_to_end(&mut rest);
+    assert_eq!(String::from_utf8_lossy(&rest), "", "the call was waited for");
 }
 
 /// Asks, one request after the other, until the broker takes no more.

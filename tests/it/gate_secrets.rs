@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::bundle::{FILES, GATEWAY, WORKERS};
 use crate::gate::{Gate, Question};
+use crate::pki::{Authority, server};
 use crate::process::Broker;
 
 const LEGACY: &str = r#"
@@ -184,14 +185,7 @@ fn a_secret_is_rotated_without_a_restart_and_a_lost_one_closes() {
 fn attack_gate_starts_with_unreadable_files() {
     let broker = Broker::with_bundle(FILES);
     let home = broker.home();
-    let text = |login: &str, ca: &str| {
-        format!(
-            "name = \"{GATEWAY}\"\nproxy = \"nginx\"\nlisten = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\n\
-             state = \"{}\"\n[[broker]]\nurl = \"https://127.0.0.1:1\"\nissuer = \"{}\"\n{ca}[login]\n{login}\n",
-            home.join("gate-state").display(),
-            broker.url(),
-        )
-    };
+    let text = |login: &str, ca: &str| login_settings(&broker, login, ca);
     fs::write(home.join("broken.pem"), "-----BEGIN CERTIFICATE-----\n!!\n").unwrap();
     let missing = "token_file = \"missing\"";
     let broken = "cert = \"broken.pem\"\nkey = \"broken.pem\"";
@@ -220,4 +214,47 @@ fn attack_gate_starts_with_unreadable_files() {
     let failed = broker.run("", &["gate", "--config", config.to_str().unwrap()]).expect(1);
     let told = failed.err.contains("line 11, column 1") && failed.err.contains("toke_file");
     assert!(told, "{}", failed.err);
+}
+
+/// The settings of a gate that signs in so, at a broker that is not there.
+fn login_settings(broker: &Broker, login: &str, ca: &str) -> String {
+    format!(
+        "name = \"{GATEWAY}\"\nproxy = \"nginx\"\nlisten = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\n\
+         state = \"{}\"\n[[broker]]\nurl = \"https://127.0.0.1:1\"\nissuer = \"{}\"\n{ca}[login]\n{login}\n",
+        broker.home().join("gate-state").display(),
+        broker.url(),
+    )
+}
+
+/// A key or a token that others may read is no sign-in: it may be somebody else's by now.
+#[test]
+fn attack_a_gates_key_or_token_that_others_may_read() {
+    let broker = Broker::with_bundle(FILES);
+    let home = broker.home();
+    let issued = Authority::new("any").issue(&server());
+    put(&home.join("cert.pem"), &issued.chain, 0o644);
+    put(&home.join("open.pem"), &issued.key, 0o644);
+    put(&home.join("own.pem"), &issued.key, 0o600);
+    let open_key = "cert = \"cert.pem\"\nkey = \"open.pem\"";
+    put(&home.join("open"), "a.b.c", 0o644);
+    put(&home.join("own"), "a.b.c", 0o640);
+    let open_token = "token_file = \"open\"";
+    for (at, (login, why)) in [
+        (open_key, Some("open.pem")),
+        ("cert = \"cert.pem\"\nkey = \"own.pem\"", None),
+        (open_token, Some("`open`")),
+        ("token_file = \"own\"", None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let config = home.join(format!("modes-{at}.toml"));
+        fs::write(&config, login_settings(&broker, login, "ca = \"cert.pem\"\n")).unwrap();
+        let check = ["gate", "--check-config", "--config", config.to_str().unwrap()];
+        let ran = broker.run("", &check).expect(i32::from(why.is_some()));
+        let told = ran.err.split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in why.into_iter().flat_map(|file| [file, "mode is 0644", "must be 0600"]) {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+    }
 }

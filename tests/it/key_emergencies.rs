@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use protem::engine::plan::Schedule;
 use protem::engine::proof;
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::subscribe_response::Message;
@@ -9,8 +10,9 @@ use protem_verify::checkpoint::Checkpoint;
 use protem_verify::ids::Seq;
 use tonic::Code;
 
-use crate::broker::{TestBroker, fresh_task, reason};
-use crate::rotation::{compromised, list, private, rotate, signing, until_gone};
+use crate::broker::{TestBroker, Wish, fresh_task, reason};
+use crate::key_scope::Guard;
+use crate::rotation::{compromised, eventually, list, private, rotate, signing, until_gone};
 
 /// Only a person who may administer replaces a key (row 59).
 #[tokio::test(flavor = "multi_thread")]
@@ -84,5 +86,39 @@ async fn attack_a_cut_off_checkpoint_key_shows_a_head_that_never_was() {
     assert!(matches!(first, Some(Message::Opened(_))), "{first:?}");
     broker.identity("payments/agent").ask(&fresh_task()).await.expect("it goes on issuing");
     drop(heard);
+    broker.stop().await;
+}
+
+/// A folder that cannot be changed keeps what leaked on the disk, and nobody from working: each successor signs, what was cut off
+/// never does, and the file goes as soon as it can. A folder in the file's place stands for it, as it holds even root.
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_a_key_file_that_cannot_be_removed_blocks_the_emergency() {
+    let rotation = Schedule { rotate_every: None, jwks_wait: Duration::ZERO };
+    let broker = TestBroker::with(Wish { rotation, ..Wish::default() }).await;
+    let _guard = Guard::of(&broker).await;
+    let mut agent = broker.identity("payments/agent");
+    let mut leaked = Vec::new();
+    // The first successor is known ahead; those after it must be made, told to the gateway and waited for.
+    for _ in 0..3 {
+        let old = signing(&list(&broker).await, "credential").key_id;
+        let file = broker.folder.path().join("keys").join(format!("{old}.key"));
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir_all(file.join("stays")).unwrap();
+        compromised(&mut broker.operator(), "credential", &old).await;
+        leaked.push((old, file));
+        eventually(async || agent.ask(&fresh_task()).await).await;
+        let keys = list(&broker).await;
+        let signs = signing(&keys, "credential").key_id;
+        for (old, file) in &leaked {
+            assert_ne!(signs, *old, "{keys:?}");
+            assert!(!broker.broker.jwks().contains(old), "{old} still counts");
+            assert!(file.exists(), "nothing stood in the way");
+        }
+    }
+    for (_, file) in leaked {
+        std::fs::remove_dir_all(&file).unwrap();
+        std::fs::write(&file, "what is left of it").unwrap();
+        until_gone(&file).await;
+    }
     broker.stop().await;
 }

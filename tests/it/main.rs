@@ -59,6 +59,7 @@ mod key_emergencies;
 mod key_scope;
 mod kill9;
 mod login_attacks;
+mod memory;
 mod metrics;
 mod oidc;
 mod page;

@@ -130,7 +130,7 @@ impl Browser {
 
 /// A `protem serve` with a bundle of the test's own.
 pub struct Served {
-    _process: Kept,
+    process: Kept,
     home: tempfile::TempDir,
     port: u16,
 }
@@ -155,6 +155,11 @@ impl Served {
 
     /// With a bundle, and more settings.
     pub fn with_settings(files: &Files, more: &str) -> Self {
+        Self::with_broker(files, "", more)
+    }
+
+    /// The same, and more of `[broker]`.
+    pub fn with_broker(files: &Files, broker: &str, more: &str) -> Self {
         let home = tempfile::tempdir().unwrap();
         for (name, text) in files.iter() {
             let path = home.path().join("policies").join(&**name);
@@ -163,19 +168,28 @@ impl Served {
         }
         let port = free_port();
         let settings = format!(
-            "[broker]\nlisten = \"127.0.0.1:{port}\"\n[fetch]\nallow_private = [\"127.0.0.0/8\"]\n{more}"
+            "[broker]\nlisten = \"127.0.0.1:{port}\"\n{broker}\n[fetch]\nallow_private = [\"127.0.0.0/8\"]\n{more}"
         );
         fs::write(home.path().join("protem.toml"), settings).unwrap();
         let log = fs::File::create(home.path().join("serve.log")).unwrap();
         let mut command = program(home.path());
         command.arg("serve").stdout(log.try_clone().unwrap()).stderr(log);
-        let served = Self { _process: Kept(command.spawn().unwrap()), home, port };
+        let served = Self { process: Kept(command.spawn().unwrap()), home, port };
         until("the broker serves", || served.log().contains("serving"));
         served
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.address())
+    }
+
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Kept {
+        &mut self.process
     }
 
     pub fn home(&self) -> &Path {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use protem::cli::client::Client;
 use protem::cli::dev_key;
+use protem::cli::private_file::write_private;
 use protem::cli::token::{Login, broker_uri};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -148,6 +149,11 @@ impl Broker {
         kill_process(pid(self.process.as_ref().expect("it does not run")), signal).unwrap();
     }
 
+    /// The id of its process.
+    pub fn process(&self) -> u32 {
+        self.process.as_ref().expect("it does not run").id()
+    }
+
     /// Waits until the process has ended by itself, and tells its exit code.
     pub fn ended(&mut self, within: Duration) -> Option<i32> {
         let mut process = self.process.take().expect("it does not run");
@@ -235,7 +241,7 @@ impl Broker {
         let key = dev_key::read(&self.home.path().join("state"), self.port).unwrap();
         let file = self.home.path().join(format!("token-{}", name.replace(['/', ':'], "-")));
         let fresh = file.with_extension("new");
-        std::fs::write(&fresh, key.sign(name).as_bytes()).unwrap();
+        write_private(&fresh, key.sign(name).as_bytes()).unwrap();
         std::fs::rename(fresh, &file).unwrap();
         self.logins.lock().unwrap().insert(name.to_owned(), file.clone());
         file

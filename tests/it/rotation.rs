@@ -470,7 +470,7 @@ async fn refused(guard: &Guard, token: &str) {
 }
 
 /// Repeats while no key may sign; then a broker says so and asks to come back.
-async fn eventually<T>(mut call: impl AsyncFnMut() -> Result<T, tonic::Status>) -> T {
+pub async fn eventually<T>(mut call: impl AsyncFnMut() -> Result<T, tonic::Status>) -> T {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
         match call().await {

@@ -157,25 +157,38 @@ async fn attack_old_versions_and_plain_http() {
     broker.stop().await;
 }
 
+/// A client that would resume comes three times, and proves itself anew each time.
+async fn nothing_is_resumed(
+    broker: &TestBroker,
+    pki: &Pki,
+    versions: &[&'static SupportedProtocolVersion],
+) {
+    let mut config = config(pki, versions);
+    config.enable_early_data = true;
+    let config = Arc::new(config);
+    for _ in 0..3 {
+        let mut stream = open(broker, &config).await.unwrap();
+        get(&mut stream).await.unwrap();
+        let session = stream.get_ref().1;
+        assert_eq!(session.handshake_kind(), Some(HandshakeKind::Full));
+        assert_eq!(session.tls13_tickets_received(), 0);
+        assert!(!session.is_early_data_accepted());
+    }
+}
+
 /// Row 41: nothing is resumed, and a live connection is asked again when its roots go.
 #[tokio::test(flavor = "multi_thread")]
 async fn attack_resume_tls_after_ca_removed() {
     let pki = Pki::new();
     pki.give("agent", &pki.domain.issue(&svid(AGENT)));
     let broker = broker(&pki).await;
-    // A client that would resume if it could, by ticket or session.
+    // Clients that would resume if they could, by ticket or session; the older version has both.
+    let old = pki.files_with(TlsFiles { min: TlsVersion::Tls12, ..pki.tls() });
+    let old = TestBroker::with(Wish { files: old, no_dev: true, ..Wish::default() }).await;
+    nothing_is_resumed(&old, &pki, &[&version::TLS12]).await;
+    old.stop().await;
     for versions in [[&version::TLS13].as_slice(), &[&version::TLS13, &version::TLS12]] {
-        let mut config = config(&pki, versions);
-        config.enable_early_data = true;
-        let config = Arc::new(config);
-        for _ in 0..3 {
-            let mut stream = open(&broker, &config).await.unwrap();
-            get(&mut stream).await.unwrap();
-            let session = stream.get_ref().1;
-            assert_eq!(session.handshake_kind(), Some(HandshakeKind::Full));
-            assert_eq!(session.tls13_tickets_received(), 0);
-            assert!(!session.is_early_data_accepted());
-        }
+        nothing_is_resumed(&broker, &pki, versions).await;
     }
     let mut agent = Clients::over(pki.channel(&broker.url, Some("agent")), None);
     let task = fresh_task();
