@@ -24,6 +24,7 @@ pub async fn identities(global: &Global, args: &IdentitiesArgs) -> Result<Exit, 
         page_size: PAGE,
         page_token: String::new(),
         name: args.name.clone().unwrap_or_default(),
+        ..v1::ListIdentitiesRequest::default()
     };
     let mut all = v1::ListIdentitiesResponse::default();
     loop {

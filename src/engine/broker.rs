@@ -9,6 +9,7 @@ use protem_clock::clock::Clock;
 use protem_core::command::Command;
 use protem_core::event::{Actor, CredentialIssued};
 use protem_core::state::State;
+use protem_verify::ids::Seq;
 use protem_verify::names::KeyId;
 use protem_verify::time::Time;
 use tokio::sync::{oneshot, watch};
@@ -21,6 +22,7 @@ use crate::engine::health::Health;
 use crate::engine::instance::GatewayState;
 use crate::engine::keys::{KeyRing, KeySets};
 use crate::engine::lane::{Lane, LaneLimits, Lanes};
+use crate::engine::marks::Marks;
 use crate::engine::meters::Meters;
 use crate::engine::minder::Minder;
 use crate::engine::minting::Minting;
@@ -85,6 +87,7 @@ pub(in crate::engine) struct Inner {
     pub(in crate::engine) minting: Arc<Minting>,
     pub(in crate::engine) feed: Arc<Feed>,
     pub(in crate::engine) receipts: Arc<Receipts>,
+    pub(in crate::engine) marks: Marks,
     pub(in crate::engine) prover: Arc<Prover>,
     pub(in crate::engine) leases: Arc<Leases>,
     pub(in crate::engine) watchers: Arc<Watchers>,
@@ -117,6 +120,12 @@ impl Broker {
     #[must_use]
     pub fn bound(&self, mark: &Mark) -> Duration {
         self.0.receipts.bound(mark)
+    }
+
+    /// The mark of a revocation or quarantine that this broker answered lately, by its entry.
+    #[must_use]
+    pub fn mark(&self, seq: Seq) -> Option<Mark> {
+        self.0.marks.find(seq)
     }
 
     /// Every enforcing gateway process that this broker knows.

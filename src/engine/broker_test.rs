@@ -1,7 +1,9 @@
 //! A whole broker on a journal in memory: ask, follow, end, restart.
 
+use std::future::Future as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use prost::Message;
@@ -273,6 +275,28 @@ async fn a_lost_hold_ends_its_task_after_the_lease() {
     let ended = ended.unwrap().unwrap();
     assert_eq!(ended.grant.id, granted.grant.id);
     assert!(matches!(ended.grant.status, Shown::Ended { reason: EndReason::Abandoned, .. }));
+    broker.stop().await;
+}
+
+/// Who holds a task listens to its client as well, and gives a look up when a beat comes: the change is told all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_change_is_lost_with_its_look() {
+    let home = Home::new();
+    let broker = home.start().unwrap();
+    let agent = agent(&broker);
+    let granted = broker.request_access(&agent, ask(&agent, "t-1", None)).await.unwrap();
+    let task = TaskId::try_from("t-1").unwrap();
+    let hold = broker.hold_task(&agent, task, Some(Duration::from_secs(60))).await.unwrap();
+    let mut changes = hold.changes();
+    broker.return_grant(&agent, granted.grant.id, Words::default()).await.unwrap();
+    let first = {
+        let mut next = Box::pin(changes.next());
+        std::future::poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await
+    };
+    assert!(first.is_pending(), "it went to read the grant, and is given up");
+    let ended = tokio::time::timeout(Duration::from_secs(20), changes.next()).await.unwrap();
+    let ended = ended.unwrap().unwrap();
+    assert!(matches!(ended.grant.status, Shown::Ended { reason: EndReason::Completed, .. }));
     broker.stop().await;
 }
 

@@ -58,27 +58,42 @@ pub struct Changes {
     broker: Broker,
     /// Credentials go to this holder only.
     holder: Option<Workload>,
+    /// The change that is being looked at, until it has been.
+    looked_at: Option<(GrantId, bool)>,
 }
 
 impl Changes {
     /// The next grant that changed, as it is now; with its newest credential when the change brought one and the watcher
     /// is its holder. `None` when the broker stops.
     pub async fn next(&mut self) -> Option<Result<Granted, Stop>> {
-        let (grant, issued) = loop {
+        // INVARIANT(no_change_is_lost_with_its_look): who waits for something else as well may give a look up.
+        let (grant, issued) = match self.looked_at {
+            Some(change) => change,
+            None => match self.changed().await {
+                Some(change) => *self.looked_at.insert(change),
+                None => return None,
+            },
+        };
+        let holder = self.holder.clone().filter(|_| issued);
+        let found = self.broker.granted(grant, holder.as_ref()).await;
+        self.looked_at = None;
+        Some(found)
+    }
+
+    async fn changed(&self) -> Option<(GrantId, bool)> {
+        loop {
             let woken = self.inbox.wake.notified();
             {
                 let mut pending = lock(&self.inbox.changed);
                 if let Some(change) = pending.grants.pop_first() {
-                    break change;
+                    return Some(change);
                 }
                 if pending.closed {
                     return None;
                 }
             }
             woken.await;
-        };
-        let holder = self.holder.clone().filter(|_| issued);
-        Some(self.broker.granted(grant, holder.as_ref()).await)
+        }
     }
 }
 
@@ -116,7 +131,7 @@ impl Watchers {
             inboxes.push(Arc::downgrade(&inbox));
         }
         drop(known);
-        Changes { what: watched, inbox, broker: broker.clone(), holder }
+        Changes { what: watched, inbox, broker: broker.clone(), holder, looked_at: None }
     }
 
     /// Tells everybody whom these entries of one turn concern: of each grant once, so that the last approval and the access

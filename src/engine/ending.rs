@@ -77,6 +77,7 @@ impl Broker {
             (ended, ends(answered).mark)
         };
         let (grants_ended, mark) = self.submit(Lane::Ending, caller.actor(), command, read).await?;
+        self.0.marks.keep(&mark);
         Ok(Revoked { grants_ended, mark })
     }
 
@@ -93,6 +94,7 @@ impl Broker {
     ) -> Result<Mark, Stop> {
         let command = Command::SetQuarantine { identity, on, note };
         let ends = self.submit(Lane::Ending, caller.actor(), command, ends).await?;
+        self.0.marks.keep(&ends.mark);
         Ok(ends.mark)
     }
 

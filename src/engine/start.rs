@@ -19,6 +19,7 @@ use crate::engine::feed::{Feed, News};
 use crate::engine::health::Health;
 use crate::engine::keys::{KeyRing, KeySets};
 use crate::engine::lane::Lanes;
+use crate::engine::marks::Marks;
 use crate::engine::meters::Meters;
 use crate::engine::minder::{Minded, Minder};
 use crate::engine::minting::Minting;
@@ -121,6 +122,7 @@ impl Broker {
             desk: Arc::new(Desk::of(state)),
             health: Arc::new(Health::default()),
             signing: Arc::new(ArcSwap::from_pointee(signing)),
+            marks: Marks::default(),
             minder: Arc::new(Minder::default()),
             meters,
             unusual: Unusual::default(),

@@ -10,6 +10,7 @@ use protem_verify::names::Words;
 use tonic::{Request, Response, Status};
 
 use crate::engine::broker::Broker;
+use crate::engine::granted::Revoked;
 use crate::engine::receipts::{Enforcement, Mark};
 use crate::policy::ask::{Action, Object};
 use crate::policy::login::Caller;
@@ -82,8 +83,7 @@ impl GovernanceService for Governance {
             }
             Selected::Targets(targets) => targets,
         };
-        selector::may_revoke(&self.broker, who::person(caller)?, &targets).await?;
-        let revoked = self.broker.revoke(caller, targets, note).await.map_err(Problem::from)?;
+        let revoked = self.end(caller, targets, note).await?;
         let (sink, answers) = Sink::new();
         let (broker, watch) = (self.broker.clone(), self.watch.clone());
         tokio::spawn(async move {
@@ -116,7 +116,7 @@ impl GovernanceService for Governance {
         let wire = request.into_inner();
         let identity = selector::identity("identity", &wire.identity)?;
         let note = parse::required_words("note", &wire.note)?;
-        who::permit(&self.broker, who::person(caller)?, Action::Administer, &[Object::Broker])?;
+        self.may_quarantine(caller)?;
         inventory::must_know(&self.broker, &identity)?;
         let mark = self
             .broker
@@ -234,6 +234,28 @@ impl GovernanceService for Governance {
 }
 
 impl Governance {
+    /// Ends what a person may end.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED with policy's reason; NOT_FOUND for what the person may not even see.
+    pub async fn end(
+        &self,
+        caller: &Caller,
+        targets: Vec<Target>,
+        note: Words,
+    ) -> Result<Revoked, Problem> {
+        selector::may_revoke(&self.broker, who::person(caller)?, &targets).await?;
+        self.broker.revoke(caller, targets, note).await.map_err(Problem::from)
+    }
+
+    /// Whether a person may quarantine identities, and lift that.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED with policy's reason.
+    pub fn may_quarantine(&self, caller: &Caller) -> Result<(), Problem> {
+        who::permit(&self.broker, who::person(caller)?, Action::Administer, &[Object::Broker])
+    }
+
     /// Ends the grant of a leaked credential, if it still counts. The answer is the same if not: a place in the journal.
     async fn leaked(
         &self,

@@ -38,14 +38,15 @@ pub async fn identities(
     let all = who::may_view(broker, caller, &[]);
     let after = wire.page_token;
     let named = |name: &&IdentityName| {
-        name.as_str() > after.as_str() && (wire.name.is_empty() || *wire.name == *name.as_str())
+        let whole = wire.name.is_empty() || *wire.name == *name.as_str();
+        whole && name.as_str() > after.as_str() && name.as_str().contains(&*wire.part)
     };
     // Who may look at the whole broker may still be forbidden to look at one identity.
     let seen = |name: &&IdentityName| {
         who::may_view(broker, caller, &[Object::Identity((*name).clone())]).is_ok()
     };
     let mut names = bundle.identities().keys().filter(named).filter(seen).cloned().peekable();
-    if names.peek().is_none() && after.is_empty() && wire.name.is_empty() {
+    if names.peek().is_none() && after.is_empty() && wire.name.is_empty() && wire.part.is_empty() {
         all?;
     }
     let mut found: Vec<Past> = Vec::new();

@@ -30,7 +30,7 @@ pub async fn grants(
     if !wire.approver.is_empty() {
         return Err(not_built("listing by approver", "list all and look at their approvals"));
     }
-    let (mut filter, identities, objects) = selected(broker, wire.selector).await?;
+    let Selection { mut filter, owned, objects } = selected(broker, wire.selector).await?;
     filter.states = states(&wire.states)?;
     filter.since = wire.since.map(|at| parse::moment("since", &at)).transpose()?;
     filter.until = wire.until.map(|at| parse::moment("until", &at)).transpose()?;
@@ -38,6 +38,29 @@ pub async fn grants(
     if !wire.page_token.is_empty() {
         filter.before = Some(parse::grant_id("page_token", &wire.page_token)?);
     }
+    page(broker, caller, Selection { filter, owned, objects }).await
+}
+
+/// What is listed, and what its viewer must be permitted to see, all of it; nothing named: the whole broker.
+pub struct Selection {
+    /// Which grants, at most how many.
+    pub filter: GrantFilter,
+    /// Of these identities; none: of all that the filter takes.
+    pub owned: Vec<IdentityName>,
+    /// What is selected by.
+    pub objects: Vec<Object>,
+}
+
+/// A page of a selection, newest first.
+///
+/// # Errors
+/// When the caller may not see what it selects.
+pub async fn page(
+    broker: &Broker,
+    caller: &Caller,
+    selection: Selection,
+) -> Result<v1::ListGrantsResponse, Problem> {
+    let Selection { mut filter, owned: identities, objects } = selection;
     match &caller.principal {
         // Whatever it selects, a workload sees its own: somebody else's looks like nothing at all.
         Principal::Workload { by, .. } => {
@@ -74,13 +97,10 @@ pub async fn grants(
 }
 
 /// What a selector filters by, the identities of an owner, and what its viewer must be permitted to see, all of it.
-async fn selected(
-    broker: &Broker,
-    selector: Option<v1::Selector>,
-) -> Result<(GrantFilter, Vec<IdentityName>, Vec<Object>), Problem> {
+async fn selected(broker: &Broker, selector: Option<v1::Selector>) -> Result<Selection, Problem> {
     let mut filter = GrantFilter::default();
     let Some(by) = selector.and_then(|selector| selector.by) else {
-        return Ok((filter, vec![], vec![]));
+        return Ok(Selection { filter, owned: vec![], objects: vec![] });
     };
     let objects = match by {
         By::Grant(_) => {
@@ -121,7 +141,7 @@ async fn selected(
                 return Err(Malformed { field: "selector.owner", why }.into());
             }
             let objects = owned.iter().cloned().map(Object::Identity).collect();
-            return Ok((filter, owned, objects));
+            return Ok(Selection { filter, owned, objects });
         }
         By::Everything(true) => vec![],
         By::Everything(false) => return Err(parse::missing("selector")),
@@ -130,7 +150,7 @@ async fn selected(
             return Err(Malformed { field: "selector", why }.into());
         }
     };
-    Ok((filter, vec![], objects))
+    Ok(Selection { filter, owned: vec![], objects })
 }
 
 /// The newest of several identities.

@@ -8,7 +8,7 @@ use crate::page::{ALICE, job, one_waiting, open, signed_in, way_in};
 use crate::process::{Broker, PATIENCE};
 
 /// Sends a form from the page's own script, as the page's own forms are sent, and tells the status.
-fn send(window: &Window, path: &str, fields: &str) -> u64 {
+pub fn send(window: &Window, path: &str, fields: &str) -> u64 {
     let code = format!(
         "fetch('{path}', {{method: 'POST', body: new URLSearchParams({fields})}}).then((answer) => answer.status)"
     );
@@ -16,7 +16,7 @@ fn send(window: &Window, path: &str, fields: &str) -> u64 {
 }
 
 /// A field of the form that the page shows.
-fn field(window: &Window, name: &str) -> String {
+pub fn field(window: &Window, name: &str) -> String {
     let code = format!("document.querySelector('input[name={name}]').value");
     window.run(&code).as_str().unwrap().to_owned()
 }

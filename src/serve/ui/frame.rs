@@ -1,5 +1,7 @@
 //! What is around every page: its title, the ways to the others, who is signed in.
 
+use std::borrow::Cow;
+
 use askama::Template;
 use axum::response::{Html, IntoResponse, Response};
 use http::StatusCode;
@@ -18,7 +20,9 @@ pub struct Frame {
     /// Who is signed in.
     pub who: Option<Who>,
     /// What the page follows while it is open; empty: nothing.
-    pub live: &'static str,
+    pub live: Cow<'static, str>,
+    /// After so many seconds a browser without script looks again; zero: never.
+    pub again: u32,
     /// Style sheet, script and mark.
     pub assets: Assets,
 }
@@ -41,6 +45,12 @@ pub enum Tab {
     Nowhere,
     /// What waits.
     Waiting,
+    /// What was granted.
+    Grants,
+    /// Who and what there is.
+    Inventory,
+    /// Who enforces.
+    Gateways,
     /// Emergencies.
     Reviews,
 }
@@ -59,6 +69,9 @@ pub struct Way {
 /// The navigation, in its order.
 const WAYS: &[Way] = &[
     Way { tab: Tab::Waiting, path: "/ui/", name: "Waiting" },
+    Way { tab: Tab::Grants, path: "/ui/grants", name: "Grants" },
+    Way { tab: Tab::Inventory, path: "/ui/inventory", name: "Inventory" },
+    Way { tab: Tab::Gateways, path: "/ui/gateways", name: "Gateways" },
     Way { tab: Tab::Reviews, path: "/ui/reviews", name: "Reviews" },
 ];
 
@@ -79,13 +92,19 @@ impl Frame {
     /// For anybody.
     #[must_use]
     pub fn for_anybody(tab: Tab, title: impl Into<String>) -> Self {
-        Self { title: title.into(), tab, who: None, live: "", assets: assets() }
+        Self { title: title.into(), tab, who: None, live: "".into(), again: 0, assets: assets() }
     }
 
     /// The same, which follows a topic while it is open.
     #[must_use]
-    pub fn live(self, live: &'static str) -> Self {
-        Self { live, ..self }
+    pub fn live(self, live: impl Into<Cow<'static, str>>) -> Self {
+        Self { live: live.into(), ..self }
+    }
+
+    /// The same, which a browser without script loads again after so many seconds.
+    #[must_use]
+    pub fn again(self, again: u32) -> Self {
+        Self { again, ..self }
     }
 
     /// The ways to the other pages; none before somebody signs in.

@@ -34,3 +34,13 @@ pub const ATTEMPTS_OF_ONE_MAX: usize = 256;
 pub const ASKING_MAX: usize = 32;
 /// Emergencies on the page, those that are open first.
 pub const REVIEWS_SHOWN: u32 = 100;
+/// Grants, identities on one page of a list: what one scrolls through; the rest is a page further.
+pub const LISTED: u32 = 50;
+/// Grants on the page of one identity; the list has all.
+pub const LISTED_OF_ONE: u32 = 10;
+/// How long an identity must have done nothing to be called dormant, unless its searcher says otherwise: a month's job has run.
+pub const DORMANT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How often an open page of what changes without a word of the broker (usage, the age of views) looks for it.
+pub const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How soon a browser without script looks again at receipts that still come in.
+pub const LOOK_AGAIN_SECONDS: u32 = 2;

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -10,18 +11,25 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use prost::Message;
-use tokio::sync::mpsc;
+use protem_verify::ids::{GrantId, Seq};
+use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::policy::login::Person;
+use crate::policy::ask::Object;
+use crate::policy::login::{Caller, Person};
 use crate::serve::approvals::{pending, review};
+use crate::serve::inventory;
 use crate::serve::seats::Seated;
 use crate::serve::status::Problem;
 use crate::serve::ui::entered::Entered;
-use crate::serve::ui::limits::{ALIVE_EVERY, LIVE_PAUSE};
+use crate::serve::ui::limits::{ALIVE_EVERY, LIVE_PAUSE, LOOK_EVERY};
 use crate::serve::ui::problem;
+use crate::serve::ui::receipts;
+use crate::serve::ui::sessions::Session;
 use crate::serve::ui::site::Site;
+use crate::serve::used;
+use crate::serve::who;
 
 /// What an open page may follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,14 +38,53 @@ enum Topic {
     Waiting,
     /// Emergencies.
     Reviews,
+    /// One grant.
+    Grant(GrantId),
+    /// How a revocation takes force.
+    Revocation(Seq),
+    /// Who enforces.
+    Gateways,
 }
 
 impl Topic {
     fn named(name: &str) -> Option<Self> {
-        match name {
-            "waiting" => Some(Self::Waiting),
-            "reviews" => Some(Self::Reviews),
-            _ => None,
+        match name.split_once('-') {
+            None if name == "waiting" => Some(Self::Waiting),
+            None if name == "reviews" => Some(Self::Reviews),
+            None if name == "gateways" => Some(Self::Gateways),
+            Some(("grant", id)) => id.parse().ok().map(Self::Grant),
+            Some(("revocation", seq)) => seq.parse().ok().map(Seq).map(Self::Revocation),
+            None | Some(_) => None,
+        }
+    }
+
+    /// What tells that it may have changed.
+    fn changed(self, site: &Site) -> watch::Receiver<u64> {
+        match self {
+            Self::Waiting | Self::Reviews => site.broker.pending_changed(),
+            Self::Grant(_) | Self::Revocation(_) | Self::Gateways => {
+                site.broker.enforcement_changed()
+            }
+        }
+    }
+
+    /// How often it is looked at without a word.
+    fn every(self) -> Duration {
+        match self {
+            Self::Waiting | Self::Reviews | Self::Revocation(_) => ALIVE_EVERY,
+            Self::Grant(_) | Self::Gateways => LOOK_EVERY,
+        }
+    }
+
+    /// What this person sees of it, as a number. What they may not look at is always the same.
+    async fn seen(self, site: &Site, session: &Session, person: &Person) -> u64 {
+        let Ok(caller) = session.signed_in.caller() else { return 0 };
+        match self {
+            Self::Waiting => waiting(site, person).await,
+            Self::Reviews => reviews(site, person).await,
+            Self::Grant(id) => grant(site, caller, id).await,
+            Self::Revocation(seq) => receipts::seen(site, caller, seq).await,
+            Self::Gateways => gateways(site, caller).await,
         }
     }
 }
@@ -60,7 +107,7 @@ pub async fn events(
     let of = Arc::clone(&site);
     tokio::spawn(async move {
         tokio::select! {
-            () = follow(&of, topic, &person, &words) => {}
+            () = follow(&of, topic, &session, &person, &words) => {}
             _ = of.watch.over(Arc::clone(&session.signed_in)) => { let _ = words.send(ENDED).await; }
             () = session.ended() => { let _ = words.send(ENDED).await; }
             () = words.closed() => {}
@@ -77,29 +124,31 @@ pub async fn events(
 }
 
 /// Tells of each change of what this person sees, and now and then that the connection lives.
-async fn follow(site: &Site, topic: Topic, person: &Person, words: &mpsc::Sender<&'static str>) {
-    let mut changed = site.broker.pending_changed();
+async fn follow(
+    site: &Site,
+    topic: Topic,
+    session: &Session,
+    person: &Person,
+    words: &mpsc::Sender<&'static str>,
+) {
+    let mut changed = topic.changed(site);
     let mut seen = None;
     loop {
         changed.mark_unchanged();
-        let now = match topic {
-            Topic::Waiting => waiting(site, person).await,
-            Topic::Reviews => reviews(site, person).await,
-        };
+        let now = topic.seen(site, session, person).await;
         // What changed before the first look may be news to the page as well; what nobody sees changes nothing.
         let word = if seen == Some(now) { ALIVE } else { CHANGED };
         seen = Some(now);
         if words.send(word).await.is_err() {
             return;
         }
-        if let Ok(Err(_)) = tokio::time::timeout(ALIVE_EVERY, changed.changed()).await {
+        if let Ok(Err(_)) = tokio::time::timeout(topic.every(), changed.changed()).await {
             return;
         }
         tokio::time::sleep(LIVE_PAUSE).await;
     }
 }
 
-/// What this person sees of what waits, as a number.
 async fn waiting(site: &Site, person: &Person) -> u64 {
     let mut hash = DefaultHasher::new();
     if let Ok(found) = site.broker.pending(person).await {
@@ -113,6 +162,26 @@ async fn reviews(site: &Site, person: &Person) -> u64 {
     let mut hash = DefaultHasher::new();
     if let Ok(found) = site.broker.reviews(person, true).await {
         found.iter().for_each(|one| review(one).encode_to_vec().hash(&mut hash));
+    }
+    hash.finish()
+}
+
+async fn grant(site: &Site, caller: &Caller, id: GrantId) -> u64 {
+    let mut hash = DefaultHasher::new();
+    if let Ok(record) = who::visible(&site.broker, caller, id).await
+        && let Ok(shown) = used::grant(&site.broker, &record).await
+    {
+        shown.encode_to_vec().hash(&mut hash);
+    }
+    hash.finish()
+}
+
+async fn gateways(site: &Site, caller: &Caller) -> u64 {
+    let mut hash = DefaultHasher::new();
+    if who::may_view(&site.broker, caller, &[Object::Broker]).is_ok()
+        && let Ok(all) = inventory::gateways(&site.broker).await
+    {
+        all.iter().for_each(|one| one.encode_to_vec().hash(&mut hash));
     }
     hash.finish()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use askama::Template;
 use axum::response::Response;
 use http::StatusCode;
-use protem_proto::wire::v1::{EndReason, GrantState};
+use protem_proto::wire::v1::GrantState;
 use protem_verify::ids::GrantId;
 
 use crate::serve::show;
@@ -15,7 +15,9 @@ use crate::serve::ui::frame::{Frame, Tab, page};
 use crate::serve::ui::problem;
 use crate::serve::ui::request::{Asked, Given, approvals, asked};
 use crate::serve::ui::site::Site;
-use crate::serve::ui::words::{Moment, actor, ended};
+use crate::serve::ui::stop::may_end;
+use crate::serve::ui::words::{Moment, actor, standing};
+use crate::serve::who;
 
 #[derive(Template)]
 #[template(path = "outcome.html", config = ".askama.toml")]
@@ -34,6 +36,10 @@ struct OutcomePage {
     note: String,
     approvals: Vec<Given>,
     policies: Vec<String>,
+    /// Whether all of the grant may be looked at.
+    visible: bool,
+    /// Whether the person may end it.
+    revoke: bool,
 }
 
 /// The page.
@@ -55,12 +61,10 @@ pub async fn show(
         }
     })?;
     let (grant, now) = (show::grant(&found), site.broker.now());
-    let (state, tone) = match grant.state() {
-        GrantState::Unspecified => ("unknown", "quiet"),
-        GrantState::Pending => ("waiting", "quiet"),
-        GrantState::Active => ("active", "good"),
-        GrantState::Ended => (ended(grant.end_reason()), tone(grant.end_reason())),
-    };
+    let (state, tone) = standing(&grant);
+    let caller = entered.caller().map_err(|no| problem::page(site, Some(entered), &no.status()))?;
+    let visible = who::may_view(&site.broker, caller, &who::objects(&found)).is_ok();
+    let revoke = grant.state() == GrantState::Active && may_end(site, entered, id).await.is_ok();
     let moment = |at: Option<prost_types::Timestamp>| at.map(|at| Moment::of(&at, now));
     let title = format!("{}: {state}", grant.identity);
     let shown = OutcomePage {
@@ -76,28 +80,16 @@ pub async fn show(
         approvals: approvals(&grant, now),
         policies: grant.verdict.iter().flat_map(|verdict| verdict.policies.clone()).collect(),
         asked: asked(&grant, None, now),
+        visible,
+        revoke,
     };
     Ok(page(StatusCode::OK, &shown))
 }
 
 /// Who ended it, where that was somebody.
-fn person(by: &str) -> String {
+pub(super) fn person(by: &str) -> String {
     if by.starts_with("person:") || by.starts_with("identity:") {
         return actor(by).to_owned();
     }
     String::new()
-}
-
-fn tone(reason: EndReason) -> &'static str {
-    match reason {
-        EndReason::Denied | EndReason::Revoked | EndReason::Quarantined => "bad",
-        EndReason::Unspecified
-        | EndReason::Completed
-        | EndReason::Expired
-        | EndReason::Abandoned
-        | EndReason::Lapsed
-        | EndReason::Withdrawn
-        | EndReason::Policy
-        | EndReason::Fenced => "quiet",
-    }
 }

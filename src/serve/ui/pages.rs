@@ -13,7 +13,8 @@ use crate::serve::ui::entered::Entered;
 use crate::serve::ui::limits::FORM_MAX;
 use crate::serve::ui::site::Site;
 use crate::serve::ui::{
-    assets, decide, headers, issuer, live, problem, request, reviews, sign_in, waiting,
+    assets, decide, gateways, grant, grants, headers, identity, inventory, issuer, live, problem,
+    quarantine, receipts, request, resources, reviews, secrets, sign_in, stop, waiting,
 };
 
 /// All of them. What changes anything is a `POST`: no link and no prefetch decides.
@@ -26,6 +27,16 @@ pub fn routes(site: &Arc<Site>) -> Router {
         .route("/ui/requests/{id}/take-back", post(decide::take_back))
         .route("/ui/reviews", get(reviews::list))
         .route("/ui/reviews/{id}/close", post(reviews::close))
+        .route("/ui/grants", get(grants::list))
+        .route("/ui/grants/{id}", get(grant::show))
+        .route("/ui/revoke", get(stop::ask).post(stop::revoke))
+        .route("/ui/revocations/{seq}", get(receipts::show))
+        .route("/ui/inventory", get(inventory::list))
+        .route("/ui/inventory/identities/{*name}", get(identity::show))
+        .route("/ui/inventory/resources", get(resources::list))
+        .route("/ui/inventory/secrets", get(secrets::list))
+        .route("/ui/quarantine", get(quarantine::ask).post(quarantine::set))
+        .route("/ui/gateways", get(gateways::list))
         .route("/ui/events/{topic}", get(live::events))
         .route("/ui/sign-in", get(sign_in::ask).post(sign_in::take))
         .route("/ui/sign-in/at", post(issuer::start))

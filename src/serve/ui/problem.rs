@@ -76,7 +76,9 @@ pub fn wrong_method() -> Response {
     show(StatusCode::METHOD_NOT_ALLOWED, &ProblemPage { frame, heading, what, help, code, again })
 }
 
-fn http(grpc: Grpc) -> StatusCode {
+/// A service's answer as a page's.
+#[must_use]
+pub fn http(grpc: Grpc) -> StatusCode {
     match grpc {
         Grpc::InvalidArgument | Grpc::OutOfRange => StatusCode::BAD_REQUEST,
         Grpc::Unauthenticated => StatusCode::UNAUTHORIZED,

@@ -21,7 +21,7 @@ use crate::serve::ui::limits::OPERATIONS_SHOWN;
 use crate::serve::ui::outcome;
 use crate::serve::ui::problem;
 use crate::serve::ui::site::Site;
-use crate::serve::ui::words::{Moment, count, given, length, sentence, span, to_you};
+use crate::serve::ui::words::{Moment, both, count, given, length, sentence, span, to_you};
 
 /// What was just done, after the redirect that follows a form.
 #[derive(Debug, Default, Deserialize)]
@@ -196,14 +196,6 @@ pub(super) fn asked(grant: &v1::Grant, one: Option<&v1::PendingGrant>, now: Time
         at: grant.requested_at.map(|at| Moment::of(&at, now)).unwrap_or_default(),
         emergency: grant.emergency,
         risk: of(|one| &one.risk),
-    }
-}
-
-fn both(one: &str, other: &str) -> String {
-    match (one, other) {
-        ("", other) => other.to_owned(),
-        (one, other) if other.is_empty() || one == other => one.to_owned(),
-        (one, other) => format!("{one} and {other}"),
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prost_types::Timestamp;
 use protem_proto::wire::v1;
-use protem_proto::wire::v1::EndReason;
+use protem_proto::wire::v1::{EndReason, GrantState};
 use protem_verify::time::Time;
 
 /// A moment, three ways.
@@ -104,6 +104,52 @@ pub fn ended(reason: EndReason) -> &'static str {
     }
 }
 
+/// Where a grant stands, in a word, and how that is drawn.
+#[must_use]
+pub fn standing(grant: &v1::Grant) -> (&'static str, &'static str) {
+    match grant.state() {
+        GrantState::Unspecified => ("unknown", "quiet"),
+        GrantState::Pending => ("waiting", "warn"),
+        GrantState::Active => ("active", "good"),
+        GrantState::Ended => (ended(grant.end_reason()), tone(grant.end_reason())),
+    }
+}
+
+fn tone(reason: EndReason) -> &'static str {
+    match reason {
+        EndReason::Denied | EndReason::Revoked | EndReason::Quarantined => "bad",
+        EndReason::Unspecified
+        | EndReason::Completed
+        | EndReason::Expired
+        | EndReason::Abandoned
+        | EndReason::Lapsed
+        | EndReason::Withdrawn
+        | EndReason::Policy
+        | EndReason::Fenced => "quiet",
+    }
+}
+
+/// A short span, as latencies are told: `3 ms`, `1.24 s`, `2 min`.
+#[must_use]
+pub fn brief(of: Duration) -> String {
+    match of.as_millis() {
+        0 => "under 1 ms".to_owned(),
+        1..1_000 => format!("{} ms", of.as_millis()),
+        1_000..120_000 => format!("{:.2} s", of.as_secs_f64()),
+        _ => length(of),
+    }
+}
+
+/// Two owners as one phrase.
+#[must_use]
+pub fn both(one: &str, other: &str) -> String {
+    match (one, other) {
+        ("", other) => other.to_owned(),
+        (one, other) if other.is_empty() || one == other => one.to_owned(),
+        (one, other) => format!("{one} and {other}"),
+    }
+}
+
 /// A person or identity of the journal, without what kind it is.
 #[must_use]
 pub fn actor(text: &str) -> &str {
@@ -153,6 +199,15 @@ mod tests {
             (past.clock.as_str(), past.near.as_str()),
             ("2027-01-14 04:13 UTC", "1 d 3 h ago")
         );
+    }
+
+    #[test]
+    fn latencies_are_short() {
+        for (micros, expect) in
+            [(400, "under 1 ms"), (3_900, "3 ms"), (1_244_000, "1.24 s"), (180_000_000, "3 min")]
+        {
+            assert_eq!(brief(Duration::from_micros(micros)), expect);
+        }
     }
 
     #[test]

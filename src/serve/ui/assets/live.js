@@ -20,6 +20,8 @@
   // Takes over what changed, part by part: what somebody is typing stays, unless the request itself is another one by now.
   const take = (fresh) => {
     let changed = false;
+    // Another page by now. Asked first: what is taken over is no longer in the fresh one.
+    if ([...document.querySelectorAll('main [data-part]')].some((old) => !fresh.getElementById(old.id))) { location.reload(); return; }
     for (const part of fresh.querySelectorAll('[data-part]')) {
       const old = document.getElementById(part.id);
       if (!old) { location.reload(); return; }
@@ -30,9 +32,9 @@
       old.replaceWith(document.adoptNode(part));
       for (const [id, value] of typed) { const field = document.getElementById(id); if (field) field.value = value; }
       if (focus) document.getElementById(focus)?.focus();
-      changed = true;
+      // What moves all the time is not read out each time.
+      if (!('quiet' in part.dataset)) changed = true;
     }
-    if ([...document.querySelectorAll('main [data-part]')].some((old) => !fresh.getElementById(old.id))) { location.reload(); return; }
     if (changed) said.textContent = 'This page has changed.';
     count();
   };
