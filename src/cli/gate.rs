@@ -94,6 +94,7 @@ async fn against_dev(global: &Global, args: &GateArgs) -> Result<Exit, Failure> 
             issuer: names.issuer.clone(),
             tls: TlsFiles::default(),
             token_file: None,
+            resources: None,
         }],
         secrets: Default::default(),
         log: LogSettings::default(),

@@ -27,6 +27,8 @@ use crate::usage::{How, Use, Uses};
 pub struct Judge {
     /// One for each issuer.
     views: Arc<[Verifier]>,
+    /// The resources that each view's credentials open, in the order of the views; none: all.
+    opened: Arc<[Option<Vec<ResourceName>>]>,
     clock: Arc<dyn Clock>,
     secrets: Secrets,
     /// Where what each view decided is counted, in the order of the views.
@@ -109,8 +111,16 @@ impl Judge {
     /// Decides by these views, each of another issuer.
     #[must_use]
     pub fn new(views: Vec<Verifier>, clock: Arc<dyn Clock>, secrets: Secrets) -> Self {
-        let (uses, ledger) = (Arc::new([]), Ledger::default());
-        Self { views: views.into(), clock, secrets, uses, ledger }
+        let (opened, uses, ledger) = (Arc::new([]), Arc::new([]), Ledger::default());
+        Self { views: views.into(), opened, clock, secrets, uses, ledger }
+    }
+
+    /// The same, where a view's credentials open these resources and no others: one for each view, in their order; `None`: all.
+    /// What its issuer says of a resource that is not among them counts for nothing.
+    #[must_use]
+    pub fn opening(mut self, opened: Vec<Option<Vec<ResourceName>>>) -> Self {
+        self.opened = opened.into();
+        self
     }
 
     /// The same, where calls are counted: `uses` has one for each view, in their order.
@@ -173,6 +183,11 @@ impl Judge {
         };
         let token = bearer(asked.headers.iter().filter_map(named)).ok_or(Reason::NoCredential)?;
         let (view, verifier) = self.view_of(token)?;
+        if let Some(Some(opened)) = self.opened.get(view)
+            && !opened.contains(asked.resource)
+        {
+            return Err(Reason::WrongIssuer.into());
+        }
         seen.view = view;
         // What is not ASCII is no canonical path and no method of the catalog.
         let path = std::str::from_utf8(asked.target).map_err(|_| Reason::NotCanonical)?;

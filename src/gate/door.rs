@@ -69,7 +69,7 @@ impl Door {
             let (stream, place) = accepted;
             let (door, draining) = (self.clone(), draining.clone());
             open.spawn(async move {
-                door.speak(stream, draining).await;
+                door.speak(stream, draining, HEAD_WITHIN).await;
                 drop(place);
             });
         }
@@ -83,24 +83,35 @@ impl Door {
         open.shutdown().await;
     }
 
+    /// Answers on a connection until it ends, all is to end, or for `within` nobody asked anything: whoever connects and says
+    /// nothing would otherwise hold a place for ever, as nothing times a connection whose version is not known yet.
     async fn speak(
         self,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
         mut draining: watch::Receiver<bool>,
+        within: Duration,
     ) {
+        let (ask, mut asked) = watch::channel(());
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            ask.send_replace(());
             let door = self.clone();
             async move { Ok::<_, Infallible>(door.answer(request).await) }
         });
         let builder = limited();
         let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-        tokio::select! {
-            _ = served.as_mut() => return,
-            _ = draining.wait_for(|draining| *draining) => {}
+        loop {
+            tokio::select! {
+                _ = served.as_mut() => return,
+                _ = draining.wait_for(|draining| *draining) => break,
+                heard = tokio::time::timeout(within, asked.changed()) => match heard {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) | Err(_) => break,
+                }
+            }
         }
         served.as_mut().graceful_shutdown();
         // What goes wrong on a connection is its peer's to notice.
-        let _ = served.await;
+        let _ = tokio::time::timeout(DRAIN, served).await;
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Answer {
@@ -161,4 +172,46 @@ fn limited() -> Builder<TokioExecutor> {
         .header_read_timeout(HEAD_WITHIN)
         .max_buf_size(HTTP1_BUFFER_MAX);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use protem_clock::clock::SystemClock;
+    use protem_verify::verifier::Verifier;
+    use protem_verify::view::View;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::secrets::Secrets;
+
+    /// Longer than a slow machine needs, and shorter than anything else that would end a connection.
+    const PATIENCE: Duration = Duration::from_secs(15);
+
+    fn door() -> Door {
+        let view = View::new("https://broker.example", None);
+        let views = vec![Verifier::new(view.reader())];
+        let judge = Judge::new(views, Arc::new(SystemClock), Secrets::default());
+        Door { judge, proxy: Some(Proxy::Nginx) }
+    }
+
+    #[tokio::test]
+    async fn attack_silent_connections_hold_their_places() {
+        for begun in [
+            &b""[..],
+            b"P",
+            b"PRI * HTTP/2.0\r\n",
+            b"GET /authz/orders-api HTTP/1.1\r\nhost: x\r\n",
+            // A whole beginning of HTTP/2, with its settings.
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+            // One question, and silence.
+            b"GET /authz/orders-api HTTP/1.1\r\nhost: x\r\n\r\n",
+        ] {
+            let (mut caller, stream) = tokio::io::duplex(64 * 1024);
+            caller.write_all(begun).await.unwrap();
+            let (_drain, draining) = watch::channel(false);
+            let served = door().speak(stream, draining, Duration::from_millis(50));
+            let ended = tokio::time::timeout(PATIENCE, served).await;
+            assert!(ended.is_ok(), "{:?} holds its place", String::from_utf8_lossy(begun));
+        }
+    }
 }

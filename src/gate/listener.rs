@@ -143,9 +143,9 @@ mod tests {
 
     #[test]
     fn places_are_addresses_and_sockets() {
-        let socket = Place::Socket("/run/protem/gate.sock".into());
-        assert_eq!("unix:/run/protem/gate.sock".parse(), Ok(socket.clone()));
-        assert_eq!(socket.to_string(), "unix:/run/protem/gate.sock");
+        let socket = Place::Socket("/run/protem-gate/gate.sock".into());
+        assert_eq!("unix:/run/protem-gate/gate.sock".parse(), Ok(socket.clone()));
+        assert_eq!(socket.to_string(), "unix:/run/protem-gate/gate.sock");
         assert!(matches!("127.0.0.1:7431".parse(), Ok(Place::Address(_))));
         for bad in ["", "unix:", "7431", "localhost:1", "/run/gate.sock"] {
             assert!(bad.parse::<Place>().is_err(), "{bad}");

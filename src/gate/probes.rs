@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::decision::Judge;
-use crate::door::{ACCEPT_PAUSE, HEAD_WITHIN};
+use crate::door::ACCEPT_PAUSE;
 use crate::follow::moment;
 use crate::meters::Exposition;
 
@@ -36,6 +36,9 @@ pub struct Probes {
 pub const PROVEN_WITHIN: Duration = Duration::from_secs(5);
 /// Connections at once: one of each prober and scraper.
 const CONNECTIONS_MAX: usize = 64;
+/// How long a connection may last, with its one question and answer: as long as probers wait at most. Were connections kept, so
+/// many clients that keep theirs would leave no place for the orchestrator's probe.
+const WITHIN: Duration = Duration::from_secs(10);
 
 impl Probes {
     /// Serves until dropped.
@@ -56,9 +59,10 @@ impl Probes {
                     std::future::ready(Ok::<_, Infallible>(answer))
                 });
                 let mut builder = http1::Builder::new();
-                builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
+                builder.timer(TokioTimer::new()).header_read_timeout(WITHIN).keep_alive(false);
+                let served = builder.serve_connection(TokioIo::new(stream), service);
                 // What goes wrong on a connection is its peer's to notice.
-                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                let _ = tokio::time::timeout(WITHIN, served).await;
             });
             while open.try_join_next().is_some() {}
         }
@@ -110,5 +114,56 @@ impl Probes {
         }
         let status = if any { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         (status, text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use protem_clock::clock::SystemClock;
+    use protem_verify::view::View;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::secrets::Secrets;
+
+    /// Longer than a silent connection may last.
+    const PATIENCE: Duration = Duration::from_secs(40);
+
+    /// Asks, and reads what comes first.
+    async fn ask(stream: &mut TcpStream) -> String {
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = [0; 12];
+        let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer)).await;
+        read.expect("no answer").unwrap();
+        String::from_utf8(answer.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn attack_kept_connections_starve_probes() {
+        let view = View::new("https://broker.example", None);
+        let views = vec![Verifier::new(view.reader())];
+        let judge = Judge::new(views, Arc::new(SystemClock), Secrets::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_drain, draining) = watch::channel(false);
+        let serving = tokio::spawn(Probes { judge, draining }.serve(listener));
+        let mut kept = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            assert_eq!(ask(&mut stream).await, "HTTP/1.1 200");
+            kept.push(stream);
+        }
+        let mut prober = TcpStream::connect(address).await.unwrap();
+        assert_eq!(ask(&mut prober).await, "HTTP/1.1 200");
+        // Nor do those that say nothing at all.
+        for _ in 0..CONNECTIONS_MAX {
+            kept.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut prober = TcpStream::connect(address).await.unwrap();
+        assert_eq!(ask(&mut prober).await, "HTTP/1.1 200");
+        serving.abort();
     }
 }

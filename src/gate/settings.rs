@@ -53,6 +53,8 @@ pub struct BrokerSettings {
     pub tls: TlsFiles,
     /// A file with the token that says who it is.
     pub token_file: Option<PathBuf>,
+    /// The resources that its credentials open here; none: all that this gate protects.
+    pub resources: Option<Vec<ResourceName>>,
 }
 
 /// How much is said, and how.
@@ -111,6 +113,8 @@ struct Raw {
     socket_mode: Option<Spanned<String>>,
     #[serde(default)]
     beyond_loopback: bool,
+    #[serde(default)]
+    only_proxy_connects: bool,
     state: PathBuf,
     metrics: Option<SocketAddr>,
     #[serde(default = "rate")]
@@ -133,6 +137,7 @@ struct RawBroker {
     issuer: String,
     ca: Option<PathBuf>,
     token_file: Option<PathBuf>,
+    resources: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -194,14 +199,13 @@ impl Settings {
         let socket_mode = match &raw.socket_mode {
             None => SOCKET_MODE,
             Some(mode) => octal(mode.get_ref()).ok_or_else(|| {
-                at(mode.span(), "write the socket's mode as three octal digits, like \"660\"")
+                at(mode.span(), "write the socket's mode in octal digits, like \"660\" or \"0660\"")
             })?,
         };
-        let resources = raw.resources.iter().map(|name| {
-            let read = ResourceName::try_from(name.get_ref().as_str());
-            read.map_err(|why| at(name.span(), &why.to_string()))
-        });
-        let resources = resources.collect::<Result<_, _>>()?;
+        if !raw.secret.is_empty() && !raw.only_proxy_connects {
+            closed_to_others(&raw, &listen, socket_mode, &at)?;
+        }
+        let resources = names(&raw.resources, &at)?;
         let brokers = brokers(&raw, &at)?;
         let secrets = raw.secret.into_iter().map(|(name, secret)| (name, secret.file)).collect();
         let Raw { proxy, state, metrics, rate, log, .. } = raw;
@@ -221,10 +225,51 @@ impl Settings {
     }
 }
 
-fn brokers(
-    raw: &Raw,
-    at: &dyn Fn(std::ops::Range<usize>, &str) -> String,
-) -> Result<Vec<BrokerSettings>, String> {
+/// What puts an error at its line and column.
+type At<'text> = &'text dyn Fn(std::ops::Range<usize>, &str) -> String;
+
+fn names(names: &[Spanned<String>], at: At<'_>) -> Result<Vec<ResourceName>, String> {
+    let read = |name: &Spanned<String>| {
+        let read = ResourceName::try_from(name.get_ref().as_str());
+        read.map_err(|why| at(name.span(), &why.to_string()))
+    };
+    names.iter().map(read).collect()
+}
+
+/// A gate's answer holds the secret that it adds, so whoever may ask and has a credential of his own may read it.
+fn closed_to_others(raw: &Raw, listen: &Place, mode: u32, at: At<'_>) -> Result<(), String> {
+    const OR: &str = "or say `only_proxy_connects = true` where nothing but the proxy can reach it";
+    match listen {
+        Place::Address(_) => {
+            let why = "with `[secret]`, whoever connects and has a credential is told the secret: listen on `unix:`";
+            Err(at(raw.listen.span(), &format!("{why}, {OR}")))
+        }
+        Place::Socket(_) if mode & 0o007 != 0 => {
+            let span = raw.socket_mode.as_ref().map_or(raw.listen.span(), Spanned::span);
+            let why = "with `[secret]`, whoever connects and has a credential is told the secret: end the mode in 0";
+            Err(at(span, &format!("{why}, {OR}")))
+        }
+        Place::Socket(_) => Ok(()),
+    }
+}
+
+/// The resources that a broker's credentials open: an empty list would be a broker that opens nothing.
+fn opened(raw: &Raw, broker: &RawBroker, at: At<'_>) -> Result<Option<Vec<ResourceName>>, String> {
+    let Some(listed) = &broker.resources else { return Ok(None) };
+    if listed.get_ref().is_empty() {
+        let why = "name the resources that this broker's credentials open, or leave `resources` out for all";
+        return Err(at(listed.span(), why));
+    }
+    let all = &raw.resources;
+    let stray = |name: &&Spanned<String>| !all.iter().any(|one| one.get_ref() == name.get_ref());
+    if let Some(name) = listed.get_ref().iter().find(stray).filter(|_| !all.is_empty()) {
+        let why = format!("`{}` is not in the gate's own `resources`", name.get_ref());
+        return Err(at(name.span(), &why));
+    }
+    names(listed.get_ref(), at).map(Some)
+}
+
+fn brokers(raw: &Raw, at: At<'_>) -> Result<Vec<BrokerSettings>, String> {
     let identity = match (&raw.login.cert, &raw.login.key) {
         (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
         (None, None) => None,
@@ -272,6 +317,7 @@ fn brokers(
             issuer: broker.issuer.clone(),
             tls: TlsFiles { ca: broker.ca.clone(), identity },
             token_file,
+            resources: opened(raw, broker, at)?,
         });
     }
     Ok(made)
@@ -282,7 +328,9 @@ fn rate() -> u32 {
     RATE.get()
 }
 
+/// Three digits, or four of which the first is 0, as people write it.
 fn octal(text: &str) -> Option<u32> {
+    let text = text.strip_prefix('0').filter(|rest| rest.len() == 3).unwrap_or(text);
     let plain = text.len() == 3 && text.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
     plain.then(|| u32::from_str_radix(text, 8).ok()).flatten()
 }
@@ -321,7 +369,7 @@ mod tests {
         );
         check(
             &format!(
-                "proxy = \"caddy\"\n{HEAD}{BROKER}token_file = \"own\"\n{LOGIN}[secret.crm-key]\nfile = \"k\"\n"
+                "proxy = \"caddy\"\nonly_proxy_connects = true\n{HEAD}{BROKER}token_file = \"own\"\n{LOGIN}[secret.crm-key]\nfile = \"k\"\n"
             ),
             Ok(|s| {
                 s.proxy == Some(Proxy::Caddy)
@@ -356,6 +404,54 @@ mod tests {
     }
 
     #[test]
+    fn attack_secret_read_by_whoever_may_connect() {
+        let whole = format!("{HEAD}{BROKER}{LOGIN}[secret.crm-key]\nfile = \"k\"\n");
+        let socket = whole.replace("127.0.0.1:7431", "unix:/run/protem-gate/gate.sock");
+        check(&whole, Err("line 2, column 10"));
+        check(&whole, Err("only_proxy_connects"));
+        check(&socket, Ok(|s| s.socket_mode & 0o007 == 0));
+        for (mode, open) in [("660", false), ("0600", false), ("666", true), ("0661", true)] {
+            let with = format!("socket_mode = \"{mode}\"\n{socket}");
+            match open {
+                true => check(&with, Err("line 1, column 15")),
+                false => check(&with, Ok(|_| true)),
+            }
+        }
+        // Beyond this machine is one word, and what others may learn there another.
+        let beyond = whole.replace("127.0.0.1:7431", "0.0.0.0:7431");
+        check(&format!("beyond_loopback = true\n{beyond}"), Err("only_proxy_connects"));
+        check(&format!("only_proxy_connects = true\n{beyond}"), Err("beyond_loopback"));
+        for text in [&whole, &format!("socket_mode = \"666\"\n{socket}")] {
+            check(&format!("only_proxy_connects = true\n{text}"), Ok(|_| true));
+        }
+    }
+
+    #[test]
+    fn a_mode_is_written_as_people_write_it() {
+        let with = |mode| format!("socket_mode = \"{mode}\"\n{HEAD}{BROKER}{LOGIN}");
+        for mode in ["660", "0660"] {
+            check(&with(mode), Ok(|s| s.socket_mode == 0o660));
+        }
+        for bad in ["", "0", "66", "1660", "00660", "680", "0o660", "u=rw"] {
+            check(&with(bad), Err("line 1, column 15"));
+        }
+    }
+
+    #[test]
+    fn a_broker_may_open_a_part_of_the_resources() {
+        let with =
+            |all: &str, list: &str| format!("{all}{HEAD}{BROKER}resources = {list}\n{LOGIN}");
+        check(
+            &with("", "[\"orders-api\"]"),
+            Ok(|s| s.resources.is_empty() && s.brokers[0].resources.as_ref().unwrap().len() == 1),
+        );
+        check(&with("resources = [\"a\", \"b\"]\n", "[\"b\"]"), Ok(|s| s.resources.len() == 2));
+        check(&with("", "[]"), Err("line 7, column 13"));
+        check(&with("", "[\"B\"]"), Err("line 7, column 14"));
+        check(&with("resources = [\"a\"]\n", "[\"b\"]"), Err("line 8, column 14"));
+    }
+
+    #[test]
     fn a_rate_can_be_set_or_taken_away() {
         let with = |rate| format!("rate = {rate}\n{HEAD}{BROKER}{LOGIN}");
         check(&with("50"), Ok(|s| s.rate == NonZeroU32::new(50)));
@@ -378,6 +474,20 @@ mod tests {
         let login = |line: &&str| !line.starts_with("cert =") && !line.starts_with("key =");
         let all: Vec<&str> = all.filter(login).collect();
         check(&all.join("\n"), Ok(|s| s.brokers[0].tls.ca.is_some() && s.resources.len() == 1));
+        // Each table of it, and what the reader takes there.
+        let told = sample.lines().map(|line| line.strip_prefix("# ").unwrap_or(line));
+        let told: Vec<&str> =
+            told.filter_map(|line| line.split_once(" = ").map(|it| it.0)).collect();
+        for table in ["", "[[broker]]\n", "[login]\n", "[secret.a]\n", "[log]\n"] {
+            let unknown = format!("{table}no_such_key = 1\n");
+            let why = Settings::parse(&unknown).unwrap_err();
+            let known = why.split("expected").nth(1).unwrap_or_else(|| panic!("{why}"));
+            let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
+            let table_names = ["broker", "login", "secret", "log"];
+            for key in known.iter().filter(|key| !table_names.contains(key)) {
+                assert!(told.contains(key), "the sample has no `{key}`");
+            }
+        }
     }
 
     #[test]

@@ -93,7 +93,9 @@ impl Sidecar {
         let secrets = Secrets::new(settings.secrets);
         let views = gates.iter().map(|gate| gate.verifier().clone()).collect();
         let uses = gates.iter().map(|gate| gate.uses().clone()).collect();
-        let judge = Judge::new(views, clock, secrets.clone()).counting(uses, ledger);
+        let opened = settings.brokers.into_iter().map(|broker| broker.resources).collect();
+        let judge = Judge::new(views, clock, secrets.clone()).opening(opened);
+        let judge = judge.counting(uses, ledger);
         let door = Door { judge, proxy: settings.proxy };
         Ok(Self { gates, door, listener, private, secrets })
     }
@@ -172,7 +174,7 @@ fn config(
         broker: broker.url.clone(),
         gateway: settings.name.clone(),
         issuer: broker.issuer.clone(),
-        resources: settings.resources.clone(),
+        resources: broker.resources.clone().unwrap_or_else(|| settings.resources.clone()),
         // Each broker's own, so that one more of them forgets nothing of the others.
         state: settings.state.join(folder(&broker.issuer)),
         login,

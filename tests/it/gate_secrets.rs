@@ -39,6 +39,9 @@ class      = "read"
 operations = ["GET /api/customers/{id}"]
 "#;
 
+/// The test asks over a port, as Traefik does.
+const OPEN: &str = "only_proxy_connects = true";
+
 struct Rig {
     broker: Broker,
     gate: Gate,
@@ -76,7 +79,7 @@ impl Rig {
         put(&basic, "Basic Y2FuYXJ5OnR3bw==", 0o640);
         let config = home.join("gate.toml");
         let text = format!(
-            "name = \"{GATEWAY}\"\nproxy = \"nginx\"\nlisten = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\n\
+            "name = \"{GATEWAY}\"\nproxy = \"nginx\"\nlisten = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\n{OPEN}\n\
              state = \"{}\"\n[[broker]]\nurl = \"{url}\"\nissuer = \"{url}\"\n[login]\ntoken_file = \"{}\"\n\
              [secret.crm-key]\nfile = \"{}\"\n[secret.basic]\nfile = \"{}\"\n[log]\nlevel = \"debug\"\n",
             home.join("gate-state").display(),
@@ -150,6 +153,26 @@ async fn attack_secret_of_an_api_is_seen_forged_or_kept() {
     let (log, broker) = (rig.gate.log(), rig.broker.log());
     assert!(!log.contains("canary") && !log.contains("Y2FuYXJ5") && !broker.contains("canary"));
     assert!(!log.contains(&token), "the log holds a credential");
+}
+
+/// Whoever may ask the gate, and has a credential of his own, is told the secret: no other workload may connect.
+#[test]
+fn attack_static_secret_read_by_a_neighbour() {
+    let rig = Rig::start();
+    let text = fs::read_to_string(&rig.config).unwrap().replace(OPEN, "");
+    let socket = format!("unix:{}", rig.broker.home().join("g.sock").display());
+    let run = |text: &str| {
+        let config = rig.broker.home().join("closed.toml");
+        fs::write(&config, text).unwrap();
+        rig.broker.run("", &["gate", "--check-config", "--config", config.to_str().unwrap()])
+    };
+    let refused = run(&text).expect(1);
+    assert!(refused.err.contains("only_proxy_connects"), "{}", refused.err);
+    let text = text.replacen("127.0.0.1:0", &socket, 1);
+    run(&text).expect(0);
+    run(&format!("socket_mode = \"0660\"\n{text}")).expect(0);
+    let refused = run(&format!("socket_mode = \"0666\"\n{text}")).expect(1);
+    assert!(refused.err.contains("only_proxy_connects"), "{}", refused.err);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 use super::*;
+use crate::decision::{Asked, Decision, Strips};
 
 #[tokio::test]
 async fn a_revocation_is_enforced_and_acknowledged() {
@@ -40,6 +41,29 @@ async fn a_lost_stream_goes_on_from_its_cursor() {
     assert_eq!(bench.status().await, 401, "what was revoked stays so meanwhile");
     bench.until("fresh", |bench| bench.gate.state() == State::Fresh).await;
     assert_eq!(bench.status().await, 401);
+}
+
+/// A broker says what it likes of any resource, and signs for it; what it may open is the gate's own word.
+#[tokio::test]
+async fn attack_broker_opens_what_is_anothers() {
+    let bench = Bench::start().await;
+    let bearer = format!("Bearer {}", token());
+    let says = |opened: Option<&str>| {
+        let opened = opened.map(|name| vec![ResourceName::try_from(name).unwrap()]);
+        let asked = Asked {
+            resource: &resource(),
+            method: b"GET",
+            target: b"/v1/orders",
+            headers: &[("authorization", bearer.as_bytes())],
+            strips: Strips::Any,
+        };
+        match bench.gate.judge().opening(vec![opened]).decide(&asked) {
+            Decision::Pass(_) => "pass",
+            Decision::Refuse(refusal) => refusal.code().id,
+        }
+    };
+    assert_eq!((says(None), says(Some("orders-api"))), ("pass", "pass"));
+    assert_eq!(says(Some("legacy-crm")), "PT-0405");
 }
 
 #[tokio::test]

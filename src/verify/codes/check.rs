@@ -10,7 +10,7 @@ crate::codes! {
     BAD_SIGNATURE = "PT-0404", "the credential's signature is wrong",
         "it was changed, cut short, or made by someone else", "send the token exactly as the broker gave it";
     WRONG_ISSUER = "PT-0405", "another broker issued the credential",
-        "its `iss` is not the issuer that this gateway follows", "ask the broker of this gateway";
+        "its `iss` is no issuer that this gateway follows, or one whose credentials it does not take for this resource", "ask the broker of this gateway";
     WRONG_AUDIENCE = "PT-0406", "the credential is for another resource",
         "its `aud` is not the audience of the resource that was called", "ask for access on the resource that you call";
     EXPIRED = "PT-0407", "the credential has expired",

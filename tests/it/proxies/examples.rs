@@ -30,7 +30,7 @@ fn envoy_flaws(text: &str) -> Vec<&'static str> {
         count("\"@type\":type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz")
             - count("ext_authz.v3.ExtAuthzPerRoute");
     let routes = count("match:");
-    let rules: [(bool, &str); 13] = [
+    let rules: [(bool, &str); 14] = [
         (filters == 0, "no ext_authz filter"),
         (has("failure_mode_allow:true"), "failure_mode_allow"),
         (has("failure_mode_allow_header_add:true"), "failure_mode_allow_header_add"),
@@ -50,6 +50,10 @@ fn envoy_flaws(text: &str) -> Vec<&'static str> {
             "a route without a resource",
         ),
         (has("allowed_headers") || has("http_service:"), "the check sees only some headers"),
+        (
+            !has("use_remote_address:trueinternal_address_config:{unix_sockets:false}"),
+            "callers set the headers by which Envoy repeats and retimes calls",
+        ),
         (has("transport_api_version:V2"), "an old version of the check"),
     ];
     rules.into_iter().filter_map(|(flaw, what)| flaw.then_some(what)).collect()
@@ -169,6 +173,8 @@ fn the_lint_finds_what_it_is_for() {
         ("status_on_error", "status_on_nothing"),
         ("REJECT_REQUEST", "ALLOW"),
         ("context_extensions", "no_extensions"),
+        ("use_remote_address: true", "use_remote_address: false"),
+        ("internal_address_config: { unix_sockets: false }", ""),
         ("transport_api_version: V3", "transport_api_version: V2"),
         ("encode_raw_headers: true", "encode_raw_headers: true\n filter_enabled: {}"),
         ("encode_raw_headers: true", "encode_raw_headers: true\n allowed_headers: {}"),

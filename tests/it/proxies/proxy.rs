@@ -100,7 +100,7 @@ impl Kind {
 }
 
 /// What the examples name, and the tests fill in.
-const GATE: &str = "/run/protem/gate.sock";
+const GATE: &str = "/run/protem-gate/gate.sock";
 const PID: &str = "/run/nginx-protem.pid";
 /// Where the proxy listens, for HTTP and, where that is another port, for gRPC; the API, the gRPC API, and another API.
 const PORTS: [&str; 5] = ["8000", "8001", "8080", "8090", "8081"];
