@@ -102,7 +102,8 @@ impl Figures {
 fn percentile(sorted: &[u64], percent: usize) -> f64 {
     let at = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
     let nanos = Duration::from_nanos(sorted.get(at).copied().unwrap_or(0));
-    nanos.as_secs_f64() * 1e3
+    // Whole nanoseconds first, so that the figure is the one that was measured, without a tail of nines.
+    (nanos.as_secs_f64() * 1e9).round() / 1e6
 }
 
 impl Report {
