@@ -1,4 +1,4 @@
-//! A real proxy, configured by the files of `examples/` with nothing changed but ports.
+//! A real proxy, configured by the files of `examples/` with nothing changed but ports, paths, and how long it waits for a slow gate.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -102,6 +102,12 @@ impl Kind {
 /// What the examples name, and the tests fill in.
 const GATE: &str = "/run/protem-gate/gate.sock";
 const PID: &str = "/run/nginx-protem.pid";
+/// How long the examples wait for a gate that is there, and how long the tests do.
+const WAITS: [(&str, &str); 3] = [
+    ("timeout: 0.5s", "timeout: 30s"),
+    ("proxy_connect_timeout 1s", "proxy_connect_timeout 30s"),
+    ("proxy_read_timeout 2s", "proxy_read_timeout 30s"),
+];
 /// Where the proxy listens, for HTTP and, where that is another port, for gRPC; the API, the gRPC API, and another API.
 const PORTS: [&str; 5] = ["8000", "8001", "8080", "8090", "8081"];
 
@@ -120,6 +126,10 @@ impl Proxy {
             let mut text = std::fs::read_to_string(&file).unwrap();
             text = text.replace(GATE, behind.gate.to_str().unwrap());
             text = text.replace(PID, folder.path().join("pid").to_str().unwrap());
+            // A loaded machine is no dead gate; one that is dead is noticed at once.
+            for (waits, longer) in WAITS {
+                text = text.replace(waits, longer);
+            }
             // In two steps, so that no new port is taken for one of the examples'.
             for (at, old) in PORTS.iter().enumerate() {
                 text = text.replace(&format!("{old};"), &format!("@{at}@;"));
