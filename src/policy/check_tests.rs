@@ -357,6 +357,8 @@ fn warnings_refuse_nothing() {
     finds("catalog.toml", "", scope, "PT-0337", "crm:write");
     let policy = "\n@id(\"never\") permit (principal == Identity::\"payments/deployer\", action == Action::\"request\", resource == Scope::\"orders-api#orders:write\");";
     finds("shop.cedar", "", policy, "PT-0338", "never");
+    let unguarded = "\n@id(\"not-at-night\") forbid (principal, action == Action::\"issue\", resource) when { context.findings.contains(\"unusual-hour\") };";
+    finds("shop.cedar", "", unguarded, "PT-0367", "not-at-night");
     finds(
         "identities.toml",
         "[[identity.\"shop/checkout\".login]]\nspiffe = \"spiffe://shop.example/ns/shop/sa/checkout\"\n",

@@ -138,6 +138,16 @@ pub fn warnings(bundle: &Bundle, parsed: &Parsed, findings: &mut Findings) {
             findings.warning(&at, policy::WIDE_LOGIN, message);
         }
     }
+    for rule in &bundle.book.rules {
+        for finding in ABSENT.iter().filter(|finding| rule.text.contains(&format!("\"{finding}\"")))
+        {
+            let message = format!(
+                "policy `{}` looks for `{finding}`, which this version never tells a policy: it is as if it were never so",
+                rule.id
+            );
+            findings.warning(&rule.at, policy::FINDING_ABSENT, message);
+        }
+    }
     for (name, secret) in &bundle.catalog.secrets {
         if let Some(found) = &secret.found_in {
             let message = format!("secret `{name}`, found in {found}, is not under control yet");
@@ -145,6 +155,9 @@ pub fn warnings(bundle: &Bundle, parsed: &Parsed, findings: &mut Findings) {
         }
     }
 }
+
+/// Findings that policies may name and that no evaluation has yet. A `forbid` that waits for one would be no guard.
+const ABSENT: [&str; 5] = ["new-resource", "new-scope", "unusual-hour", "unusual-rate", "dormant"];
 
 /// Whether a login matches a service account of Kubernetes by what another one may be called tomorrow.
 fn by_name_alone(rule: &LoginRule) -> bool {

@@ -120,4 +120,6 @@ crate::codes! {
         "neither the requester's people nor the identity's owners count as its approvers", "ask another approver";
     GROUP_ISSUER = "PT-0366", "a group does not say whose word counts",
         "with several issuers for people, each could put its own people into the group by writing the claim", "name the one whose claims count: `issuer = \"corp\"`";
+    FINDING_ABSENT = "PT-0367", "a policy waits for a finding that is never made",
+        "this version tells policies only what gateways report of use; the other findings are shown to approvers", "do not rely on it: decide by scope, time or task instead";
 }
