@@ -246,7 +246,11 @@ pub fn receipts(all: &[v1::Enforcement]) -> String {
     if waiting > 0 {
         parts.push(format!("{waiting} not yet"));
     }
-    if parts.is_empty() { "no gateway enforces it now".to_owned() } else { parts.join(", ") }
+    if parts.is_empty() {
+        "no gateway has told yet, each refuses it within its bound".to_owned()
+    } else {
+        parts.join(", ")
+    }
 }
 
 #[cfg(test)]
@@ -286,6 +290,6 @@ mod tests {
         assert_eq!(receipts(&[one(How::Acknowledged, 2)]), "1 gateway refuses it after 2 ms");
         let both = [one(How::Acknowledged, 2), one(How::Acknowledged, 9), one(How::Waiting, 9)];
         assert_eq!(receipts(&both), "2 gateways refuse it after 9 ms, 1 not yet");
-        assert_eq!(receipts(&[]), "no gateway enforces it now");
+        assert_eq!(receipts(&[]), "no gateway has told yet, each refuses it within its bound");
     }
 }

@@ -116,7 +116,7 @@ impl Receipts {
         if last.enforced_everywhere {
             screen.print(screen.tint(Tint::Good, "enforced everywhere"));
         } else if last.enforcement.is_empty() {
-            screen.print("no gateway enforces this resource now");
+            screen.print("no gateway has told this broker yet; each refuses it within its bound");
         } else {
             screen.print("not confirmed everywhere yet; a silent gateway closes within its bound");
         }
