@@ -168,8 +168,7 @@ fn attack_xss_bidi_ansi_in_reason() {
     let Some(folder) = installed() else { return };
     let (broker, browser) = (Broker::with_bundle(&[]), Browser::start(&folder));
     let evil = "\"'><img src=x onerror=alert(1)><script>alert(2)</script> שלום {{7*7}}";
-    let url = ["--task-url", "https://x.example/\"><svg/onload=alert(3)>"];
-    let _job = job(&broker, evil, &url);
+    let _job = job(&broker, evil, &[]);
     let id = one_waiting(&broker);
     let window = signed_in(&browser, &broker, ALICE, Look::default());
     assert!(window.text("#mine").contains(evil), "{}", window.text("#mine"));
