@@ -10,6 +10,7 @@ use protem_clock::clock::SystemClock;
 use protem_gate::private::keep_to_itself;
 use protem_verify::codes::tool;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::args_operate::ServeArgs;
@@ -21,6 +22,7 @@ use crate::cli::transport;
 use crate::config::{Format, Keys, Log, Settings};
 use crate::engine::broker::{Broker, Start};
 use crate::engine::lane::LaneLimits;
+use crate::engine::loading::Loading;
 use crate::engine::plan::Schedule;
 use crate::engine::stop::StartError;
 use crate::journal::sqlite::SqliteJournal;
@@ -71,21 +73,38 @@ pub async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
         Some(at) => Some(TcpListener::bind(at).await.map_err(|why| unbound(at, &why))?),
         None => None,
     };
-    let broker = start(parts)?;
+    let (broker, loading) = opened(parts)?;
     tracing::info!(%listen, issuer = broker.issuer(), "serving");
-    let ended = async {
-        // Without signals it is ended some other way.
-        if asked_to_end().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
+    let (tell, told) = oneshot::channel();
+    let ended = ended(loading, tell);
     let (drain, page) = (Drain(settings.broker.drain.0), settings.broker.page);
     let audiences = settings.spiffe.into_iter().map(|(domain, of)| (domain, of.audience));
     let svid_audiences = audiences.filter(|(_, audience)| !audience.is_empty()).collect();
     let reach = Reach { fetch: settings.fetch, issuers: settings.issuer, svid_audiences };
     let settings =
         ServeSettings { private, drain, reach, files, webhooks, page, ..ServeSettings::default() };
-    run(broker, settings, listener, ended).await
+    let done = run(broker, settings, listener, ended).await;
+    told.await.map_or(done, |why| Err(unfit(&why)))
+}
+
+/// Until somebody asks for the end, or there is nothing to serve: what cannot be loaded is told.
+async fn ended(loading: Loading, tell: oneshot::Sender<StartError>) {
+    let asked = async {
+        // Without signals it is ended some other way.
+        if asked_to_end().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let failed = async {
+        match tokio::task::spawn_blocking(move || loading.wait()).await {
+            Ok(Err(why)) => why,
+            Ok(Ok(())) | Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = asked => {}
+        why = failed => drop(tell.send(why)),
+    }
 }
 
 /// Serves until `ended`, then lets everybody finish.
@@ -157,17 +176,24 @@ fn check_bundle(files: &Files) -> Result<(), Failure> {
 /// # Errors
 /// When the store, its keys or the bundle cannot be used.
 pub fn start(parts: Parts) -> Result<Broker, Failure> {
+    let (broker, loading) = opened(parts)?;
+    loading.wait().map_err(|why| unfit(&why))?;
+    Ok(broker)
+}
+
+fn unfit(why: &StartError) -> Failure {
+    Failure::of(Exit::Failed, why.code(), why.to_string())
+}
+
+/// Opens the store: gateways can follow the broker, and its state is on its way.
+fn opened(parts: Parts) -> Result<(Broker, Loading), Failure> {
     keep_to_itself().map_err(|why| {
         let what = format!("the process cannot be kept from dumping its memory: {why}");
         Failure::of(Exit::Failed, tool::STEP, what)
     })?;
-    let fault = |why: StartError| {
-        let code = why.code();
-        Failure::of(Exit::Failed, code, why.to_string())
-    };
     private_folder(parts.store.parent())?;
     private_folder(Some(&parts.keys))?;
-    let (journal, reader) = SqliteJournal::open(&parts.store).map_err(|why| fault(why.into()))?;
+    let (journal, reader) = SqliteJournal::open(&parts.store).map_err(|why| unfit(&why.into()))?;
     let start = Start {
         journal: Box::new(journal),
         reader,
@@ -181,7 +207,7 @@ pub fn start(parts: Parts) -> Result<Broker, Failure> {
         rotation: parts.rotation,
         limits: LaneLimits::default(),
     };
-    Broker::start(start).map_err(fault)
+    Broker::open(start).map_err(|why| unfit(&why))
 }
 
 /// Makes a folder that only its own user can enter; one that is there stays as it is.

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod apply;
 pub mod approval;
+pub mod charter;
 pub mod command;
 pub mod covered;
 pub mod decide;

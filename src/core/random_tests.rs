@@ -171,6 +171,7 @@ proptest! {
         let mut keys = Keys::default();
         let mut ends: BTreeMap<GrantId, EndReason> = BTreeMap::new();
         let mut beginner = Beginner::default();
+        let mut charter = world.state.charter();
         for step in steps {
             world.now = world.now + Duration::from_millis(u64::from(step.4) * 50);
             // A turn that is taken back leaves no trace (the run-ahead after an unknown commit).
@@ -183,9 +184,12 @@ proptest! {
             assert_eq!(world.state.next_deadline(), deadline);
 
             world.state.begin();
+            let mut seq = world.state.seq();
             let events = world.run(command(&world, &known, step)).unwrap_or_default();
             world.state.commit();
             for event in &events {
+                seq = seq.next();
+                charter.apply(seq, world.now, event);
                 keys.event(event, world.now);
                 #[expect(clippy::wildcard_enum_match_arm, reason = "a test looks at the kinds it is about")]
                 match event {
@@ -208,6 +212,9 @@ proptest! {
                     _ => {}
                 }
             }
+            assert_eq!(seq, world.state.seq());
+            assert!(charter.agrees(&world.state.charter()), "what the journal says of itself");
+            assert!(keys.void.iter().all(|key| charter.is_cut_off(key)));
             consistent(&world.state);
             beginner.step(&world);
         }

@@ -288,7 +288,7 @@ impl State {
     }
 
     /// Every key that was published and not forgotten.
-    pub fn keys(&self) -> impl Iterator<Item = &KeyRecord> {
+    pub fn keys(&self) -> impl Iterator<Item = &KeyRecord> + Clone {
         self.keys.map().values()
     }
 

@@ -99,6 +99,8 @@ pub(in crate::engine) struct Inner {
     pub(in crate::engine) rotation: Arc<Rotation>,
     pub(in crate::engine) meters: Meters,
     pub(in crate::engine) unusual: Unusual,
+    /// Whether the state is here: turns are taken from then on.
+    pub(in crate::engine) loaded: watch::Sender<bool>,
     pub(in crate::engine) threads: Threads,
 }
 
@@ -180,6 +182,15 @@ impl Broker {
     #[must_use]
     pub fn head(&self) -> Head {
         **self.0.head.load()
+    }
+
+    /// Waits until turns are taken, at most for `patience`; whether they are. The feed needs none.
+    pub async fn takes_turns(&self, patience: Duration) -> bool {
+        let mut loaded = self.0.loaded.subscribe();
+        if *loaded.borrow_and_update() {
+            return true;
+        }
+        tokio::time::timeout(patience, loaded.wait_for(|loaded| *loaded)).await.is_ok()
     }
 
     /// The time that policy is asked with: the clock's, never before the last event.

@@ -19,6 +19,7 @@ use protem_verify::names::{GatewayName, ResourceName, ScopeName, TaskId, TaskKin
 use crate::engine::broker::{Broker, Start};
 use crate::engine::filter::{Cursor, Filter};
 use crate::engine::lane::LaneLimits;
+use crate::engine::loading::Loading;
 use crate::engine::plan::Schedule;
 use crate::engine::proof;
 use crate::engine::receipts::How;
@@ -45,9 +46,20 @@ impl Home {
         self.start_with(read_folder(Path::new("policies")).unwrap())
     }
 
+    /// Opened, and not loaded before the store gives its snapshot.
+    fn open(&self) -> Result<(Broker, Loading), StartError> {
+        self.store.withhold_snapshot(true);
+        self.open_with(read_folder(Path::new("policies")).unwrap())
+    }
+
     pub(super) fn start_with(&self, bundle: Files) -> Result<Broker, StartError> {
+        let (broker, loading) = self.open_with(bundle)?;
+        loading.wait().map(|()| broker)
+    }
+
+    fn open_with(&self, bundle: Files) -> Result<(Broker, Loading), StartError> {
         let (journal, reader) = MemoryJournal::on(&self.store, None);
-        Broker::start(Start {
+        Broker::open(Start {
             journal: Box::new(journal),
             reader,
             clock: Arc::new(SystemClock),
@@ -298,6 +310,103 @@ async fn no_change_is_lost_with_its_look() {
     let ended = ended.unwrap().unwrap();
     assert!(matches!(ended.grant.status, Shown::Ended { reason: EndReason::Completed, .. }));
     broker.stop().await;
+}
+
+/// However long the state takes to load: who has a view goes on at once, with proofs; all else waits, and nothing is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_with_a_view_goes_on_before_the_state_is_loaded() {
+    let home = Home::new();
+    let broker = home.start().unwrap();
+    let agent = agent(&broker);
+    let mut feed = broker.subscribe(follow(None)).unwrap();
+    for task in ["t-1", "t-2"] {
+        broker.request_access(&agent, ask(&agent, task, None)).await.unwrap();
+    }
+    let (_, proof) = up_to(&mut feed, b"").await;
+    let left = cursor(proof.cursor.as_ref().unwrap());
+    drop(feed);
+    let task = |task: &str| TaskId::try_from(task).unwrap();
+    // It ends while the gateway is away.
+    let done = broker.complete_task(&agent, task("t-1"), Words::default()).await.unwrap();
+    let keys = broker.jwks();
+    broker.stop().await;
+    drop(broker);
+
+    let (broker, loading) = home.open().unwrap();
+    assert!(!broker.takes_turns(Duration::ZERO).await);
+    assert_eq!(broker.jwks(), keys);
+    let mut feed = broker.subscribe(follow(Some(left))).unwrap();
+    feed.peer().ping(b"n1".to_vec(), "FRESH".to_owned(), None);
+    let (missed, proof) = up_to(&mut feed, b"n1").await;
+    assert_eq!(missed.iter().map(|item| item.seq).collect::<Vec<_>>(), [done.mark.seq.0]);
+    assert_eq!(proof.seq, broker.head().seq.0);
+    // Who has none waits for the state, and so does whoever asks for anything else.
+    let mut other = Subscribe { instance: "two".to_owned(), ..follow(None) };
+    other.process = "q".to_owned();
+    let mut other = broker.subscribe(other).unwrap();
+    let end = broker.complete_task(&agent, task("t-2"), Words::default());
+    let mut end = Box::pin(end);
+    let mut begin = Box::pin(other.next());
+    for _ in 0..100 {
+        let waits = std::future::poll_fn(|cx| {
+            Poll::Ready(end.as_mut().poll(cx).is_pending() && begin.as_mut().poll(cx).is_pending())
+        });
+        assert!(waits.await);
+        tokio::task::yield_now().await;
+    }
+    drop(begin);
+    home.store.withhold_snapshot(false);
+    loading.wait().unwrap();
+    let ended = end.await.unwrap();
+    assert_eq!(ended.ended.len(), 1);
+    feed.peer().ping(b"n2".to_vec(), "FRESH".to_owned(), None);
+    let (items, _) = up_to(&mut feed, b"n2").await;
+    assert_eq!(items.iter().map(|item| item.prev_seq).collect::<Vec<_>>(), [done.mark.seq.0]);
+    other.peer().ping(b"n3".to_vec(), "FRESH".to_owned(), None);
+    let (items, _) = up_to(&mut other, b"n3").await;
+    assert_eq!(items.len(), 2, "both ends");
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_cannot_be_loaded_leaves_nobody_waiting() {
+    let home = Home::new();
+    let broker = home.start().unwrap();
+    let agent = agent(&broker);
+    // More than the entries in which a journal's first bundle is looked for.
+    for number in 0..20 {
+        broker.request_access(&agent, ask(&agent, &format!("t-{number}"), None)).await.unwrap();
+    }
+    let grant = broker.head().seq;
+    broker.stop().await;
+    drop(broker);
+    home.store.flip(grant);
+    // No grant is looked at before the state is loaded.
+    let (broker, loading) = home.open().unwrap();
+    let asks = tokio::spawn({
+        let (broker, agent) = (broker.clone(), agent.clone());
+        async move { broker.request_access(&agent, ask(&agent, "late", None)).await }
+    });
+    home.store.withhold_snapshot(false);
+    let failed = loading.wait();
+    assert!(matches!(failed, Err(StartError::Fault(Fault::Damaged { .. }))), "{failed:?}");
+    assert!(asks.await.unwrap().is_err());
+    assert!(broker.prove(b"n".to_vec()).await.is_err(), "nothing is proven from then on");
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_stopped_while_it_loads_ends() {
+    let home = Home::new();
+    home.start().unwrap().stop().await;
+    let (broker, loading) = home.open().unwrap();
+    let stopping = tokio::spawn(async move { broker.stop().await });
+    // What was asked of the store before is still answered.
+    home.store.withhold_snapshot(false);
+    // Whichever is first: it is loaded and ends, or it ends unloaded.
+    let loaded = loading.wait();
+    assert!(matches!(loaded, Ok(()) | Err(StartError::Fault(Fault::Stopping))), "{loaded:?}");
+    stopping.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,7 +21,7 @@ use crate::policy::bundle::Bundle;
 use crate::policy::login::Person;
 
 /// Tells when what waits for people has changed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::engine) struct Desk {
     changed: watch::Sender<u64>,
     /// What waited after the last turn: most ends are of grants that nobody waits for.
@@ -29,10 +29,12 @@ pub(in crate::engine) struct Desk {
 }
 
 impl Desk {
-    /// Knows what waits now.
-    pub(in crate::engine) fn of(state: &State) -> Self {
-        let waits = Mutex::new(state.waiting().collect());
-        Self { changed: watch::Sender::new(0), waits }
+    /// Learns what waits now.
+    pub(in crate::engine) fn learn(&self, state: &State) {
+        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        *waits = state.waiting().collect();
+        drop(waits);
+        self.changed.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Tells of a turn's entries, if they concern what waits or a review.
@@ -41,13 +43,12 @@ impl Desk {
         if touched == Touch::Nothing {
             return;
         }
-        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
         if touched == Touch::Perhaps && waits.iter().all(|id| state.waits(id)) {
             return;
         }
-        *waits = state.waiting().collect();
         drop(waits);
-        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+        self.learn(state);
     }
 }
 

@@ -10,9 +10,9 @@ use std::time::SystemTime;
 
 use data_encoding::BASE64URL_NOPAD;
 use protem_clock::random;
-use protem_core::event::{KeyPurpose, PublicKey, Target};
-use protem_core::grant::KeyState;
-use protem_core::state::State;
+use protem_core::charter::Charter;
+use protem_core::event::{KeyPurpose, PublicKey};
+use protem_core::grant::{KeyRecord, KeyState};
 use protem_verify::ids::Seq;
 use protem_verify::keys::{jwks, thumbprint};
 use protem_verify::names::KeyId;
@@ -132,17 +132,17 @@ impl KeyRing {
     ///
     /// # Errors
     /// When the folder cannot be changed.
-    pub fn reconcile(&self, state: &State) -> Result<(), Unkept> {
+    pub fn reconcile(&self, charter: &Charter) -> Result<(), Unkept> {
         let ids: BTreeSet<KeyId> = self.read().keys().cloned().collect();
         let former: BTreeSet<KeyId> = self.past().counts.keys().cloned().collect();
         // INVARIANT(a_cut_off_key_vouches_for_nothing): the cut-off is asked, as a key's record is forgotten.
-        for id in ids.union(&former).filter(|id| state.is_cut_off(&Target::Key((*id).clone()))) {
+        for id in ids.union(&former).filter(|id| charter.is_cut_off(id)) {
             self.lock_away(id);
             self.remove(id)?;
         }
         let ids: Vec<KeyId> = self.read().keys().cloned().collect();
         for id in ids {
-            if state.key(&id).is_some() {
+            if charter.key(&id).is_some() {
                 self.published(&id)?;
             } else if self.path(&id, UNPUBLISHED).exists() {
                 self.remove(&id)?;
@@ -285,11 +285,11 @@ pub struct KeySets {
 }
 
 impl KeySets {
-    /// As `state` has them. `seq`: the entry that changed them last.
+    /// Of all these. `seq`: the entry that changed them last, or a later one.
     #[must_use]
-    pub fn of(state: &State, seq: Seq) -> Self {
+    pub fn of<'a>(keys: impl Iterator<Item = &'a KeyRecord> + Clone, seq: Seq) -> Self {
         let of = |purpose: KeyPurpose| -> Vec<PublicKey> {
-            let known = state.keys().filter(|record| record.key.purpose == purpose);
+            let known = keys.clone().filter(|record| record.key.purpose == purpose);
             // A key that was cut off verifies nothing; a retired one verifies what it signed before.
             let known = known.filter(|record| counts(record.state));
             known.map(|record| record.key.clone()).collect()

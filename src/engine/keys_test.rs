@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use data_encoding::BASE64URL_NOPAD;
+use protem_core::charter::Charter;
 use protem_core::event::{EndReason, Event, KeyPurpose, Target};
 use protem_core::state::State;
 use protem_verify::names::Words;
@@ -67,7 +68,7 @@ fn a_key_that_nobody_published_goes_and_what_the_journal_does_not_know_stays() {
     assert_eq!(ring.spare(one.purpose()).unwrap().id(), one.id());
     ring.published(other.id()).unwrap();
     let again = KeyRing::open(&folder).unwrap();
-    again.reconcile(&State::new()).unwrap();
+    again.reconcile(&Charter::default()).unwrap();
     assert_eq!(files(&folder), [format!("{}.key", other.id())]);
     assert!(again.find(one.id()).is_none());
 }
@@ -132,7 +133,7 @@ fn attack_kill_9_between_a_cut_off_and_its_removal() {
         state.apply(Time::from_secs(1), &cut);
     }
     let again = KeyRing::open(&folder).unwrap();
-    again.reconcile(&state).unwrap();
+    again.reconcile(&state.charter()).unwrap();
     assert_eq!(files(&folder), [format!("{}.former", good.id())]);
     assert_eq!((again.former(), again.of(KeyPurpose::Checkpoint).len()), (vec![good.public()], 0));
 }

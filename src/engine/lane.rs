@@ -114,6 +114,12 @@ impl Lanes {
         self.wake.notify_all();
     }
 
+    /// Whether it takes nothing new.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// How many wait: ending, ordinary.
     #[must_use]
     pub fn waiting(&self) -> (usize, usize) {

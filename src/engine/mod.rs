@@ -22,6 +22,7 @@ pub mod keys;
 #[cfg(test)]
 mod keys_test;
 pub mod lane;
+pub mod loading;
 pub mod marks;
 pub mod meters;
 pub mod minder;

@@ -5,18 +5,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use protem_clock::clock::Clock;
+use protem_clock::random;
+use protem_core::charter::Charter;
 use protem_core::command::Command;
 use protem_core::event::{Event, KeyPurpose};
 use protem_core::grant::KeyState;
 use protem_core::limits::SIGNING_KEYS_MAX;
 use protem_core::state::State;
-use protem_verify::ids::{Epoch, Seq};
+use protem_verify::checkpoint::Signed;
+use protem_verify::ids::{Epoch, JournalId};
 use protem_verify::time::Time;
 
-use crate::engine::keys::{KeyRing, Unkept, public};
+use crate::engine::dice::SystemDice;
+use crate::engine::keys::{KeyRing, public};
 use crate::engine::proof::{check_anchor, own_keys, read_anchor};
 use crate::engine::sequencer::{Job, Sequencer, Tail, Work};
-use crate::engine::start::{changes_keys, journal_id};
 use crate::engine::stop::{StartError, Stop};
 use crate::engine::thread::system;
 use crate::journal::committed::Committed;
@@ -24,6 +27,9 @@ use crate::journal::fault::Fault;
 use crate::journal::port::{Head, Journal};
 use crate::journal::reader::Reader;
 use crate::policy::bundle::{Bundle, Files, Load};
+
+/// Entries that a journal has at most before its first bundle: itself, and a few keys.
+const FOUNDING_MAX: u32 = 64;
 
 /// What a start knows.
 pub(in crate::engine) struct About<'a> {
@@ -33,39 +39,50 @@ pub(in crate::engine) struct About<'a> {
     pub(in crate::engine) anchor: Option<&'a Path>,
     pub(in crate::engine) keys: &'a KeyRing,
     pub(in crate::engine) reader: &'a dyn Reader,
-    pub(in crate::engine) clock: &'a dyn Clock,
-    pub(in crate::engine) keys_seq: Seq,
+    pub(in crate::engine) clock: &'a Arc<dyn Clock>,
 }
 
-/// A journal that can be served.
-pub(in crate::engine) struct Opened<J> {
-    pub(in crate::engine) sequencer: Sequencer<J>,
-    pub(in crate::engine) bundle: Arc<Bundle>,
-    pub(in crate::engine) keys_seq: Seq,
+/// Nobody follows a journal that is being founded.
+struct Nobody;
+
+impl Tail for Nobody {
+    fn committed(&mut self, _: &Arc<[Committed<Event>]>, _: &State, _: &Head, _: Duration) {}
 }
 
-/// Remembers what changed the keys last.
-struct Noting(Seq);
-
-impl Tail for Noting {
-    fn committed(&mut self, rows: &Arc<[Committed<Event>]>, _: &State, _: &Head, _: Duration) {
-        if let Some(last) = rows.iter().rfind(|row| changes_keys(row.what())) {
-            self.0 = last.seq();
-        }
-    }
-}
-
-/// Makes a new journal's first entries, or checks an old one's, and sees to keys and bundle.
-pub(in crate::engine) fn open<J: Journal>(
-    mut sequencer: Sequencer<J>,
+/// Whether a stored journal is this broker's and holds what others saw of it; the bundle in force.
+pub(in crate::engine) fn fit(
+    charter: &Charter,
+    head: &Head,
     about: &About<'_>,
-) -> Result<Opened<J>, StartError> {
-    let mut noting = Noting(about.keys_seq);
-    let shown = about.anchor.map(read_anchor).transpose()?.flatten();
+) -> Result<Bundle, StartError> {
+    same_owner(charter, about)?;
+    if let (Some(path), Some(shown)) = (about.anchor, shown(about)?) {
+        let journal: Vec<[u8; 32]> = checkpoint_keys(charter);
+        let keys = own_keys(about.keys, &journal);
+        check_anchor(path, &shown, &keys, head, about.reader)?;
+    }
+    in_force(charter, about)
+}
+
+/// Makes a new journal's first entries, or what is missing of them when a process ended between two.
+pub(in crate::engine) fn found(
+    journal: Box<dyn Journal>,
+    about: &About<'_>,
+) -> Result<(Sequencer<Box<dyn Journal>>, Bundle), StartError> {
+    let (mut state, head) = (State::new(), about.reader.head()?);
+    for row in about.reader.read(state.seq(), FOUNDING_MAX)? {
+        state.apply(row.at(), row.what());
+    }
+    if state.seq() != head.seq {
+        let why = "it is no journal that is being founded, and has no bundle".to_owned();
+        return Err(Fault::Damaged { seq: head.seq, why }.into());
+    }
+    let (clock, dice) = (Arc::clone(about.clock), Box::new(SystemDice));
+    let mut sequencer = Sequencer::new(journal, state, head, clock, dice);
     // A new journal gets its bundle with its first entries: one that does not load leaves no journal behind.
     let bundle = if sequencer.state().journal().is_none() {
         let bundle = load(&about.first, about.dev)?;
-        let seen = shown.map_or(0, |shown| shown.checkpoint.epoch.0);
+        let seen = shown(about)?.map_or(0, |shown| shown.checkpoint.epoch.0);
         let now = Time::from(about.clock.unix()).as_millis();
         let open = Command::OpenJournal {
             journal: journal_id(),
@@ -73,48 +90,58 @@ pub(in crate::engine) fn open<J: Journal>(
             issuer: Arc::clone(&about.issuer),
             dev: about.dev,
         };
-        turn(&mut sequencer, &mut noting, vec![open])?;
+        turn(&mut sequencer, &mut Nobody, vec![open])?;
         bundle
     } else {
-        same_owner(sequencer.state(), about)?;
-        if let (Some(path), Some(shown)) = (about.anchor, &shown) {
-            let journal: Vec<[u8; 32]> = checkpoint_keys(sequencer.state());
-            let keys = own_keys(about.keys, &journal);
-            check_anchor(path, shown, &keys, sequencer.head(), about.reader)?;
-        }
-        in_force(sequencer.state(), about)?
+        fit(&sequencer.state().charter(), sequencer.head(), about)?
     };
-    let bad = |why: Unkept| about.keys.unusable(&why);
-    about.keys.reconcile(sequencer.state()).map_err(bad)?;
-    let commands = missing_keys(sequencer.state(), about.keys)?;
-    if !commands.is_empty() {
-        turn(&mut sequencer, &mut noting, commands)?;
-        about.keys.reconcile(sequencer.state()).map_err(bad)?;
-    }
-    if sequencer.state().bundle().is_none() {
-        let (digest, files) = (bundle.digest(), Arc::clone(bundle.files()));
-        let first = Command::ActivateBundle { digest, files, expect: None };
-        turn(&mut sequencer, &mut noting, vec![first])?;
-    }
-    Ok(Opened { sequencer, bundle: Arc::new(bundle), keys_seq: noting.0 })
+    complete_keys(&mut sequencer, &mut Nobody, about.keys)?;
+    let (digest, files) = (bundle.digest(), Arc::clone(bundle.files()));
+    let first = Command::ActivateBundle { digest, files, expect: None };
+    turn(&mut sequencer, &mut Nobody, vec![first])?;
+    Ok((sequencer, bundle))
 }
 
-fn same_owner(state: &State, about: &About<'_>) -> Result<(), StartError> {
-    if state.dev() != about.dev {
+/// Sees to it that the keys that must be here are, and that the journal knows them.
+pub(in crate::engine) fn complete_keys<J: Journal>(
+    sequencer: &mut Sequencer<J>,
+    tail: &mut dyn Tail,
+    keys: &KeyRing,
+) -> Result<(), StartError> {
+    reconcile(keys, &sequencer.state().charter())?;
+    let commands = missing_keys(sequencer.state(), keys)?;
+    if !commands.is_empty() {
+        turn(sequencer, tail, commands)?;
+        reconcile(keys, &sequencer.state().charter())?;
+    }
+    Ok(())
+}
+
+/// Holds the key folder against the journal.
+pub(in crate::engine) fn reconcile(keys: &KeyRing, charter: &Charter) -> Result<(), StartError> {
+    keys.reconcile(charter).map_err(|why| keys.unusable(&why))
+}
+
+fn shown(about: &About<'_>) -> Result<Option<Signed>, StartError> {
+    Ok(about.anchor.map(read_anchor).transpose()?.flatten())
+}
+
+fn same_owner(charter: &Charter, about: &About<'_>) -> Result<(), StartError> {
+    if charter.dev() != about.dev {
         return Err(StartError::DevJournal);
     }
-    if state.issuer() != &*about.issuer {
-        let (asked, found) = (about.issuer.to_string(), state.issuer().to_owned());
+    if charter.issuer() != &*about.issuer {
+        let (asked, found) = (about.issuer.to_string(), charter.issuer().to_owned());
         return Err(StartError::OtherIssuer { asked, found });
     }
     Ok(())
 }
 
-fn in_force(state: &State, about: &About<'_>) -> Result<Bundle, StartError> {
-    if state.bundle().is_none() {
+fn in_force(charter: &Charter, about: &About<'_>) -> Result<Bundle, StartError> {
+    if charter.bundle().is_none() {
         return load(&about.first, about.dev);
     }
-    let seq = state.bundle_seq();
+    let seq = charter.bundle_seq();
     let row = about.reader.entry(seq)?;
     match row.as_ref().map(Committed::what) {
         Some(Event::BundleActivated { files, .. }) => load(files, about.dev),
@@ -167,8 +194,8 @@ fn missing_keys(state: &State, ring: &KeyRing) -> Result<Vec<Command>, StartErro
 }
 
 /// Also those that were cut off: a file beside the journal that claims too much stops a start, and no more.
-fn checkpoint_keys(state: &State) -> Vec<[u8; 32]> {
-    let keys = state.keys().filter(|record| record.key.purpose == KeyPurpose::Checkpoint);
+fn checkpoint_keys(charter: &Charter) -> Vec<[u8; 32]> {
+    let keys = charter.keys().filter(|record| record.key.purpose == KeyPurpose::Checkpoint);
     keys.map(|record| record.key.public).collect()
 }
 
@@ -195,4 +222,9 @@ fn turn<J: Journal>(
     sequencer.turn(batch, tail);
     let stop = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
     stop.map_or(Ok(()), |stop| Err(stop.into()))
+}
+
+/// A fresh journal id.
+fn journal_id() -> JournalId {
+    JournalId(random::bytes())
 }

@@ -5,6 +5,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use protem_core::charter::changes_keys;
 use protem_core::event::{Event, KeyPurpose, Target};
 use protem_core::state::State;
 use protem_verify::names::KeyId;
@@ -20,7 +21,6 @@ use crate::engine::proof::Prover;
 use crate::engine::receipts::Receipts;
 use crate::engine::rotation::Rotation;
 use crate::engine::sequencer::Tail;
-use crate::engine::start::changes_keys;
 use crate::engine::tasks::Leases;
 use crate::journal::committed::Committed;
 use crate::journal::port::Head;
@@ -71,7 +71,7 @@ impl BrokerTail {
             }
         }
         self.rotation.wake();
-        let sets = Arc::new(KeySets::of(state, last.seq()));
+        let sets = Arc::new(KeySets::of(state.keys(), last.seq()));
         self.sets.store(Arc::clone(&sets));
         self.signing.store(Arc::new(state.signing(KeyPurpose::Credential).cloned()));
         self.prover.sign_with(state.signing(KeyPurpose::Checkpoint).cloned());

@@ -30,7 +30,7 @@ pub fn run<J: Journal>(
     tail: &mut dyn Tail,
     (health, meters): (&Health, &Meters),
 ) {
-    let _ending = Ending { lanes, health };
+    let _ending = Ending::of(lanes, health);
     let mut idle_tick = false;
     loop {
         let wait = match sequencer.until_tick() {
@@ -60,9 +60,15 @@ pub fn run<J: Journal>(
 }
 
 /// However the loop ends, also by a panic: no proof without it, and nobody waits for an answer that cannot come.
-struct Ending<'a> {
+pub(in crate::engine) struct Ending<'a> {
     lanes: &'a Lanes,
     health: &'a Health,
+}
+
+impl<'a> Ending<'a> {
+    pub(in crate::engine) fn of(lanes: &'a Lanes, health: &'a Health) -> Self {
+        Self { lanes, health }
+    }
 }
 
 impl Drop for Ending<'_> {

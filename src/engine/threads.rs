@@ -1,5 +1,6 @@
 //! The broker's threads, ended in the order in which they depend on one another.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -7,7 +8,7 @@ use crate::engine::stop::StartError;
 
 /// Handles of running threads, in the order of their ends.
 #[derive(Default)]
-pub struct Threads(Mutex<Vec<JoinHandle<()>>>);
+pub struct Threads(Mutex<VecDeque<JoinHandle<()>>>);
 
 impl Threads {
     /// Starts a thread under a name that tools show.
@@ -17,19 +18,21 @@ impl Threads {
     pub fn start(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
         let thread = std::thread::Builder::new().name(format!("protem-{name}"));
         let handle = thread.spawn(run).map_err(StartError::Thread)?;
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(handle);
         Ok(())
     }
 
-    /// Waits until all have ended; a thread that panicked has ended too.
+    /// Waits until all have ended, also those that they start meanwhile; a thread that panicked has ended too.
     pub fn join(&self) {
-        let handles: Vec<_> =
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
-        for handle in handles {
+        while let Some(handle) = self.first() {
             if handle.join().is_err() {
                 tracing::error!("a thread of the broker panicked");
             }
         }
+    }
+
+    fn first(&self) -> Option<JoinHandle<()>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 }
 

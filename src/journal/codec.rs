@@ -41,6 +41,19 @@ pub(in crate::journal) fn decode(seq: Seq, body: &[u8]) -> Result<Committed<Even
     Ok(Committed::new(seq, at, actor, event))
 }
 
+/// The kinds among which is every entry that a charter is folded from, and others that change nothing in it.
+pub(in crate::journal) const CHARTER_KINDS: [&str; 9] = [
+    "journal.opened",
+    "epoch.began",
+    "bundle.activated",
+    "cut_off.made",
+    "key.published",
+    "key.activated",
+    "key.retired",
+    "key.rotation_asked",
+    "key.forgotten",
+];
+
 /// The kind of an event as a word: `grant.activated`.
 #[must_use]
 pub fn kind(event: &Event) -> &'static str {

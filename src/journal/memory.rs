@@ -1,7 +1,8 @@
 //! A journal in memory that can fail on command: for simulation, and for tests that need no disk.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use protem_core::charter::concerns;
 use protem_core::event::{Draft, Event};
 use protem_verify::ids::{Hash, Seq, TurnId};
 use protem_verify::merkle;
@@ -48,13 +49,22 @@ pub type Faults = Box<dyn FnMut(Call) -> Mishap + Send>;
 
 /// What is durable. Brokers that share one see each other's entries; a broker that restarts finds all of it.
 #[derive(Clone, Default)]
-pub struct MemoryStore(Arc<Mutex<Stored>>);
+pub struct MemoryStore(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    stored: Mutex<Stored>,
+    /// A snapshot may be read.
+    given: Condvar,
+}
 
 pub(in crate::journal) struct Stored {
     pub(in crate::journal) tip: Tip,
     pub(in crate::journal) entries: Vec<StoredEntry>,
     pub(in crate::journal) rows: Projection,
     pub(in crate::journal) snapshot: Option<(Head, Vec<u8>)>,
+    /// Whoever reads the snapshot waits.
+    withheld: bool,
     pub(in crate::journal) outbox: Told,
     pub(in crate::journal) used: Used,
 }
@@ -65,6 +75,8 @@ pub(in crate::journal) struct StoredEntry {
     turn: TurnId,
     pub(in crate::journal) leaf: Hash,
     pub(in crate::journal) body: Vec<u8>,
+    /// It says something of the journal itself.
+    pub(in crate::journal) chartered: bool,
 }
 
 /// One broker's journal on a store in memory.
@@ -77,7 +89,7 @@ impl Default for Stored {
     fn default() -> Self {
         let (tip, rows) = (Tip::empty(), Projection::default());
         let (outbox, used) = (Told::default(), Used::default());
-        Self { tip, entries: Vec::new(), rows, snapshot: None, outbox, used }
+        Self { tip, entries: Vec::new(), rows, snapshot: None, withheld: false, outbox, used }
     }
 }
 
@@ -88,14 +100,14 @@ impl MemoryStore {
         let kept = usize::try_from(seq.0).unwrap_or(usize::MAX);
         let entries: Vec<StoredEntry> = stored.entries.iter().take(kept).cloned().collect();
         *stored = Stored::default();
-        for StoredEntry { turn, leaf, body } in entries {
+        for StoredEntry { turn, leaf, body, chartered } in entries {
             let seq = stored.tip.head.seq.next();
             let Ok(entry) = codec::decode(seq, &body) else { return };
             let (at, actor) = (entry.at(), entry.actor().clone());
             let draft = Draft { actor, at, event: entry.what().clone() };
             stored.tip.append(vec![draft]);
             stored.rows.fold(&entry);
-            stored.entries.push(StoredEntry { turn, leaf, body });
+            stored.entries.push(StoredEntry { turn, leaf, body, chartered });
         }
     }
 
@@ -107,8 +119,20 @@ impl MemoryStore {
         }
     }
 
+    /// Lets whoever reads the snapshot wait until it is given: a state that takes long to load.
+    pub fn withhold_snapshot(&self, withheld: bool) {
+        self.lock().withheld = withheld;
+        self.0.given.notify_all();
+    }
+
     pub(in crate::journal) fn lock(&self) -> MutexGuard<'_, Stored> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, once the snapshot is given.
+    pub(in crate::journal) fn when_given(&self) -> MutexGuard<'_, Stored> {
+        let waited = self.0.given.wait_while(self.lock(), |stored| stored.withheld);
+        waited.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -199,7 +223,8 @@ impl Journal for MemoryJournal {
         let rows = stored.tip.append(drafts);
         for Row { entry, leaf, body } in &rows {
             stored.rows.fold(entry);
-            stored.entries.push(StoredEntry { turn: id, leaf: *leaf, body: body.clone() });
+            let (leaf, body, chartered) = (*leaf, body.clone(), concerns(entry.what()));
+            stored.entries.push(StoredEntry { turn: id, leaf, body, chartered });
         }
         if mishap == Mishap::UnknownDone {
             return Err(Fault::Unknown("the connection broke; all was stored".into()));

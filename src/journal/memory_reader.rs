@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use protem_core::charter::Charter;
 use protem_core::event::Event;
 use protem_core::parts::Parts;
 use protem_verify::ids::{GrantId, Hash, Seq};
@@ -167,8 +168,27 @@ impl Reader for MemoryReader {
         self.prove(size, |perfect| proof::range(0, size, perfect))
     }
 
-    fn snapshot(&self) -> Result<Option<(Head, Parts)>, Fault> {
+    fn charter(&self) -> Result<Charter, Fault> {
         let stored = self.store.lock();
+        let kept = stored.snapshot.as_ref();
+        let kept = kept.and_then(|(head, body)| Some((head.seq, snapshot::decode(body)?)));
+        let (after, mut charter) =
+            kept.map_or((Seq(0), Charter::default()), |(seq, parts)| (seq, parts.charter().into()));
+        let mut seq = Seq(0);
+        for row in &stored.entries {
+            seq = seq.next();
+            if row.chartered
+                && seq > after
+                && let Some(row) = stored.entry(seq)?
+            {
+                charter.apply(seq, row.at(), row.what());
+            }
+        }
+        Ok(charter)
+    }
+
+    fn snapshot(&self) -> Result<Option<(Head, Parts)>, Fault> {
+        let stored = self.store.when_given();
         Ok(stored.snapshot.as_ref().and_then(|(head, body)| Some((*head, snapshot::decode(body)?))))
     }
 

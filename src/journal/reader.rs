@@ -1,5 +1,6 @@
 //! What everybody may read of a journal, from many threads. Calls block.
 
+use protem_core::charter::Charter;
 use protem_core::event::Event;
 use protem_core::parts::Parts;
 use protem_verify::ids::{GrantId, Hash, Seq};
@@ -81,6 +82,12 @@ pub trait Reader: Outbox + Usage + Send + Sync {
     /// # Errors
     /// When the store cannot be asked.
     fn root_at(&self, size: u64) -> Result<Hash, Fault>;
+    /// What the journal says of itself, without a look at its grants: from the newest snapshot's front and the few entries
+    /// after it that say so.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn charter(&self) -> Result<Charter, Fault>;
     /// The newest snapshot.
     ///
     /// # Errors

@@ -1,11 +1,13 @@
 //! Where snapshots are kept: files beside the journal, so that writing one holds no lock that a turn needs.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use protem_core::charter::Charter;
 use protem_core::parts::Parts;
+use protem_core::state::Facts;
 use protem_verify::ids::{Hash, Seq};
 use protem_verify::merkle::Frontier;
 use sha2::{Digest, Sha256};
@@ -28,7 +30,7 @@ pub(in crate::journal) fn keep(
     parts: &Parts,
     leaves: &LeavesAfter<'_>,
 ) -> Result<(), Fault> {
-    let mut before = whole(path)?.map(|kept| kept.tree).filter(|tree| tree.size() <= head.seq.0);
+    let mut before = fronts(path)?.map(|kept| kept.tree).filter(|tree| tree.size() <= head.seq.0);
     let mut tree = grow(before.next().unwrap_or_default(), head.seq, leaves)?;
     if tree.root() != head.root {
         tree = grow(Frontier::default(), head.seq, leaves)?;
@@ -37,17 +39,23 @@ pub(in crate::journal) fn keep(
         let why = "the snapshot is not of this journal".to_owned();
         return Err(Fault::Damaged { seq: head.seq, why });
     }
-    let mut bytes = head.seq.0.to_be_bytes().to_vec();
-    bytes.push(u8::try_from(tree.peaks().len()).unwrap_or(u8::MAX));
-    bytes.extend(tree.peaks().iter().flat_map(|peak| peak.0));
-    bytes.extend(snapshot::encode(parts));
+    let body = snapshot::encode(parts);
+    let mut front = head.seq.0.to_be_bytes().to_vec();
+    front.push(u8::try_from(tree.peaks().len()).unwrap_or(u8::MAX));
+    front.extend(tree.peaks().iter().flat_map(|peak| peak.0));
+    front.extend(Sha256::digest(&body));
+    front.extend(snapshot::encode(&parts.charter()));
+    let long = |_| Fault::Store("a snapshot: the front is too long".to_owned());
+    let length = u32::try_from(front.len()).map_err(long)?;
     let write = || -> io::Result<()> {
         let to = file(path, head.seq);
         let draft = to.with_extension("draft");
         let mut options = OpenOptions::new();
         let mut out = options.create(true).write(true).truncate(true).mode(0o600).open(&draft)?;
-        out.write_all(&Sha256::digest(&bytes))?;
-        out.write_all(&bytes)?;
+        out.write_all(&Sha256::digest(&front))?;
+        out.write_all(&length.to_be_bytes())?;
+        out.write_all(&front)?;
+        out.write_all(&body)?;
         out.sync_all()?;
         fs::rename(&draft, &to)?;
         if let Some(folder) = to.parent().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -67,46 +75,93 @@ pub(in crate::journal) fn newest(
     head: &Head,
     leaves: &LeavesAfter<'_>,
 ) -> Result<Option<(Head, Parts)>, Fault> {
-    for Kept { tree, body } in whole(path)? {
-        let Some(parts) = snapshot::decode(&body) else { continue };
-        let facts = &parts.facts;
-        let (epoch, seq, root, at) = (facts.epoch, facts.seq, tree.root(), facts.last_at);
-        let Some(journal) = facts.journal.filter(|journal| *journal == head.journal) else {
-            continue;
-        };
-        if seq.0 != tree.size() || seq > head.seq {
-            continue;
-        }
-        if grow(tree, head.seq, leaves)?.root() == head.root {
-            return Ok(Some((Head { journal, epoch, seq, root, at }, parts)));
+    for front in fronts(path)? {
+        let Some(parts) = front.body().and_then(|body| snapshot::decode(&body)) else { continue };
+        if let Some(at) = front.place(&parts.facts, head, leaves)? {
+            return Ok(Some((at, parts)));
         }
     }
     Ok(None)
 }
 
-/// A snapshot that is whole, of whatever life of the journal.
-struct Kept {
+/// The front of the newest snapshot of this journal's past: what it says of the journal itself, and up to where.
+pub(in crate::journal) fn front(
+    path: &Path,
+    head: &Head,
+    leaves: &LeavesAfter<'_>,
+) -> Result<Option<(Seq, Charter)>, Fault> {
+    for front in fronts(path)? {
+        let Some(few) = snapshot::decode(&front.charter) else { continue };
+        if let Some(at) = front.place(&few.facts, head, leaves)? {
+            return Ok(Some((at.seq, few.into())));
+        }
+    }
+    Ok(None)
+}
+
+/// What stands before a snapshot's body, of whatever life of the journal; read without the body.
+struct Front {
+    file: File,
     tree: Frontier,
-    body: Vec<u8>,
+    digest: [u8; 32],
+    charter: Vec<u8>,
 }
 
-/// Every snapshot that is whole, newest first; each is read when it is asked for.
-fn whole(path: &Path) -> Result<impl Iterator<Item = Kept>, Fault> {
+impl Front {
+    /// The body, if it is whole.
+    fn body(&self) -> Option<Vec<u8>> {
+        let mut body = Vec::new();
+        (&self.file).read_to_end(&mut body).ok()?;
+        (Sha256::digest(&body).as_slice() == self.digest).then_some(body)
+    }
+
+    /// Where in this journal's past it was taken; none: nowhere.
+    fn place(
+        &self,
+        facts: &Facts,
+        head: &Head,
+        leaves: &LeavesAfter<'_>,
+    ) -> Result<Option<Head>, Fault> {
+        let (epoch, seq, root, at) = (facts.epoch, facts.seq, self.tree.root(), facts.last_at);
+        let Some(journal) = facts.journal.filter(|journal| *journal == head.journal) else {
+            return Ok(None);
+        };
+        if seq.0 != self.tree.size() || seq > head.seq {
+            return Ok(None);
+        }
+        let ours = grow(self.tree.clone(), head.seq, leaves)?.root() == head.root;
+        Ok(ours.then_some(Head { journal, epoch, seq, root, at }))
+    }
+}
+
+/// The front of every snapshot whose front is whole, newest first; each is read when it is asked for.
+fn fronts(path: &Path) -> Result<impl Iterator<Item = Front>, Fault> {
     let all = list(path).map_err(|why| Fault::Store(format!("the snapshots: {why}")))?;
-    Ok(all.into_iter().filter_map(|file| read(&fs::read(file).ok()?)))
+    Ok(all.into_iter().filter_map(|file| read(File::open(file).ok()?)))
 }
 
-/// The form is: digest of the rest, the place, the number of peaks, the peaks, the body.
-fn read(bytes: &[u8]) -> Option<Kept> {
-    let (digest, rest) = bytes.split_first_chunk::<32>()?;
-    if Sha256::digest(rest).as_slice() != digest {
+/// The form is: digest of the front, its length, the front, the body. The front is: the place, the number of peaks, the
+/// peaks, the digest of the body, the charter.
+fn read(mut file: File) -> Option<Front> {
+    let (mut digest, mut length) = ([0; 32], [0; 4]);
+    file.read_exact(&mut digest).ok()?;
+    file.read_exact(&mut length).ok()?;
+    let length = u64::from(u32::from_be_bytes(length));
+    if length > file.metadata().ok()?.len() {
         return None;
     }
-    let (seq, rest) = rest.split_first_chunk::<8>()?;
+    let mut front = Vec::new();
+    (&file).take(length).read_to_end(&mut front).ok()?;
+    if Sha256::digest(&front).as_slice() != digest {
+        return None;
+    }
+    let (seq, rest) = front.split_first_chunk::<8>()?;
     let (count, rest) = rest.split_first()?;
-    let (peaks, body) = rest.split_at_checked(usize::from(*count).saturating_mul(32))?;
+    let (peaks, rest) = rest.split_at_checked(usize::from(*count).saturating_mul(32))?;
     let peaks = peaks.as_chunks::<32>().0.iter().map(|peak| Hash(*peak)).collect();
-    Some(Kept { tree: Frontier::new(u64::from_be_bytes(*seq), peaks)?, body: body.to_vec() })
+    let tree = Frontier::new(u64::from_be_bytes(*seq), peaks)?;
+    let (digest, charter) = rest.split_first_chunk::<32>()?;
+    Some(Front { file, tree, digest: *digest, charter: charter.to_vec() })
 }
 
 /// Leaves read at once.

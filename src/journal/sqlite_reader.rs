@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use protem_core::charter::Charter;
 use protem_core::event::Event;
 use protem_core::parts::Parts;
 use protem_verify::ids::{GrantId, Hash, Seq, TurnId};
@@ -188,6 +189,17 @@ impl Reader for SqliteReader {
         self.prove(size, |perfect| proof::range(0, size, perfect))
     }
 
+    fn charter(&self) -> Result<Charter, Fault> {
+        self.with(|moment| {
+            let head = tip(moment)?.head;
+            let after = |seq: Seq, count| leaves(moment, seq.0, count);
+            let front = snapshots::front(&self.path, &head, &after)?;
+            let (seq, mut charter) = front.unwrap_or_default();
+            charter_after(moment, seq, &mut charter)?;
+            Ok(charter)
+        })
+    }
+
     fn snapshot(&self) -> Result<Option<(Head, Parts)>, Fault> {
         self.with(|moment| {
             let head = tip(moment)?.head;
@@ -262,21 +274,42 @@ pub(in crate::journal) fn entry(
     found.map(|(seq, body)| codec::decode(seq, &body)).transpose()
 }
 
+/// Folds what the entries after `after` say of the journal itself, one at a time: a bundle is large.
+fn charter_after(connection: &Connection, after: Seq, charter: &mut Charter) -> Result<(), Fault> {
+    let sql = format!(
+        "SELECT seq, leaf, body FROM entries WHERE seq > ?1 AND kind IN ({}) ORDER BY seq",
+        codec::CHARTER_KINDS.map(|kind| format!("'{kind}'")).join(", ")
+    );
+    let mut statement = connection.prepare_cached(&sql).map_err(|why| store(&why))?;
+    let mut rows = statement.query([int(after.0)]).map_err(|why| store(&why))?;
+    while let Some(row) = rows.next().map_err(|why| store(&why))? {
+        let (seq, body) = sound(row)?;
+        let row = codec::decode(seq, &body)?;
+        charter.apply(seq, row.at(), row.what());
+    }
+    Ok(())
+}
+
+/// The body of an entry whose leaf it is.
+fn sound(row: &Row<'_>) -> Result<(Seq, Vec<u8>), Fault> {
+    let read = |row: &Row<'_>| Ok((seq(row, 0)?, Hash(row.get(1)?), row.get::<_, Vec<u8>>(2)?));
+    let (seq, leaf, body) = read(row).map_err(|why| store(&why))?;
+    if merkle::leaf(&body) != leaf {
+        return Err(Fault::Damaged { seq, why: "the body is not what its leaf says".into() });
+    }
+    Ok((seq, body))
+}
+
 fn bodies(
     connection: &Connection,
     sql: &str,
     values: impl rusqlite::Params,
 ) -> Result<Vec<(Seq, Vec<u8>)>, Fault> {
-    let read = |row: &Row<'_>| Ok((seq(row, 0)?, Hash(row.get(1)?), row.get::<_, Vec<u8>>(2)?));
     let mut statement = connection.prepare_cached(sql).map_err(|why| store(&why))?;
-    let rows = statement.query_map(values, read).map_err(|why| store(&why))?;
+    let mut rows = statement.query(values).map_err(|why| store(&why))?;
     let mut found = Vec::new();
-    for row in rows {
-        let (seq, leaf, body) = row.map_err(|why| store(&why))?;
-        if merkle::leaf(&body) != leaf {
-            return Err(Fault::Damaged { seq, why: "the body is not what its leaf says".into() });
-        }
-        found.push((seq, body));
+    while let Some(row) = rows.next().map_err(|why| store(&why))? {
+        found.push(sound(row)?);
     }
     Ok(found)
 }

@@ -10,7 +10,7 @@ use axum::response::Response;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use http_body_util::BodyExt;
-use protem_verify::codes::wire;
+use protem_verify::codes::{fault, wire};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code as Grpc, Status};
 use tracing::{Instrument, Span, field};
@@ -23,7 +23,7 @@ use crate::serve::guarded::Guarded;
 use crate::serve::incoming::Peer;
 use crate::serve::limits::{
     BUSY_RETRY, CALLS_MAX, ENDING_CALLS_MAX, ENDING_CALLS_OF_ONE_MAX, ENDING_CALLS_RESERVED,
-    FAULT_RETRY, MESSAGE_MAX, PASS_OVER_WITHIN, STREAMS_OF_ONE_MAX,
+    FAULT_RETRY, LOADED_WITHIN, MESSAGE_MAX, PASS_OVER_WITHIN, STREAMS_OF_ONE_MAX,
 };
 use crate::serve::methods::{self, Lane, Rule, Who};
 use crate::serve::rates::Rates;
@@ -135,6 +135,9 @@ impl Entrance {
         let caller = signed_in.as_deref().and_then(|signed_in| signed_in.who.as_ref().ok());
         let place = self.place(rule.lane, caller)?;
         let stream = if rule.follows { self.stream(caller)? } else { None };
+        if rule.state {
+            self.loaded().await?;
+        }
         let foreign = signed_in.clone().filter(|_| rule.path.starts_with(REFLECTION));
         if let Some(signed_in) = signed_in {
             Span::current().record("caller", field::display(name(&signed_in)));
@@ -143,6 +146,18 @@ impl Entrance {
         let room = Arc::new(Room(Mutex::new(Some(place))));
         request.extensions_mut().insert(Arc::clone(&room));
         Ok(Admitted { room, stream, foreign })
+    }
+
+    /// The broker's state is here, or is in time.
+    ///
+    /// # Errors
+    /// UNAVAILABLE and when to come back: it is still being loaded.
+    pub(in crate::serve) async fn loaded(&self) -> Result<(), Problem> {
+        if self.broker.takes_turns(LOADED_WITHIN).await {
+            return Ok(());
+        }
+        let (code, why) = (fault::LOADING, fault::LOADING.title);
+        Err(Problem::new(Grpc::Unavailable, code, why).retry(FAULT_RETRY))
     }
 
     /// A place among the calls in flight. One caller cannot take all that end access, and workloads together cannot take

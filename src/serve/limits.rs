@@ -54,6 +54,8 @@ pub const ENDING_CALLS_RESERVED: usize = 512;
 pub const ENDING_CALLS_OF_ONE_MAX: usize = 256;
 /// When to come back after the broker was busy.
 pub const BUSY_RETRY: Duration = Duration::from_millis(250);
+/// How long a call waits for a broker that has just started and loads its state, before it is told to come back.
+pub const LOADED_WITHIN: Duration = Duration::from_secs(2);
 /// When to come back after a fault: it takes a moment until a store answers again.
 pub const FAULT_RETRY: Duration = Duration::from_secs(1);
 /// Failed sign-ins a second and address; beyond it no signature is looked at.

@@ -20,6 +20,8 @@ pub struct Rule {
     pub right: Option<Action>,
     /// Its answers come for as long as the caller likes, so that their number is counted per caller.
     pub follows: bool,
+    /// Needs the broker's state; what does not is answered while that is being loaded.
+    pub state: bool,
 }
 
 /// Who may call a method, before the service asks policy.
@@ -64,7 +66,12 @@ const fn ending(path: &'static str, within: Duration) -> Rule {
 
 const fn open(path: &'static str, who: Who) -> Rule {
     let (lane, within) = (Lane::Ordinary, ANSWER_WITHIN);
-    Rule { path, who, lane, within, right: None, follows: false }
+    Rule { path, who, lane, within, right: None, follows: false, state: true }
+}
+
+/// What a gateway needs of a broker that has just started, and what shows why it has no more.
+const fn early(rule: Rule) -> Rule {
+    Rule { state: false, ..rule }
 }
 
 const fn bundle(path: &'static str, right: Action) -> Rule {
@@ -81,7 +88,7 @@ pub const RULES: &[Rule] = &[
     // It may wait for enforcement on top of its own time.
     ending("/protem.v1.AccessService/CompleteTask", ANSWER_WITHIN.saturating_add(WAIT_MAX)),
     ending("/protem.v1.AccessService/ReturnGrant", ANSWER_WITHIN),
-    open("/protem.v1.AccessService/WhoAmI", Who::SignedIn),
+    early(open("/protem.v1.AccessService/WhoAmI", Who::SignedIn)),
     known("/protem.v1.ApprovalService/ListPending"),
     following("/protem.v1.ApprovalService/WatchPending"),
     known("/protem.v1.ApprovalService/Decide"),
@@ -106,15 +113,15 @@ pub const RULES: &[Rule] = &[
     bundle("/protem.v1.BundleService/ApplyBundle", Action::Administer),
     bundle("/protem.v1.BundleService/GetBundle", Action::View),
     bundle("/protem.v1.BundleService/DiffBundle", Action::Administer),
-    following("/protem.v1.RevocationService/Subscribe"),
-    known("/protem.v1.RevocationService/Head"),
+    early(following("/protem.v1.RevocationService/Subscribe")),
+    early(known("/protem.v1.RevocationService/Head")),
     // It waits for its turn to write, behind those of a fleet.
     Rule { within: USAGE_WITHIN, ..known("/protem.v1.UsageService/ReportUsage") },
-    open("/grpc.health.v1.Health/Check", Who::Anyone),
-    open("/grpc.health.v1.Health/Watch", Who::Anyone),
-    open("/grpc.health.v1.Health/List", Who::Anyone),
-    open("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Who::SignedIn),
-    open("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Who::SignedIn),
+    early(open("/grpc.health.v1.Health/Check", Who::Anyone)),
+    early(open("/grpc.health.v1.Health/Watch", Who::Anyone)),
+    early(open("/grpc.health.v1.Health/List", Who::Anyone)),
+    early(open("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Who::SignedIn)),
+    early(open("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Who::SignedIn)),
 ];
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The second listener, for whoever runs the broker: is it alive, is it ready, what does it do.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -60,6 +61,9 @@ async fn ready(State(private): State<Private>) -> (StatusCode, String) {
     match private.broker.prove(Vec::new()).await {
         Ok(_) => {
             let mut problems = private.files.problems();
+            if !private.broker.takes_turns(Duration::ZERO).await {
+                problems.push("the state is being loaded: all but gateways must wait".to_owned());
+            }
             problems.extend(problems_of(&private.webhooks, &private.broker).await);
             let told = problems.into_iter().map(|why| format!("warning: {why}\n"));
             (StatusCode::OK, format!("ready\n{}", told.collect::<String>()))

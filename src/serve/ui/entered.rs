@@ -60,7 +60,10 @@ impl FromRequestParts<Arc<Site>> for Entered {
 
     async fn from_request_parts(parts: &mut Parts, site: &Arc<Site>) -> Result<Self, Response> {
         let found = match session(parts, site) {
-            Ok(session) => admitted(parts, site, session),
+            Ok(session) => match site.entrance.loaded().await {
+                Ok(()) => admitted(parts, site, session),
+                Err(loading) => Err(loading),
+            },
             Err(ended) => {
                 let way = parts.uri.path_and_query().map_or("", |path| path.as_str());
                 return Err(signed_out(site, &parts.method, way, ended));

@@ -39,4 +39,6 @@ crate::codes! {
         "`protem dev` made it, and its callers proved nothing", "use another data folder for `protem serve`";
     ANCHOR = "PT-0519", "the anchor file cannot be used",
         "it cannot be read or written, or its signature does not hold", "mend the file's place and mode, or restore it; remove it only when you know that the journal is whole";
+    LOADING = "PT-0520", "the broker is loading its state",
+        "it has just started and reads its journal; gateways follow it already", "try again after the time that the answer names";
 }

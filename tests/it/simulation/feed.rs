@@ -46,7 +46,7 @@ pub struct Sub {
 
 impl Feeds {
     pub fn new(state: &State, head: &Head, checkpoint: &SigningKey) -> Self {
-        let keys = KeySets::of(state, head.seq);
+        let keys = KeySets::of(state.keys(), head.seq);
         let ring = Ring::new(filter(), head.seq, RING);
         Self {
             ring,
@@ -219,7 +219,7 @@ impl Tail for Feeds {
         };
         let keys = rows.iter().rev().find(|row| changes_keys(row.what())).map(Committed::seq);
         if let Some(seq) = keys {
-            self.keys = KeySets::of(state, seq);
+            self.keys = KeySets::of(state.keys(), seq);
         }
         let catalog = state.bundle_seq() != self.catalog;
         self.catalog = state.bundle_seq();
