@@ -12,9 +12,9 @@ use hyper_util::server::conn::auto::Builder;
 use protem_clock::random;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tower::ServiceExt;
 
+use crate::serve::draining::Draining;
 use crate::serve::grounds::{CallerTime, Changes};
 use crate::serve::incoming::{Peer, spread};
 use crate::serve::limits::{
@@ -37,14 +37,14 @@ pub(super) struct Served {
     /// The word that trust may have changed.
     pub(super) changes: Changes,
     /// Whether the broker is about to end.
-    pub(super) draining: watch::Receiver<bool>,
-    /// How long what has begun may take then.
+    pub(super) draining: Draining,
+    /// How long what has begun, and then the feed, may take to end.
     pub(super) drain: Duration,
 }
 
 impl Served {
     /// Serves one connection until its end.
-    pub(super) async fn run(mut self, stream: TcpStream, peer: Arc<Peer>) {
+    pub(super) async fn run(self, stream: TcpStream, peer: Arc<Peer>) {
         // Small answers are not held back for company; a failure here costs only that.
         let _ = stream.set_nodelay(true);
         let Some(tls) = self.tls.clone() else {
@@ -52,7 +52,7 @@ impl Served {
         };
         let opened = tokio::select! {
             opened = tls.accept(stream, peer.address.ip()) => opened,
-            _ = self.draining.wait_for(|draining| *draining) => return,
+            () = self.draining.begun() => return,
         };
         match opened {
             Ok((stream, certificate)) => self.speak(stream, peer, certificate).await,
@@ -62,7 +62,7 @@ impl Served {
     }
 
     async fn speak(
-        mut self,
+        self,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
         peer: Arc<Peer>,
         certificate: Option<Presented>,
@@ -89,7 +89,7 @@ impl Served {
     }
 
     /// Done when the connection should end, with how long its streams may take.
-    async fn leave(&mut self, peer: &Peer, certificate: Option<Presented>) -> Duration {
+    async fn leave(&self, peer: &Peer, certificate: Option<Presented>) -> Duration {
         let age = spread(CONNECTION_AGE, random::bytes());
         let (time, changes) = (self.time.clone(), self.changes.clone());
         let strange = async {
@@ -101,7 +101,7 @@ impl Served {
         tokio::select! {
             () = strange => GRACE,
             () = tokio::time::sleep(age) => CONNECTION_AGE,
-            _ = self.draining.wait_for(|draining| *draining) => self.drain,
+            () = self.draining.begun() => self.drain,
             // Its owner may have a better certificate by now, for the next connection.
             () = peer.refused() => GRACE,
             () = outlived(certificate, time, changes) => LEAVE_AHEAD.saturating_add(GRACE),

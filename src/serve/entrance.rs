@@ -30,7 +30,7 @@ use crate::serve::rates::Rates;
 use crate::serve::seats::{Seat, Seated, Seats};
 use crate::serve::status::{DOMAIN, Problem};
 use crate::serve::svid::{PeerCert, Presented};
-use crate::serve::watch::Watch;
+use crate::serve::watch::{Watch, stopping};
 use crate::serve::who;
 
 /// The way in.
@@ -48,6 +48,7 @@ pub struct Entrance {
     ends: Arc<Seats>,
     /// Open streams, per caller.
     streams: Arc<Seats>,
+    limits: CallLimits,
     dev: bool,
 }
 
@@ -115,8 +116,24 @@ impl Entrance {
             reserved: Arc::new(Semaphore::new(limits.reserved)),
             ends: Seats::new(limits.ending_of_one),
             streams: Seats::new(STREAMS_OF_ONE_MAX),
+            limits,
             dev,
         }
+    }
+
+    /// Done when no call is in flight; none gets a place from then on.
+    pub async fn quiet(&self) {
+        let all = |lane: &Arc<Semaphore>, count: usize| {
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            Arc::clone(lane).acquire_many_owned(count)
+        };
+        let taken = tokio::join!(
+            all(&self.ordinary, self.limits.ordinary),
+            all(&self.ending, self.limits.ending),
+            all(&self.reserved, self.limits.reserved),
+        );
+        let keep = |permit: OwnedSemaphorePermit| permit.forget();
+        [taken.0, taken.1, taken.2].into_iter().flatten().for_each(keep);
     }
 
     /// Forgets rates and sign-ins that no longer matter.
@@ -128,6 +145,9 @@ impl Entrance {
     }
 
     async fn admit(&self, request: &mut Request, rule: &Rule) -> Result<Admitted, Problem> {
+        if self.watch.draining().has_begun() {
+            return Err(stopping());
+        }
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
         let presented = request.extensions().get::<Presented>().cloned();
         let from = (peer.as_deref(), presented.as_ref());
@@ -188,6 +208,9 @@ impl Entrance {
 
     /// A place for a person's page, counted as their calls are.
     pub(in crate::serve) fn page(&self, caller: &Caller, lane: Lane) -> Result<Place, Problem> {
+        if self.watch.draining().has_begun() {
+            return Err(stopping());
+        }
         if lane == Lane::Ordinary {
             self.rates.count(caller, &self.broker.bundle())?;
         }

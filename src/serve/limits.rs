@@ -114,6 +114,8 @@ pub const JOURNAL_CHUNK: u32 = 256;
 pub const RESOURCES_MAX: usize = 1_000;
 /// Grants that a dry run of a bundle shows.
 pub const WOULD_END_MAX: usize = 100;
+/// How long gateways, and whoever else is left, may take to go at the end of a drain: no proof reaches them meanwhile.
+pub const FAREWELL: Duration = Duration::from_secs(1);
 /// When clients of a draining broker come back: spread by the gateway's own jitter.
 pub const RECONNECT_AFTER: Duration = Duration::from_millis(200);
 /// Streams of answers that one identity or person may have open, and as many subscriptions of the feed; held tasks are

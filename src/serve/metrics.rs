@@ -13,7 +13,6 @@ use protem_metrics::page::{In, Page};
 use protem_metrics::spread::Spread;
 use protem_verify::codes;
 use protem_verify::time::Time;
-use tokio::sync::watch;
 use tonic::Status;
 use tonic_types::StatusExt;
 
@@ -22,6 +21,7 @@ use crate::engine::meters::TIMES;
 use crate::journal::fault::Fault;
 use crate::journal::reader::Reader;
 use crate::policy::bundle::Bundle;
+use crate::serve::draining::Draining;
 use crate::serve::webhook::Webhooks;
 
 /// What calls met. Clones are one.
@@ -81,7 +81,7 @@ pub struct Exposition {
 struct Source {
     broker: Broker,
     webhooks: Webhooks,
-    draining: watch::Receiver<bool>,
+    draining: Draining,
 }
 
 impl std::fmt::Debug for Source {
@@ -122,12 +122,7 @@ const LOOK_WITHIN: Duration = Duration::from_secs(1);
 impl Exposition {
     /// Shows `broker`, `webhooks` and `calls`.
     #[must_use]
-    pub fn new(
-        broker: Broker,
-        webhooks: Webhooks,
-        calls: &Calls,
-        draining: watch::Receiver<bool>,
-    ) -> Self {
+    pub fn new(broker: Broker, webhooks: Webhooks, calls: &Calls, draining: Draining) -> Self {
         let mut page = Page::new("protem");
         broker.meters().show(&mut page);
         let took = "Calls until their first answer, refused ones too";
@@ -172,7 +167,7 @@ impl Shown {
 
     async fn look(&self, source: &Source) {
         let broker = &source.broker;
-        let ready = !*source.draining.borrow() && !broker.failing();
+        let ready = !source.draining.has_begun() && !broker.failing();
         self.ready.put(Some(if ready { 1.0 } else { 0.0 }));
         let (ending, ordinary) = broker.waiting();
         self.waiting.set(0, number(ending));

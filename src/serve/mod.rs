@@ -8,6 +8,7 @@ pub mod bundles;
 pub mod caller;
 pub mod claims;
 pub mod connection;
+pub mod draining;
 pub mod entrance;
 pub mod fetched;
 pub mod governance;

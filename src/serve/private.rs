@@ -10,9 +10,9 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderName, StatusCode};
 use protem_metrics::page::MEDIA_TYPE;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 
 use crate::engine::broker::Broker;
+use crate::serve::draining::Draining;
 use crate::serve::metrics::{Calls, Exposition};
 use crate::serve::reload::Files;
 use crate::serve::webhook::Webhooks;
@@ -21,7 +21,7 @@ use crate::serve::webhook_list::problems_of;
 #[derive(Clone)]
 struct Private {
     broker: Broker,
-    draining: watch::Receiver<bool>,
+    draining: Draining,
     files: Files,
     webhooks: Webhooks,
     page: Arc<Exposition>,
@@ -31,7 +31,7 @@ struct Private {
 pub async fn serve(
     broker: Broker,
     listener: TcpListener,
-    draining: watch::Receiver<bool>,
+    draining: Draining,
     files: Files,
     webhooks: Webhooks,
     calls: Calls,
@@ -55,7 +55,7 @@ async fn metrics(State(private): State<Private>) -> ([(HeaderName, &'static str)
 /// Ready: not draining, and the store can still prove its head, as gateways need it to. A file that cannot be read anew is
 /// told of and takes nobody out of service: all brokers would go at once.
 async fn ready(State(private): State<Private>) -> (StatusCode, String) {
-    if *private.draining.borrow() {
+    if private.draining.has_begun() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
     }
     match private.broker.prove(Vec::new()).await {

@@ -69,7 +69,7 @@ impl RevocationService for Revocations {
                 end = listen(&peer, &mut said) => if let Err(problem) = end {
                     sink.fail(problem).await;
                 },
-                problem = watch.over_unless(Arc::clone(&signed_in), may) => {
+                problem = watch.feed_over(Arc::clone(&signed_in), may) => {
                     // A client that knows goes elsewhere at once; the status says why.
                     let _ = sink.send(go_away(problem.title())).await;
                     sink.fail(problem).await;

@@ -91,7 +91,7 @@ fn services(broker: &Broker, watch: &Watch, webhooks: &Webhooks, work: Work) -> 
 fn health(watch: Watch) -> HealthServer<impl Health> {
     let (mut reporter, health) = health_reporter();
     tokio::spawn(async move {
-        watch.draining().await;
+        watch.draining().begun().await;
         reporter.set_service_status(WHOLE, ServingStatus::NotServing).await;
         // Watchers have heard it, and their streams end: no probe keeps a draining connection open.
         reporter.clear_service_status(WHOLE).await;

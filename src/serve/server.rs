@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::engine::broker::Broker;
 use crate::serve::caller::Door;
 use crate::serve::connection::Served;
+use crate::serve::draining::End;
 use crate::serve::entrance::{CallLimits, Entrance};
 use crate::serve::grounds::CallerTime;
 use crate::serve::incoming::{ConnectionLimits, Connections};
 use crate::serve::issuers::{Reach, Svids};
-use crate::serve::limits::GRACE;
+use crate::serve::limits::{FAREWELL, GRACE};
 use crate::serve::metrics::Calls;
 use crate::serve::private;
 use crate::serve::reload::Files;
@@ -64,8 +64,8 @@ impl Default for Drain {
     }
 }
 
-/// Serves until `shutdown` is done; then tells every stream to go, waits for what is in flight, at most `drain`, and
-/// returns. The broker itself is stopped by whoever started it.
+/// Serves until `shutdown` is done; then tells every stream but the feed's to go, waits for what is in flight, at most `drain`,
+/// lets gateways go, and returns. The broker itself is stopped by whoever started it.
 ///
 /// # Errors
 /// When the development issuer's JWKS cannot be used, or the system has no threads left.
@@ -84,7 +84,7 @@ pub async fn serve(
     let (webhooks, of) = (settings.webhooks.clone(), broker.clone());
     let begun = tokio::task::spawn_blocking(move || webhook_run::begin(&webhooks, &of)).await;
     begun.map_err(io::Error::other)?.map_err(io::Error::other)?;
-    let (drain, draining) = watch::channel(false);
+    let (end, draining) = End::new();
     let clock = Arc::clone(broker.clock());
     let svids = Svids { trust: settings.files.trust.clone(), audience: broker.issuer().into() };
     let door = Arc::new(Door::new(dev, svids, settings.reach, Arc::clone(&clock)));
@@ -119,18 +119,24 @@ pub async fn serve(
     }
     chores.spawn(webhook_run::run(settings.webhooks, broker.clone(), settings.pace));
     chores.spawn(settings.files.clone().watch(door.changes().clone()));
-    chores.spawn(tidy(entrance));
+    chores.spawn(tidy(Arc::clone(&entrance)));
     chores.spawn(usage::forget(broker.clone()));
     let (tls, changes) = (settings.files.tls, door.changes().clone());
     chores.spawn(tend(broker, door));
     let within = settings.drain.0;
-    let served = Served { router, tls, time, changes, draining, drain: within };
+    let lasting = within.saturating_add(FAREWELL);
+    let served = Served { router, tls, time, changes, draining, drain: lasting };
     let connections = Connections::new(settings.connections);
     let mut open = accept(&served, &connections, &listener, shutdown).await;
     drop(listener);
-    drain.send_replace(true);
+    end.drain();
+    // Gateways are let go last: until the next process answers, nobody proves anything to them.
+    if tokio::time::timeout(within, entrance.quiet()).await.is_err() {
+        tracing::warn!("calls that did not end in time are cut");
+    }
+    end.leave();
     let all_gone = async { while open.join_next().await.is_some() {} };
-    if tokio::time::timeout(within, all_gone).await.is_err() {
+    if tokio::time::timeout(FAREWELL, all_gone).await.is_err() {
         tracing::warn!(left = open.len(), "connections were cut, as they did not end in time");
     }
     open.shutdown().await;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protem_verify::codes::{caller, fault};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Code as Grpc;
 
 use crate::engine::broker::Broker;
 use crate::serve::caller::{Door, SignedIn};
+use crate::serve::draining::Draining;
 use crate::serve::grounds::{CallerTime, Changes};
 use crate::serve::limits::BUSY_RETRY;
 use crate::serve::status::Problem;
@@ -20,19 +20,14 @@ pub struct Watch {
     broker: Broker,
     door: Arc<Door>,
     time: CallerTime,
-    draining: watch::Receiver<bool>,
+    draining: Draining,
 }
 
 impl Watch {
     /// Begins to look at which bundle is in force and whether the clocks run as they should, once for all streams. What else
     /// a sign-in rests on tells of its changes by itself ([`Door::changes`]).
     #[must_use]
-    pub fn start(
-        broker: Broker,
-        door: Arc<Door>,
-        time: CallerTime,
-        draining: watch::Receiver<bool>,
-    ) -> Self {
+    pub fn start(broker: Broker, door: Arc<Door>, time: CallerTime, draining: Draining) -> Self {
         let look = Look::begin(broker.clone(), time.clone(), door.changes().clone());
         tokio::spawn(look.run(draining.clone()));
         Self { broker, door, time, draining }
@@ -49,8 +44,32 @@ impl Watch {
         signed_in: Arc<SignedIn>,
         may: impl Fn(&SignedIn) -> bool + Send,
     ) -> Problem {
+        tokio::select! {
+            () = self.draining.begun() => stopping(),
+            problem = self.void(signed_in, may) => problem,
+        }
+    }
+
+    /// The same for the feed, which goes on while the broker drains.
+    pub async fn feed_over(
+        &self,
+        signed_in: Arc<SignedIn>,
+        may: impl Fn(&SignedIn) -> bool + Send,
+    ) -> Problem {
+        tokio::select! {
+            () = self.draining.leaving() => stopping(),
+            problem = self.void(signed_in, may) => problem,
+        }
+    }
+
+    /// Done when the caller's sign-in or rights count no more.
+    async fn void(
+        &self,
+        signed_in: Arc<SignedIn>,
+        may: impl Fn(&SignedIn) -> bool + Send,
+    ) -> Problem {
         // Looked at before the first judgement, so that no change falls between the sign-in and it.
-        let (mut changes, mut draining) = (self.door.changes().follow(), self.draining.clone());
+        let mut changes = self.door.changes().follow();
         let mut judged = signed_in.generation;
         loop {
             let generation = *changes.borrow_and_update();
@@ -65,7 +84,6 @@ impl Watch {
                 return changed("the caller's token or certificate has expired");
             }
             tokio::select! {
-                _ = draining.wait_for(|draining| *draining) => return stopping(),
                 // Asks the clocks again: this sleep knows nothing of a machine's suspend or of a clock that was set.
                 () = tokio::time::sleep(left) => {}
                 Ok(()) = changes.changed() => {}
@@ -84,10 +102,10 @@ impl Watch {
         self.still(signed_in, &|_| true).map_err(changed)
     }
 
-    /// Done when the broker is about to end.
-    pub async fn draining(&self) {
-        let mut draining = self.draining.clone();
-        let _ = draining.wait_for(|draining| *draining).await;
+    /// The broker's own end.
+    #[must_use]
+    pub fn draining(&self) -> &Draining {
+        &self.draining
     }
 
     fn still(
@@ -129,13 +147,14 @@ impl Look {
         Self { broker, time, changes, bundle, lead, began }
     }
 
-    async fn run(mut self, mut end: watch::Receiver<bool>) {
-        while !*end.borrow_and_update() {
+    async fn run(mut self, end: Draining) {
+        loop {
             if self.finds_a_change() {
                 self.changes.raise();
             }
-            // Waits for the end, or a moment.
-            let _ = tokio::time::timeout(LOOK_EVERY, end.changed()).await;
+            if tokio::time::timeout(LOOK_EVERY, end.leaving()).await.is_ok() {
+                return;
+            }
         }
     }
 
@@ -157,7 +176,9 @@ fn changed(why: &str) -> Problem {
     Problem::new(Grpc::Unauthenticated, caller::CALLER_CHANGED, why)
 }
 
-fn stopping() -> Problem {
+/// The broker takes nothing new.
+#[must_use]
+pub fn stopping() -> Problem {
     let why = "the broker is stopping";
     Problem::new(Grpc::Unavailable, fault::STOPPING, why).retry(BUSY_RETRY)
 }

@@ -8,6 +8,8 @@ use protem::journal::memory::{Call, MemoryJournal, MemoryStore, Mishap};
 use protem::serve::server::Drain;
 use protem_clock::clock::{Clock, SystemClock};
 use protem_proto::wire::v1;
+use protem_proto::wire::v1::subscribe_request::Message as Say;
+use protem_proto::wire::v1::subscribe_response::Message as Hear;
 use protem_verify::ids::Hash;
 use protem_verify::{merkle, proof};
 use serde_json::json;
@@ -342,6 +344,13 @@ async fn a_draining_broker_tells_probes_and_streams_and_finishes_what_it_began()
     let (task, held) = (fresh_task(), fresh_task());
     let grant = agent.ask(&held).await.unwrap().grant.unwrap();
     let mut holds = hold(&mut agent, &held, 60).await;
+    let (say, said) = tokio::sync::mpsc::channel(4);
+    let mut gateway = broker.gateway("edge-eu-1");
+    let open = v1::Open { gateway: "edge-eu-1".into(), version: 1, ..v1::Open::default() };
+    say.send(said_of(Say::Open(open))).await.unwrap();
+    let said = tokio_stream::wrappers::ReceiverStream::new(said);
+    let mut feed = gateway.revocations.subscribe(said).await.unwrap().into_inner();
+    proven(&say, &mut feed, b"before").await;
     slow.store(true, Ordering::SeqCst);
     let mut asking = agent.clone();
     let begun = {
@@ -359,9 +368,21 @@ async fn a_draining_broker_tells_probes_and_streams_and_finishes_what_it_began()
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "PT-0509"));
     let refused = tokio::net::TcpStream::connect(("127.0.0.1", url)).await;
     assert!(refused.is_err(), "nobody new is let in");
+    // As long as something is waited for, gateways are proven that nothing is missing.
+    proven(&say, &mut feed, b"meanwhile").await;
     slow.store(false, Ordering::SeqCst);
     let answer = begun.await.unwrap().expect("what has begun is finished");
     let since = Instant::now();
+    let mut farewell = false;
+    let last = loop {
+        match feed.message().await {
+            Ok(Some(told)) => farewell |= matches!(told.message, Some(Hear::GoAway(_))),
+            Ok(None) => panic!("the stream ends without a reason"),
+            Err(status) => break status,
+        }
+    };
+    assert!(farewell, "nobody told the gateway to come back");
+    assert_eq!((last.code(), reason(&last).as_str()), (Code::Unavailable, "PT-0509"));
     stopping.await.unwrap();
     assert!(since.elapsed() < PATIENCE / 2, "nothing holds the drain: {:?}", since.elapsed());
     let made = answer.grant.unwrap().id;
@@ -369,6 +390,31 @@ async fn a_draining_broker_tells_probes_and_streams_and_finishes_what_it_began()
         let id = id.parse().unwrap();
         assert!(reader.grant(&id).unwrap().is_some(), "{id}");
     }
+}
+
+fn said_of(message: Say) -> v1::SubscribeRequest {
+    v1::SubscribeRequest { message: Some(message) }
+}
+
+/// Waits for the proof that answers this question.
+async fn proven(
+    say: &tokio::sync::mpsc::Sender<v1::SubscribeRequest>,
+    feed: &mut tonic::Streaming<v1::SubscribeResponse>,
+    nonce: &[u8],
+) {
+    let ping = v1::Ping { nonce: nonce.to_vec(), ..v1::Ping::default() };
+    say.send(said_of(Say::Ping(ping))).await.unwrap();
+    let told = async {
+        loop {
+            let told = feed.message().await.unwrap().expect("the stream goes on");
+            if let Some(Hear::Checkpoint(checkpoint)) = told.message
+                && checkpoint.nonce == nonce
+            {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("a proof");
 }
 
 type Store = (Box<dyn protem::journal::port::Journal>, Arc<dyn protem::journal::reader::Reader>);
