@@ -12,7 +12,7 @@ use protem_core::state::State;
 use protem_verify::ids::Seq;
 use protem_verify::names::KeyId;
 use protem_verify::time::Time;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::engine::bundle::Bundles;
 use crate::engine::changes::Watchers;
@@ -99,6 +99,8 @@ pub(in crate::engine) struct Inner {
     pub(in crate::engine) rotation: Arc<Rotation>,
     pub(in crate::engine) meters: Meters,
     pub(in crate::engine) unusual: Unusual,
+    /// Whose shown checkpoint is looked at.
+    pub(in crate::engine) comparing: Semaphore,
     /// Whether the state is here: turns are taken from then on.
     pub(in crate::engine) loaded: watch::Sender<bool>,
     pub(in crate::engine) threads: Threads,

@@ -198,7 +198,7 @@ async fn the_feed_opens_in_order_tells_of_ends_and_resumes_without_a_gap() {
     let home = Home::new();
     let broker = home.start().unwrap();
     let agent = agent(&broker);
-    let mut feed = broker.subscribe(follow(None)).unwrap();
+    let mut feed = broker.subscribe(follow(None)).await.unwrap();
     assert!(matches!(next(&mut feed).await, Wire::Opened(_)));
     assert!(matches!(next(&mut feed).await, Wire::Keys(_)));
     assert!(matches!(next(&mut feed).await, Wire::Catalog(_)));
@@ -245,7 +245,7 @@ async fn the_feed_opens_in_order_tells_of_ends_and_resumes_without_a_gap() {
         } else {
             broker.clone()
         };
-        let mut feed = broker.subscribe(follow(Some(left.clone()))).unwrap();
+        let mut feed = broker.subscribe(follow(Some(left.clone()))).await.unwrap();
         let (missed, proof) = up_to(&mut feed, b"").await;
         assert_eq!(missed.len(), 1 + usize::from(restart), "restarted: {restart}");
         assert_eq!(missed[0].prev_seq, items[0].seq, "restarted: {restart}");
@@ -318,7 +318,7 @@ async fn a_gateway_with_a_view_goes_on_before_the_state_is_loaded() {
     let home = Home::new();
     let broker = home.start().unwrap();
     let agent = agent(&broker);
-    let mut feed = broker.subscribe(follow(None)).unwrap();
+    let mut feed = broker.subscribe(follow(None)).await.unwrap();
     for task in ["t-1", "t-2"] {
         broker.request_access(&agent, ask(&agent, task, None)).await.unwrap();
     }
@@ -335,7 +335,7 @@ async fn a_gateway_with_a_view_goes_on_before_the_state_is_loaded() {
     let (broker, loading) = home.open().unwrap();
     assert!(!broker.takes_turns(Duration::ZERO).await);
     assert_eq!(broker.jwks(), keys);
-    let mut feed = broker.subscribe(follow(Some(left))).unwrap();
+    let mut feed = broker.subscribe(follow(Some(left))).await.unwrap();
     feed.peer().ping(b"n1".to_vec(), "FRESH".to_owned(), None);
     let (missed, proof) = up_to(&mut feed, b"n1").await;
     assert_eq!(missed.iter().map(|item| item.seq).collect::<Vec<_>>(), [done.mark.seq.0]);
@@ -343,7 +343,7 @@ async fn a_gateway_with_a_view_goes_on_before_the_state_is_loaded() {
     // Who has none waits for the state, and so does whoever asks for anything else.
     let mut other = Subscribe { instance: "two".to_owned(), ..follow(None) };
     other.process = "q".to_owned();
-    let mut other = broker.subscribe(other).unwrap();
+    let mut other = broker.subscribe(other).await.unwrap();
     let end = broker.complete_task(&agent, task("t-2"), Words::default());
     let mut end = Box::pin(end);
     let mut begin = Box::pin(other.next());
@@ -427,7 +427,7 @@ async fn a_store_that_went_back_neither_issues_nor_proves() {
     let broker = home.start().unwrap();
     let mut open = follow(None);
     open.last = Some(shown);
-    assert!(broker.subscribe(open).is_err(), "a gateway shows what the store lost");
+    assert!(broker.subscribe(open).await.is_err(), "a gateway shows what the store lost");
     let refused = broker.request_access(&agent, ask(&agent, "t-2", None)).await;
     assert!(matches!(refused, Err(Stop::Faulted(Fault::RolledBack { .. }))), "{refused:?}");
     assert!(broker.prove(b"n".to_vec()).await.is_err());

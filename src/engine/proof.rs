@@ -305,6 +305,12 @@ pub fn own_keys(ring: &KeyRing, journal: &[[u8; 32]]) -> Keys {
     Keys::of(&publics).unwrap_or_default()
 }
 
+/// The same, where the journal's checkpoint keys are a JWK set.
+#[must_use]
+pub fn journal_keys(ring: &KeyRing, jwks: &str) -> Keys {
+    own_keys(ring, &[]).and(Keys::parse(jwks).unwrap_or_default())
+}
+
 fn write(path: &Path, signed: &Signed) -> std::io::Result<()> {
     let fresh = path.with_extension("new");
     let mut options = fs::OpenOptions::new();

@@ -8,7 +8,7 @@ use protem_core::event::{Event, KeyPurpose};
 use protem_core::limits::{LIFETIME_MAX, STALENESS};
 use protem_verify::ids::Seq;
 use protem_verify::time::{Staleness, Time};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::engine::broker::{Broker, Inner, Start};
 use crate::engine::bundle::Bundles;
@@ -122,6 +122,7 @@ impl Broker {
             minder: Arc::new(Minder::default()),
             meters,
             unusual: Unusual::default(),
+            comparing: Semaphore::new(1),
             loaded: watch::Sender::new(false),
             threads: Threads::default(),
         };

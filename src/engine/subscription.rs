@@ -10,8 +10,8 @@ use protem_proto::encoded::Encoded;
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::reset::Cause;
 use protem_proto::wire::v1::subscribe_response::Message as Wire;
+use protem_verify::checkpoint::Signed;
 use protem_verify::ids::Seq;
-use protem_verify::keys::Keys;
 use tokio::sync::{Notify, watch};
 
 use crate::engine::broker::Broker;
@@ -82,17 +82,13 @@ impl Broker {
     ///
     /// # Errors
     /// When all places are taken, what is asked does not fit together, or the subscriber shows that the journal went back.
-    pub fn subscribe(&self, open: Subscribe) -> Result<Subscription, Unsubscribed> {
+    pub async fn subscribe(&self, open: Subscribe) -> Result<Subscription, Unsubscribed> {
         if open.enforcing && (open.gateway.is_none() || open.history) {
             return Err(Unsubscribed::Unfit);
         }
         self.0.prover.intact()?;
-        if let Some(shown) = &open.last {
-            let journal = Keys::parse(&self.0.sets.load().checkpoint).unwrap_or_default();
-            let own = proof::own_keys(&self.0.keys, &[]);
-            let (head, reader) = (self.head(), &**self.reader());
-            self.0.prover.compare(shown, &own, &head, reader)?;
-            self.0.prover.compare(shown, &journal, &head, reader)?;
+        if let Some(shown) = open.last {
+            self.compare(shown).await?;
         }
         let seat = self.0.feed.seat(&open.who).ok_or(Unsubscribed::TooMany)?;
         let gateway = open.gateway.clone().filter(|_| open.enforcing);
@@ -129,6 +125,21 @@ impl Broker {
             open,
             _seat: seat,
         })
+    }
+}
+
+impl Broker {
+    /// Holds what a gateway shows against the journal. After a restart all gateways show something at once, and some of it is
+    /// read from the store: one at a time, and not on the threads that answer everybody.
+    async fn compare(&self, shown: Signed) -> Result<(), Fault> {
+        let _turn = self.0.comparing.acquire().await.map_err(|_| Fault::Stopping)?;
+        let broker = self.clone();
+        let compared = tokio::task::spawn_blocking(move || {
+            let inner = &broker.0;
+            let known = proof::journal_keys(&inner.keys, &inner.sets.load().checkpoint);
+            inner.prover.compare(&shown, &known, &broker.head(), &**broker.reader())
+        });
+        compared.await.unwrap_or(Err(Fault::Stopping))
     }
 }
 

@@ -84,16 +84,16 @@ pub(in crate::journal) fn newest(
     Ok(None)
 }
 
-/// The front of the newest snapshot of this journal's past: what it says of the journal itself, and up to where.
+/// The front of the newest snapshot of this journal's past: its tree, and what it says of the journal itself.
 pub(in crate::journal) fn front(
     path: &Path,
     head: &Head,
     leaves: &LeavesAfter<'_>,
-) -> Result<Option<(Seq, Charter)>, Fault> {
+) -> Result<Option<(Frontier, Charter)>, Fault> {
     for front in fronts(path)? {
         let Some(few) = snapshot::decode(&front.charter) else { continue };
-        if let Some(at) = front.place(&few.facts, head, leaves)? {
-            return Ok(Some((at.seq, few.into())));
+        if front.place(&few.facts, head, leaves)?.is_some() {
+            return Ok(Some((front.tree, few.into())));
         }
     }
     Ok(None)

@@ -76,7 +76,9 @@ impl SqliteReader {
         path: impl FnOnce(&mut proof::Perfect<'_, Fault>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         self.with(|moment| {
-            if size > tip(moment)?.head.seq.0 {
+            let tip = tip(moment)?;
+            self.subtrees.remember(&tip.tree);
+            if size > tip.head.seq.0 {
                 return Err(Fault::Store(format!("the journal has no {size} entries")));
             }
             let leaves = |start, count| leaves(moment, start, count);
@@ -194,8 +196,9 @@ impl Reader for SqliteReader {
             let head = tip(moment)?.head;
             let after = |seq: Seq, count| leaves(moment, seq.0, count);
             let front = snapshots::front(&self.path, &head, &after)?;
-            let (seq, mut charter) = front.unwrap_or_default();
-            charter_after(moment, seq, &mut charter)?;
+            let (tree, mut charter) = front.unwrap_or_default();
+            self.subtrees.remember(&tree);
+            charter_after(moment, Seq(tree.size()), &mut charter)?;
             Ok(charter)
         })
     }

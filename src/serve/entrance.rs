@@ -1,6 +1,6 @@
 //! What every gRPC call passes before its service sees a byte of its body: who calls, room, rate, time, and one span.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,7 +11,6 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use http_body_util::BodyExt;
 use protem_verify::codes::{fault, wire};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code as Grpc, Status};
 use tracing::{Instrument, Span, field};
 
@@ -22,10 +21,10 @@ use crate::serve::grounds::CallerTime;
 use crate::serve::guarded::Guarded;
 use crate::serve::incoming::Peer;
 use crate::serve::limits::{
-    BUSY_RETRY, CALLS_MAX, ENDING_CALLS_MAX, ENDING_CALLS_OF_ONE_MAX, ENDING_CALLS_RESERVED,
     FAULT_RETRY, LOADED_WITHIN, MESSAGE_MAX, PASS_OVER_WITHIN, STREAMS_OF_ONE_MAX,
 };
 use crate::serve::methods::{self, Lane, Rule, Who};
+use crate::serve::places::{CallLimits, Place, Places, Room};
 use crate::serve::rates::Rates;
 use crate::serve::seats::{Seat, Seated, Seats};
 use crate::serve::status::{DOMAIN, Problem};
@@ -40,58 +39,10 @@ pub struct Entrance {
     time: CallerTime,
     watch: Watch,
     rates: Rates,
-    ordinary: Arc<Semaphore>,
-    ending: Arc<Semaphore>,
-    /// Those of the ending lane that only people get.
-    reserved: Arc<Semaphore>,
-    /// Calls of the ending lane, per caller.
-    ends: Arc<Seats>,
+    places: Places,
     /// Open streams, per caller.
     streams: Arc<Seats>,
-    limits: CallLimits,
     dev: bool,
-}
-
-/// A call's room among those in flight; a service that has done its work and only waits for others leaves it early.
-#[derive(Debug)]
-pub struct Room(Mutex<Option<Place>>);
-
-/// One of the places of all, and in the ending lane one of the caller's own.
-#[derive(Debug)]
-pub(in crate::serve) struct Place {
-    _of_all: OwnedSemaphorePermit,
-    _own: Option<Seat>,
-}
-
-impl Room {
-    /// Makes room for the next call.
-    pub fn leave(&self) {
-        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
-    }
-}
-
-/// How many calls may be in flight; tests choose fewer.
-#[derive(Clone, Copy, Debug)]
-pub struct CallLimits {
-    /// All but those that end access.
-    pub ordinary: usize,
-    /// Those that end access.
-    pub ending: usize,
-    /// Those that end access, for people alone.
-    pub reserved: usize,
-    /// Those that end access, of one caller.
-    pub ending_of_one: usize,
-}
-
-impl Default for CallLimits {
-    fn default() -> Self {
-        Self {
-            ordinary: CALLS_MAX,
-            ending: ENDING_CALLS_MAX,
-            reserved: ENDING_CALLS_RESERVED,
-            ending_of_one: ENDING_CALLS_OF_ONE_MAX,
-        }
-    }
 }
 
 impl Entrance {
@@ -111,29 +62,15 @@ impl Entrance {
             time,
             watch,
             rates: Rates::default(),
-            ordinary: Arc::new(Semaphore::new(limits.ordinary)),
-            ending: Arc::new(Semaphore::new(limits.ending)),
-            reserved: Arc::new(Semaphore::new(limits.reserved)),
-            ends: Seats::new(limits.ending_of_one),
+            places: Places::new(limits),
             streams: Seats::new(STREAMS_OF_ONE_MAX),
-            limits,
             dev,
         }
     }
 
     /// Done when no call is in flight; none gets a place from then on.
     pub async fn quiet(&self) {
-        let all = |lane: &Arc<Semaphore>, count: usize| {
-            let count = u32::try_from(count).unwrap_or(u32::MAX);
-            Arc::clone(lane).acquire_many_owned(count)
-        };
-        let taken = tokio::join!(
-            all(&self.ordinary, self.limits.ordinary),
-            all(&self.ending, self.limits.ending),
-            all(&self.reserved, self.limits.reserved),
-        );
-        let keep = |permit: OwnedSemaphorePermit| permit.forget();
-        [taken.0, taken.1, taken.2].into_iter().flatten().for_each(keep);
+        self.places.empty().await;
     }
 
     /// Forgets rates and sign-ins that no longer matter.
@@ -153,7 +90,7 @@ impl Entrance {
         let from = (peer.as_deref(), presented.as_ref());
         let signed_in = self.sign_in(request.headers(), rule, from).await?;
         let caller = signed_in.as_deref().and_then(|signed_in| signed_in.who.as_ref().ok());
-        let place = self.place(rule.lane, caller)?;
+        let place = self.places.take(rule.lane, caller)?;
         let stream = if rule.follows { self.stream(caller)? } else { None };
         if rule.state {
             self.loaded().await?;
@@ -163,7 +100,7 @@ impl Entrance {
             Span::current().record("caller", field::display(name(&signed_in)));
             request.extensions_mut().insert(signed_in);
         }
-        let room = Arc::new(Room(Mutex::new(Some(place))));
+        let room = Arc::new(Room::of(place));
         request.extensions_mut().insert(Arc::clone(&room));
         Ok(Admitted { room, stream, foreign })
     }
@@ -180,32 +117,6 @@ impl Entrance {
         Err(Problem::new(Grpc::Unavailable, code, why).retry(FAULT_RETRY))
     }
 
-    /// A place among the calls in flight. One caller cannot take all that end access, and workloads together cannot take
-    /// those that people need to stop them.
-    fn place(&self, lane: Lane, caller: Option<&Caller>) -> Result<Place, Problem> {
-        let busy =
-            |why: &str| Problem::new(Grpc::ResourceExhausted, wire::BUSY, why).retry(BUSY_RETRY);
-        let own = match (lane, caller) {
-            (Lane::Ordinary, _) | (Lane::Ending, None) => None,
-            (Lane::Ending, Some(caller)) => {
-                let seat = self.ends.take(caller.actor());
-                Some(seat.ok_or_else(|| {
-                    let (who, max) = (caller.actor(), self.ends.max());
-                    busy(&format!("`{}` has {max} calls in flight that end access", who.0))
-                })?)
-            }
-        };
-        let of_all = match lane {
-            Lane::Ordinary => Arc::clone(&self.ordinary).try_acquire_owned(),
-            Lane::Ending => Arc::clone(&self.ending).try_acquire_owned().or_else(|full| {
-                let kept = caller.filter(|caller| is_person(caller)).map(|_| &self.reserved);
-                kept.map_or(Err(full), |kept| Arc::clone(kept).try_acquire_owned())
-            }),
-        };
-        let full = |_| busy("as many calls are in flight as the broker takes at once");
-        Ok(Place { _of_all: of_all.map_err(full)?, _own: own })
-    }
-
     /// A place for a person's page, counted as their calls are.
     pub(in crate::serve) fn page(&self, caller: &Caller, lane: Lane) -> Result<Place, Problem> {
         if self.watch.draining().has_begun() {
@@ -214,7 +125,7 @@ impl Entrance {
         if lane == Lane::Ordinary {
             self.rates.count(caller, &self.broker.bundle())?;
         }
-        self.place(lane, Some(caller))
+        self.places.take(lane, Some(caller))
     }
 
     /// A place among the caller's open streams. Gateways only follow the feed, which counts its subscribers itself.
@@ -316,13 +227,6 @@ fn counted<'p>(
             let why = untrusted.why.clone();
             Err(Problem::new(Grpc::Unauthenticated, untrusted.code, why))
         }
-    }
-}
-
-fn is_person(caller: &Caller) -> bool {
-    match &caller.principal {
-        Principal::Person(_) => true,
-        Principal::Workload { .. } | Principal::Gateway { .. } => false,
     }
 }
 

@@ -30,6 +30,7 @@ pub mod methods;
 pub mod metrics;
 pub mod oidc;
 pub mod parse;
+pub mod places;
 pub mod private;
 pub mod rates;
 pub mod reload;

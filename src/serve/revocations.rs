@@ -59,7 +59,7 @@ impl RevocationService for Revocations {
         let subscribe = self.opened(&signed_in, open).await?;
         let (broker, follows) = (self.broker.clone(), subscribe.filter.clone());
         let may = move |signed_in: &SignedIn| still(&broker, signed_in, &named, &follows);
-        let mut subscription = self.broker.subscribe(subscribe).map_err(unsubscribed)?;
+        let mut subscription = self.broker.subscribe(subscribe).await.map_err(unsubscribed)?;
         let peer = subscription.peer();
         let (sink, answers) = Sink::new();
         let watch = self.watch.clone();
@@ -90,7 +90,7 @@ impl RevocationService for Revocations {
         }
         let open = v1::Open { resources: wire.resources, after: wire.after, ..v1::Open::default() };
         let subscribe = self.opened(&signed_in, open).await?;
-        let subscription = self.broker.subscribe(subscribe).map_err(unsubscribed)?;
+        let subscription = self.broker.subscribe(subscribe).await.map_err(unsubscribed)?;
         Ok(Response::new(poll(subscription, wire.nonce).await?))
     }
 }

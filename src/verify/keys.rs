@@ -58,6 +58,13 @@ impl Keys {
         publics.iter().map(key).collect::<Result<_, _>>().map(Self)
     }
 
+    /// These and those.
+    #[must_use]
+    pub fn and(mut self, others: Self) -> Self {
+        self.0.extend(others.0);
+        self
+    }
+
     /// Whether this id is in the set.
     #[must_use]
     pub fn knows(&self, id: &KeyId) -> bool {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use protem::policy::bundle::Files;
-use protem::serve::entrance::CallLimits;
 use protem::serve::incoming::ConnectionLimits;
+use protem::serve::places::CallLimits;
 use protem_proto::wire::v1;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

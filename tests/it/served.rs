@@ -344,7 +344,7 @@ async fn a_draining_broker_tells_probes_and_streams_and_finishes_what_it_began()
     let (task, held) = (fresh_task(), fresh_task());
     let grant = agent.ask(&held).await.unwrap().grant.unwrap();
     let mut holds = hold(&mut agent, &held, 60).await;
-    let (say, said) = tokio::sync::mpsc::channel(4);
+    let (say, said) = mpsc::channel(4);
     let mut gateway = broker.gateway("edge-eu-1");
     let open = v1::Open { gateway: "edge-eu-1".into(), version: 1, ..v1::Open::default() };
     say.send(said_of(Say::Open(open))).await.unwrap();
@@ -398,8 +398,8 @@ fn said_of(message: Say) -> v1::SubscribeRequest {
 
 /// Waits for the proof that answers this question.
 async fn proven(
-    say: &tokio::sync::mpsc::Sender<v1::SubscribeRequest>,
-    feed: &mut tonic::Streaming<v1::SubscribeResponse>,
+    say: &mpsc::Sender<v1::SubscribeRequest>,
+    feed: &mut Streaming<v1::SubscribeResponse>,
     nonce: &[u8],
 ) {
     let ping = v1::Ping { nonce: nonce.to_vec(), ..v1::Ping::default() };

@@ -12,9 +12,9 @@ use tonic::Code as Grpc;
 
 use crate::policy::login::{Caller, Person};
 use crate::serve::caller::SignedIn;
-use crate::serve::entrance::Place;
 use crate::serve::incoming::Peer;
 use crate::serve::methods::Lane;
+use crate::serve::places::Place;
 use crate::serve::status::Problem;
 use crate::serve::ui::problem;
 use crate::serve::ui::sessions::Session;

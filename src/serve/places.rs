@@ -1,0 +1,137 @@
+//! Places: how many calls may be in flight, in all and of one caller.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use protem_verify::codes::wire;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Code as Grpc;
+
+use crate::policy::login::{Caller, Principal};
+use crate::serve::limits::{
+    BUSY_RETRY, CALLS_MAX, ENDING_CALLS_MAX, ENDING_CALLS_OF_ONE_MAX, ENDING_CALLS_RESERVED,
+};
+use crate::serve::methods::Lane;
+use crate::serve::seats::{Seat, Seats};
+use crate::serve::status::Problem;
+
+/// All places.
+pub(in crate::serve) struct Places {
+    ordinary: Arc<Semaphore>,
+    ending: Arc<Semaphore>,
+    /// Those of the ending lane that only people get.
+    reserved: Arc<Semaphore>,
+    /// Calls of the ending lane, per caller.
+    ends: Arc<Seats>,
+    limits: CallLimits,
+}
+
+/// A call's room among those in flight; a service that has done its work and only waits for others leaves it early.
+#[derive(Debug)]
+pub struct Room(Mutex<Option<Place>>);
+
+/// One of the places of all, and in the ending lane one of the caller's own.
+#[derive(Debug)]
+pub(in crate::serve) struct Place {
+    _of_all: OwnedSemaphorePermit,
+    _own: Option<Seat>,
+}
+
+impl Room {
+    pub(in crate::serve) fn of(place: Place) -> Self {
+        Self(Mutex::new(Some(place)))
+    }
+
+    /// Makes room for the next call.
+    pub fn leave(&self) {
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+/// How many calls may be in flight; tests choose fewer.
+#[derive(Clone, Copy, Debug)]
+pub struct CallLimits {
+    /// All but those that end access.
+    pub ordinary: usize,
+    /// Those that end access.
+    pub ending: usize,
+    /// Those that end access, for people alone.
+    pub reserved: usize,
+    /// Those that end access, of one caller.
+    pub ending_of_one: usize,
+}
+
+impl Default for CallLimits {
+    fn default() -> Self {
+        Self {
+            ordinary: CALLS_MAX,
+            ending: ENDING_CALLS_MAX,
+            reserved: ENDING_CALLS_RESERVED,
+            ending_of_one: ENDING_CALLS_OF_ONE_MAX,
+        }
+    }
+}
+
+impl Places {
+    /// All of them free.
+    pub(in crate::serve) fn new(limits: CallLimits) -> Self {
+        Self {
+            ordinary: Arc::new(Semaphore::new(limits.ordinary)),
+            ending: Arc::new(Semaphore::new(limits.ending)),
+            reserved: Arc::new(Semaphore::new(limits.reserved)),
+            ends: Seats::new(limits.ending_of_one),
+            limits,
+        }
+    }
+
+    /// Done when all are free; nobody gets one from then on.
+    pub(in crate::serve) async fn empty(&self) {
+        let all = |lane: &Arc<Semaphore>, count: usize| {
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            Arc::clone(lane).acquire_many_owned(count)
+        };
+        let taken = tokio::join!(
+            all(&self.ordinary, self.limits.ordinary),
+            all(&self.ending, self.limits.ending),
+            all(&self.reserved, self.limits.reserved),
+        );
+        let keep = |permit: OwnedSemaphorePermit| permit.forget();
+        [taken.0, taken.1, taken.2].into_iter().flatten().for_each(keep);
+    }
+
+    /// A place. One caller cannot take all that end access, and workloads together cannot take
+    /// those that people need to stop them.
+    pub(in crate::serve) fn take(
+        &self,
+        lane: Lane,
+        caller: Option<&Caller>,
+    ) -> Result<Place, Problem> {
+        let busy =
+            |why: &str| Problem::new(Grpc::ResourceExhausted, wire::BUSY, why).retry(BUSY_RETRY);
+        let own = match (lane, caller) {
+            (Lane::Ordinary, _) | (Lane::Ending, None) => None,
+            (Lane::Ending, Some(caller)) => {
+                let seat = self.ends.take(caller.actor());
+                Some(seat.ok_or_else(|| {
+                    let (who, max) = (caller.actor(), self.ends.max());
+                    busy(&format!("`{}` has {max} calls in flight that end access", who.0))
+                })?)
+            }
+        };
+        let of_all = match lane {
+            Lane::Ordinary => Arc::clone(&self.ordinary).try_acquire_owned(),
+            Lane::Ending => Arc::clone(&self.ending).try_acquire_owned().or_else(|full| {
+                let kept = caller.filter(|caller| is_person(caller)).map(|_| &self.reserved);
+                kept.map_or(Err(full), |kept| Arc::clone(kept).try_acquire_owned())
+            }),
+        };
+        let full = |_| busy("as many calls are in flight as the broker takes at once");
+        Ok(Place { _of_all: of_all.map_err(full)?, _own: own })
+    }
+}
+
+fn is_person(caller: &Caller) -> bool {
+    match &caller.principal {
+        Principal::Person(_) => true,
+        Principal::Workload { .. } | Principal::Gateway { .. } => false,
+    }
+}
