@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONNECTION, UPGRADE};
+use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use protem_clock::clock::Clock;
@@ -17,7 +17,6 @@ use tower::{Layer, Service};
 use crate::body::{BoxError, EVERY, Guarded, Watch};
 use crate::decision::{Asked, Decision, Judge, Pass, Refusal, Strips};
 use crate::follow::moment;
-use crate::headers::{passes_for_ours, takes_ours_away};
 use crate::refusal::answer;
 
 /// Protects one resource.
@@ -136,23 +135,13 @@ fn introduce(headers: &mut HeaderMap, pass: &Pass) {
     for name in pass.remove() {
         headers.remove(name);
     }
-    headers.remove(AUTHORIZATION);
     // An upgraded connection has no body to cut: the inner service is not asked for one.
     headers.remove(UPGRADE);
-    let secret = pass.secret();
-    let named = |value: &HeaderValue| {
-        let upgrades = value.as_bytes().to_ascii_lowercase();
-        takes_ours_away(value.as_bytes(), secret.map(|(name, _)| name))
-            || upgrades.windows(7).any(|part| part == b"upgrade")
+    let upgrades = |value: &HeaderValue| {
+        value.as_bytes().to_ascii_lowercase().windows(7).any(|part| part == b"upgrade")
     };
-    if headers.get_all(CONNECTION).iter().any(named) {
+    if headers.get_all(CONNECTION).iter().any(upgrades) {
         headers.remove(CONNECTION);
-    }
-    // Ours by name alone, too: a name that no catalog of today says is set by nobody.
-    let forged: Vec<HeaderName> =
-        headers.keys().filter(|name| passes_for_ours(name.as_str())).cloned().collect();
-    for name in forged {
-        headers.remove(name);
     }
     for (name, value) in pass.identity() {
         // Names are printable ASCII, so this cannot fail; a missing header is no identity.
@@ -160,7 +149,7 @@ fn introduce(headers: &mut HeaderMap, pass: &Pass) {
             headers.insert(HeaderName::from_static(name), value);
         }
     }
-    if let Some((name, value)) = secret
+    if let Some((name, value)) = pass.secret()
         && let Ok(name) = HeaderName::from_bytes(name.as_bytes())
     {
         headers.insert(name, value.clone());

@@ -72,6 +72,18 @@ pub enum State {
 /// How far the wall clock may move against the monotonic one since the ping of the newest proof.
 pub const STEP_MAX: Duration = Duration::from_secs(1);
 
+impl Proven {
+    fn age(self, now: Moment) -> Duration {
+        now.boot.saturating_sub(self.sent.boot)
+    }
+
+    /// The broker's time by this proof, never before the time that had been reached when it came.
+    #[must_use]
+    pub fn now(self, now: Moment) -> Time {
+        (self.at + self.age(now)).max(self.floor)
+    }
+}
+
 impl Known {
     /// Knows nothing.
     #[must_use]
@@ -93,14 +105,13 @@ impl Known {
     /// Time since the newest proven ping was sent.
     #[must_use]
     pub fn age(&self, now: Moment) -> Option<Duration> {
-        self.proven.map(|proven| now.boot.saturating_sub(proven.sent.boot))
+        self.proven.map(|proven| proven.age(now))
     }
 
     /// The broker's time by the newest proof; never the wall clock, never backwards.
     #[must_use]
     pub fn now(&self, now: Moment) -> Option<Time> {
-        let (proven, age) = self.proven.zip(self.age(now))?;
-        Some((proven.at + age).max(proven.floor))
+        self.proven.map(|proven| proven.now(now))
     }
 
     /// Whether the wall clock stepped since the ping of the newest proof.

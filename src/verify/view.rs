@@ -17,6 +17,8 @@ use crate::operation::Catalog;
 pub struct View {
     reader: Arc<ArcSwap<Known>>,
     known: Known,
+    /// A proof that no longer holds: what it said of the time still does.
+    lapsed: Option<Proven>,
     building: Option<Building>,
     checkpoint_keys: Keys,
     journal: Option<JournalId>,
@@ -92,6 +94,7 @@ impl View {
         Self {
             reader: Arc::new(ArcSwap::from_pointee(known.clone())),
             known,
+            lapsed: None,
             building: None,
             checkpoint_keys: Keys::default(),
             journal: None,
@@ -155,6 +158,7 @@ impl View {
         if self.journal != Some(opened.journal) || self.known.epoch != opened.epoch {
             // Another life: nothing proven of the earlier one says anything about it.
             self.known = Known { epoch: opened.epoch, ..Known::empty(&opened.issuer) };
+            self.lapsed = None;
             self.journal = Some(opened.journal);
             self.needs_snapshot = true;
             (self.last_item, self.enforced) = (Seq(0), Seq(0));
@@ -204,7 +208,7 @@ impl View {
         }
         if at < self.enforced {
             // It shows less than was proven or acknowledged; a proof of its own must say that it counts.
-            self.known.proven = None;
+            self.lapsed = self.known.proven.take().or(self.lapsed);
         }
         self.known.fences = built.fences;
         self.known.seq = at;
@@ -296,7 +300,8 @@ impl View {
         let sent =
             ping.filter(|sent| self.known.proven.is_none_or(|proven| proven.sent.boot < sent.boot));
         if let Some(sent) = sent {
-            let floor = self.known.now(now).unwrap_or_default();
+            let before = self.known.proven.or_else(|| self.lapsed.take());
+            let floor = before.map(|before| before.now(now)).unwrap_or_default();
             self.known.proven = Some(Proven { sent, at: new.at, floor, seq: new.seq });
             let time = self.known.now(now).unwrap_or_default();
             self.known.fences.forget(time);

@@ -183,6 +183,39 @@ mod tests {
         says(&bench, "PT-0416");
     }
 
+    /// What was acknowledged after the newest proof counts as much as what that proof covers.
+    #[test]
+    fn a_snapshot_of_less_than_was_acknowledged_waits_for_a_proof_of_its_own() {
+        let mut bench = Bench::fresh();
+        bench.revoke(Target::Grant(claims().grant));
+        assert_eq!(bench.view.enforced(), Seq(101), "acknowledged, and not yet proven");
+        says(&bench, "PT-0410");
+        // The broker has lost it, and says that this is all there is up to the proven head.
+        bench.view.reset();
+        bench.head = Seq(100);
+        bench.snapshot(&[]).unwrap();
+        says(&bench, "PT-0416");
+        bench.prove(moment(101)).unwrap();
+        says(&bench, "allow");
+    }
+
+    #[test]
+    fn time_does_not_go_back_over_a_proof_that_lapsed() {
+        let mut bench = Bench::fresh();
+        bench.revoke(grant(1));
+        let before = bench.view.known().now(bench.now).unwrap();
+        bench.view.reset();
+        bench.head = Seq(100);
+        bench.snapshot(&[]).unwrap();
+        assert_eq!(bench.view.known().now(bench.now), None);
+        // Another broker of the same journal, whose clock is late.
+        let at = Time::from_secs(NOW - 9);
+        let signed = Checkpoint { at, ..bench.signed().checkpoint }.sign(&checkpoint_key());
+        let (claimed, now) = (bench.claimed(), bench.now);
+        assert_eq!(bench.view.checkpoint(&signed, claimed, Some(moment(101)), now), Ok(true));
+        assert_eq!(bench.view.known().now(now), Some(before));
+    }
+
     #[test]
     fn a_credential_that_is_newer_than_the_view_waits() {
         let bench = Bench::fresh();

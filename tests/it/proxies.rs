@@ -14,5 +14,6 @@ pub mod readings;
 pub mod relay;
 pub mod site;
 pub mod stage;
+pub mod steering;
 pub mod tools;
 pub mod upstream;

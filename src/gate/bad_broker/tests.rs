@@ -160,12 +160,36 @@ async fn the_layer_says_who_calls_and_what_is_missing() {
     assert_eq!(bench.call(joined.body(Full::default()).unwrap()).await.0, 401);
 }
 
+/// The inner service is not told, behind the layer's back, that another method or path is meant.
+#[tokio::test]
+async fn attack_operation_overridden_behind_the_layer() {
+    let bench = Bench::start().await;
+    for (name, value) in [
+        ("x-http-method-override", "POST"),
+        ("x-method-override", "POST"),
+        ("x-http-method", "POST"),
+        ("x-original-url", "/v1/orders/1/refund"),
+        ("x-rewrite-url", "/v1/orders/1/refund"),
+    ] {
+        for spelled in [name.to_owned(), name.replace('-', "_"), name.replace('-', ".")] {
+            let call = get(&token()).header("x-note", "kept");
+            let call = call.header(&spelled, value).header(&spelled, "twice");
+            let (status, _, seen) = bench.call(call.body(Full::default()).unwrap()).await;
+            assert_eq!(status, 200, "{spelled}");
+            assert!(seen.contains("x-note=kept"), "{seen}");
+            assert!(!seen.contains(&spelled), "{spelled}: {seen}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn attack_long_upload_survives_revocation() {
     let bench = Bench::start().await;
     // An inner service that never answers, as while it reads an endless upload.
     let reading = service_fn(|request: Request<Guarded<Full<bytes::Bytes>>>| async move {
-        assert!(!request.headers().contains_key("upgrade"), "nothing to cut after an upgrade");
+        for header in ["upgrade", "connection"] {
+            assert!(!request.headers().contains_key(header), "nothing to cut after an upgrade");
+        }
         std::future::pending::<()>().await;
         Ok::<_, std::convert::Infallible>(Response::new(Full::new(bytes::Bytes::new())))
     });

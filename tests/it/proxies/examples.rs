@@ -50,14 +50,15 @@ fn envoy_flaws(text: &str) -> Vec<&'static str> {
             "a route without a resource",
         ),
         (has("allowed_headers") || has("http_service:"), "the check sees only some headers"),
-        (
-            !has("use_remote_address:trueinternal_address_config:{unix_sockets:false}"),
-            "callers set the headers by which Envoy repeats and retimes calls",
-        ),
+        (!has(STRANGERS), "callers set the headers by which Envoy repeats and retimes calls"),
         (has("transport_api_version:V2"), "an old version of the check"),
     ];
     rules.into_iter().filter_map(|(flaw, what)| flaw.then_some(what)).collect()
 }
+
+/// Every caller is a stranger: without a range of its own, Envoy trusts all private addresses and its own machine.
+const STRANGERS: &str = "use_remote_address:trueinternal_address_config:unix_sockets:false\
+                         cidr_ranges:[{address_prefix:255.255.255.255,prefix_len:32}]";
 
 /// The same of nginx.
 fn nginx_flaws(text: &str) -> Vec<String> {
@@ -174,7 +175,9 @@ fn the_lint_finds_what_it_is_for() {
         ("REJECT_REQUEST", "ALLOW"),
         ("context_extensions", "no_extensions"),
         ("use_remote_address: true", "use_remote_address: false"),
-        ("internal_address_config: { unix_sockets: false }", ""),
+        ("cidr_ranges: [{ address_prefix: 255.255.255.255, prefix_len: 32 }]", ""),
+        ("prefix_len: 32", "prefix_len: 0"),
+        ("unix_sockets: false", "unix_sockets: true"),
         ("transport_api_version: V3", "transport_api_version: V2"),
         ("encode_raw_headers: true", "encode_raw_headers: true\n filter_enabled: {}"),
         ("encode_raw_headers: true", "encode_raw_headers: true\n allowed_headers: {}"),

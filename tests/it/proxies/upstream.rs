@@ -1,9 +1,10 @@
-//! The API behind a proxy: it answers everybody, and keeps exactly what it was sent.
+//! The API behind a proxy: it answers everybody, in its own time, and keeps exactly what it was sent.
 
 use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::proxies::raw::{body, head};
 
@@ -13,6 +14,13 @@ pub struct Upstream {
     seen: Arc<Mutex<Vec<Received>>>,
     over: Arc<AtomicBool>,
 }
+
+/// An order that the API cannot give: 503.
+pub const DOWN: &str = "/v1/orders/down";
+/// One that takes it [`SLOWLY`].
+pub const SLOW: &str = "/v1/orders/slow";
+/// Much longer than the time limits that a test sets.
+const SLOWLY: Duration = Duration::from_millis(500);
 
 /// A request as it arrived.
 #[derive(Clone, Debug)]
@@ -90,9 +98,15 @@ fn serve(line: TcpStream, seen: &Mutex<Vec<Received>>) {
         };
         let headers: Vec<_> = lines.filter_map(pair).collect();
         let Ok(body) = body(&mut read, &headers) else { return };
+        let status = if target == DOWN { "503 Service Unavailable" } else { "200 OK" };
+        let slow = target == SLOW;
         seen.lock().unwrap().push(Received { method, target, headers, body });
-        let answer =
-            "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 6\r\n\r\norders";
+        if slow {
+            std::thread::sleep(SLOWLY);
+        }
+        let answer = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: 6\r\n\r\norders"
+        );
         if write.write_all(answer.as_bytes()).is_err() {
             return;
         }
