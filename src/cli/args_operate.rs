@@ -262,6 +262,16 @@ pub enum BenchCommand {
     Login(LoginArgs),
     /// Checks a second at a gateway on one core, beside a bare signature, with an empty view and with a full one
     Verify(VerifyArgs),
+    /// From a start beside many live grants to the first proof for gateways, and to the first turn
+    Start(StartArgs),
+}
+
+/// Starts of a broker whose state is large.
+#[derive(Args, Clone, Debug)]
+pub struct StartArgs {
+    /// Live grants that its journal holds; a million take 2 GB of disk while it runs
+    #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
+    pub grants: u64,
 }
 
 /// A gateway's check, without a network.

@@ -10,7 +10,7 @@ use crate::cli::args_operate::BenchCommand;
 use crate::cli::client::screen;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Screen, columns};
-use crate::cli::{bench_fanout, bench_flood, bench_load, bench_login, bench_verify};
+use crate::cli::{bench_fanout, bench_flood, bench_load, bench_login, bench_start, bench_verify};
 
 /// Measures.
 ///
@@ -25,6 +25,7 @@ pub async fn bench(global: &Global, command: &BenchCommand) -> Result<Exit, Fail
         BenchCommand::Flood(args) => bench_flood::flood(global, &screen, args).await?,
         BenchCommand::Login(args) => bench_login::login(&screen, args).await?,
         BenchCommand::Verify(args) => bench_verify::verify(&screen, args).await?,
+        BenchCommand::Start(args) => bench_start::start(&screen, args).await?,
     };
     report.show(&screen);
     Ok(Exit::Done)

@@ -3,11 +3,13 @@
 use http::Uri;
 
 use crate::cli::args::Global;
+use crate::cli::bundle::files;
 use crate::cli::client::Client;
 use crate::cli::dev_key;
 use crate::cli::exit::Failure;
 use crate::cli::scene::{Scene, Stage};
 use crate::cli::token::Login;
+use crate::policy::bundle::Files;
 
 /// A broker to measure.
 #[derive(Debug)]
@@ -45,7 +47,7 @@ impl BenchStage {
             return Ok(Self { kind: Kind::Named(Box::new(client)), pid: None });
         }
         let scene = Scene::new()?;
-        write_bundle(&scene)?;
+        bundle(&scene)?;
         let more = ["--policies", "bundle", "--no-orders", "--listen", "127.0.0.1:7520"];
         let stage = scene.broker(&more).await?;
         let pid = stage.pid();
@@ -135,21 +137,24 @@ pub fn gateway(at: usize) -> String {
 /// Who revokes.
 pub const OPERATOR: &str = "bench:operators";
 
-/// A bundle whose limits are out of the way.
-fn write_bundle(scene: &Scene) -> Result<(), Failure> {
+/// A bundle whose limits are out of the way, written into the scene.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn bundle(scene: &Scene) -> Result<Files, Failure> {
     let folder = scene.path().join("bundle");
     std::fs::create_dir(&folder).map_err(|why| Failure::file(&folder, &why))?;
-    let files = [
+    let texts = [
         ("catalog.toml", catalog()),
         ("identities.toml", identities()),
         ("people.toml", PEOPLE.to_owned()),
         ("bench.cedar", POLICIES.to_owned()),
     ];
-    for (name, text) in files {
+    for (name, text) in texts {
         let path = folder.join(name);
         std::fs::write(&path, text).map_err(|why| Failure::file(&path, &why))?;
     }
-    Ok(())
+    files(&folder)
 }
 
 fn catalog() -> String {

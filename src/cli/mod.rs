@@ -18,6 +18,7 @@ pub mod bench_login;
 pub mod bench_probe;
 pub mod bench_raw;
 pub mod bench_stage;
+pub mod bench_start;
 pub mod bench_verify;
 #[cfg(feature = "spiffe")]
 pub mod broker_id;
