@@ -41,6 +41,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tonic_types::StatusExt;
 
+use crate::ports::free_port;
+
 /// A running broker and its development key.
 pub struct TestBroker {
     pub broker: Broker,
@@ -86,8 +88,8 @@ impl TestBroker {
 
     pub async fn with(wish: Wish) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let port = free_port();
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let scheme = if wish.files.tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://127.0.0.1:{port}");
         let (journal, reader) = wish.journal.unwrap_or_else(|| {

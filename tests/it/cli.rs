@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::process::{Broker, Ran, free_port, mode, program, ran};
+use crate::ports::free_port;
+use crate::process::{Broker, Ran, mode, program, ran};
 
 /// Who asks; orders:read at once for agents, orders:refund after an approval.
 pub const AGENT: &str = "payments/agent";

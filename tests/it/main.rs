@@ -69,6 +69,7 @@ mod page_sign_in;
 mod page_stop;
 mod page_stop_attacks;
 mod pki;
+mod ports;
 mod process;
 mod proxies;
 mod python;

@@ -10,7 +10,8 @@ use std::process::{Child, Command, Stdio};
 
 use protem::policy::bundle::Files;
 
-use crate::process::{Kept, Ran, free_port, program, ran, until};
+use crate::ports::free_port;
+use crate::process::{Kept, Ran, program, ran, until};
 
 /// Where `tests/run` installed the provider; none says that it was left out.
 pub fn installed() -> Option<PathBuf> {

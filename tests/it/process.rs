@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -14,6 +14,8 @@ use protem::cli::dev_key;
 use protem::cli::private_file::write_private;
 use protem::cli::token::{Login, broker_uri};
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::ports::free_port;
 
 /// The program under test.
 pub const PROTEM: &str = env!("CARGO_BIN_EXE_protem");
@@ -359,11 +361,6 @@ fn wait_for(process: &mut Child, within: Duration) -> Option<std::process::ExitS
 
 fn pid(process: &Child) -> Pid {
     Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap()
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Waits until `holds`, and fails with `what` when it never does.

@@ -12,6 +12,8 @@ use data_encoding::BASE64;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::ports::free_port;
+
 /// What a message meets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Manner {
@@ -86,8 +88,8 @@ pub struct Receiver {
 
 impl Receiver {
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let port = free_port();
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let mut receiver = Self { port, shared: Arc::default(), serving: None };
         receiver.serve(listener);
         receiver

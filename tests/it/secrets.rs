@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 
 use crate::broker::{Clients, TestBroker, ask, fresh_task, policies};
 use crate::foreign::{ALGS, Foreign, agent};
+use crate::ports::free_port;
 
 /// Far beyond what a loaded machine needs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -151,10 +152,6 @@ fn write_files(folder: &Path, files: &Files) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// What everybody on the machine, or its user, can see of a process.

@@ -16,7 +16,8 @@ use rustix::process::Signal;
 
 use crate::cli::{READ, line};
 use crate::pki::{AGENT, EDGE, Pki, server, svid};
-use crate::process::{Kept, PATIENCE, Ran, free_port, program, ran, until};
+use crate::ports::free_port;
+use crate::process::{Kept, PATIENCE, Ran, program, ran, until};
 
 /// A folder that stands for a machine: `/etc`, `/var/lib` and `/run` of the documentation's samples are in it.
 pub struct Machine {

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::pki::Issued;
+use crate::ports::free_port;
 
 /// What is answered to a path.
 #[derive(Clone)]
@@ -50,7 +51,7 @@ pub const DISCOVERY: &str = "/.well-known/openid-configuration";
 
 impl Site {
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", free_port())).await.unwrap();
         Self::on(listener)
     }
 

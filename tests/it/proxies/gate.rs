@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
-use crate::process::{Kept, PATIENCE, files_under, free_port, program, until};
+use crate::ports::free_port;
+use crate::process::{Kept, PATIENCE, files_under, program, until};
 use crate::proxies::bundle::GATEWAY;
 use crate::proxies::raw::{Answer, get};
 

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::process::{Kept, PATIENCE, free_port};
+use crate::ports::free_port;
+use crate::process::{Kept, PATIENCE};
 use crate::proxies::tools::Tools;
 
 /// Which proxy.
