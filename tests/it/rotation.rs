@@ -14,21 +14,19 @@ use protem_clock::clock::{Clock, SystemClock};
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::selector::By;
 use protem_verify::known::Moment;
+use protem_verify::time::Time;
 use protem_verify::verifier::{Call, Reason, Verdict};
 use serde_json::Value;
 use tonic::Code;
 
 use crate::broker::{Clients, TestBroker, Wish, ask, fresh_task, policies, reason};
 use crate::key_scope::{Guard, orders, signed_anew};
+use crate::process::PATIENCE;
 
 /// Gateways that check every token.
 const GATEWAYS: usize = 3;
 /// Jobs that hold a grant, renew it and begin again.
 const JOBS: u32 = 16;
-/// A token this near to its end may die on the way to the check.
-const NEARLY: Duration = Duration::from_millis(50);
-/// A gateway's time never runs late, so it may be early by a checkpoint's second, and a little for the way.
-const AHEAD: Duration = Duration::from_millis(1_200);
 
 /// The repository's bundle with credentials that live so short that keys are forgotten while the test runs.
 fn short_lived() -> Files {
@@ -145,25 +143,29 @@ async fn job(broker: Arc<TestBroker>, load: Arc<Load>, after: Duration) {
 fn check(gateways: &[Guard], load: &Load) {
     let resource = orders();
     let call = Call { resource: &resource, method: "GET", path: "/v1/orders" };
+    let moment = || Moment { boot: SystemClock.boot(), unix: SystemClock.unix() };
     while !load.over() {
         let now = SystemClock.unix();
-        load.live.lock().unwrap().retain(|live| live.dies > now + NEARLY);
+        load.live.lock().unwrap().retain(|live| live.dies > now);
         let live = load.live.lock().unwrap().clone();
         for (at, guard) in gateways.iter().enumerate() {
             for one in &live {
-                let now = Moment { boot: SystemClock.boot(), unix: SystemClock.unix() };
-                if one.dies <= now.unix + NEARLY {
-                    continue;
-                }
-                let verdict = guard.gate.verifier().check(&one.token, &call, now);
+                let verdict = guard.gate.verifier().check(&one.token, &call, moment());
                 load.checks.fetch_add(1, Ordering::Relaxed);
                 let Verdict::Deny(reason) = verdict else { continue };
+                // It died on the way to the check: by now it may be refused for any reason.
+                if one.dies <= SystemClock.unix() {
+                    continue;
+                }
                 // A machine that has no time for its streams has stale views; that is no matter of keys.
                 if reason == Reason::Stale {
                     load.refused.fetch_add(1, Ordering::Relaxed);
                     continue;
                 }
-                if reason == Reason::Expired && one.dies <= now.unix + AHEAD {
+                // A gateway's time never runs late, so it may run early.
+                let theirs = guard.gate.verifier().known().now(moment());
+                let dies = Time::from(one.dies);
+                if reason == Reason::Expired && theirs.is_some_and(|now| dies <= now) {
                     continue;
                 }
                 load.wrong(format!("{reason:?} at gateway {at} by key {}", kid(&one.token)));
@@ -198,6 +200,11 @@ async fn every_live_token_verifies_at_every_fresh_gateway_while_keys_rotate() {
         gateways
     });
     tokio::time::sleep(Duration::from_secs(seconds)).await;
+    let end = Instant::now() + PATIENCE;
+    while load.kids.lock().unwrap().len() < usize::try_from(seconds / 4).unwrap() {
+        assert!(Instant::now() < end, "too few rotations: {:?}", load.kids.lock().unwrap().keys());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     load.over.store(true, Ordering::Relaxed);
     for job in jobs {
         job.await.unwrap();
@@ -210,8 +217,7 @@ async fn every_live_token_verifies_at_every_fresh_gateway_while_keys_rotate() {
     let keys = list(&broker).await;
     println!("{checks} checks, {stale} at stale views, {kids} keys signed, {} known", keys.len());
     assert_eq!(*load.wrong.lock().unwrap(), Vec::<String>::new());
-    assert!(u64::try_from(kids).unwrap() >= seconds / 4, "too few rotations: {kids}");
-    assert!(checks > 1_000 && stale * 50 < checks, "{checks} {stale}");
+    assert!(checks - stale > 1_000, "{checks} {stale}");
     removed_keys_verify_nothing(&broker, &gateways, &signed).await;
     drop(gateways);
     Arc::into_inner(broker).unwrap().stop().await;
@@ -226,7 +232,12 @@ async fn removed_keys_verify_nothing(
 ) {
     let live = broker.identity("payments/agent").ask(&fresh_task()).await.unwrap();
     let live = live.credential.unwrap().token;
-    let end = Instant::now() + Duration::from_secs(30);
+    for guard in gateways {
+        // None of the rotations left one behind.
+        tokio::time::timeout(PATIENCE, guard.gate.fresh()).await.expect("a gateway stays stale");
+        assert_eq!(guard.reads_orders(&live).await, Ok(()));
+    }
+    let end = Instant::now() + PATIENCE;
     let gone = loop {
         let known: BTreeSet<String> =
             list(broker).await.into_iter().map(|key| key.key_id).collect();
@@ -245,7 +256,7 @@ async fn removed_keys_verify_nothing(
         }
         let forged = signed_anew(&live, key, kid);
         for guard in gateways {
-            let end = Instant::now() + Duration::from_secs(10);
+            let end = Instant::now() + PATIENCE;
             // Its feed may be a moment behind the list.
             while guard.gate.verifier().known().keys.ids().any(|id| id.as_str() == kid) {
                 assert!(Instant::now() < end, "a gateway still knows {kid}");
@@ -303,7 +314,7 @@ async fn attack_a_leaked_key_voids_all_it_signed_and_jobs_go_on() {
         assert_eq!(old, kid(&token));
         let done = compromised(&mut broker.operator(), "credential", &old).await;
         // Who holds it is told at once, long before it would renew.
-        let told = tokio::time::timeout(Duration::from_secs(10), changes.message()).await;
+        let told = tokio::time::timeout(PATIENCE, changes.message()).await;
         assert!(told.expect("it is told").unwrap().is_some());
         refused(&guard, &token).await;
         // The same call again replaces nothing.
@@ -343,7 +354,7 @@ async fn attack_a_leaked_checkpoint_key_proves_nothing_and_gateways_stay_fresh()
             let done = compromised(&mut broker.operator(), "checkpoint", &old).await;
             assert!(done.signs && done.key_id != old, "{done:?}");
         }
-        let end = Instant::now() + Duration::from_secs(12);
+        let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
             let keys = list(&broker).await;
             let new = keys.iter().find(|key| key.signs && key.purpose == "checkpoint");
@@ -357,7 +368,7 @@ async fn attack_a_leaked_checkpoint_key_proves_nothing_and_gateways_stay_fresh()
         tokio::time::sleep(Duration::from_secs(3)).await;
         let proven = guard.gate.verifier().known().proven.unwrap().seq.0;
         broker.identity("payments/agent").ask(&fresh_task()).await.unwrap();
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + PATIENCE;
         while guard.gate.verifier().known().proven.unwrap().seq.0 <= proven {
             assert!(Instant::now() < end, "the gateway is proven nothing any more");
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -367,10 +378,33 @@ async fn attack_a_leaked_checkpoint_key_proves_nothing_and_gateways_stay_fresh()
     broker.stop().await;
 }
 
+/// The machine's clock, which a test lets run ahead.
+#[derive(Default)]
+struct Hurried(Mutex<Duration>);
+
+impl Hurried {
+    fn hurry(&self, by: Duration) {
+        *self.0.lock().unwrap() += by;
+    }
+}
+
+impl Clock for Hurried {
+    fn unix(&self) -> Duration {
+        SystemClock.unix() + *self.0.lock().unwrap()
+    }
+
+    fn boot(&self) -> Duration {
+        SystemClock.boot() + *self.0.lock().unwrap()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_replaced_by_hand_when_everybody_knows_the_next() {
-    let rotation = Schedule { rotate_every: None, jwks_wait: Duration::from_secs(3) };
-    let broker = TestBroker::with(Wish { rotation, ..Wish::default() }).await;
+    let jwks_wait = Duration::from_secs(60);
+    let rotation = Schedule { rotate_every: None, jwks_wait };
+    let clock = Arc::<Hurried>::default();
+    let wish = Wish { rotation, clock: Some(clock.clone()), ..Wish::default() };
+    let broker = TestBroker::with(wish).await;
     let guard = Guard::of(&broker).await;
     let mut agent = broker.identity("payments/agent");
     let token = agent.ask(&fresh_task()).await.unwrap().credential.unwrap().token;
@@ -380,12 +414,17 @@ async fn a_key_is_replaced_by_hand_when_everybody_knows_the_next() {
     assert_eq!(done.replaced, old);
     assert!(!done.signs && !done.waits_for.is_empty(), "pollers had no time yet: {done:?}");
     assert_eq!(signing(&list(&broker).await, "credential").key_id, old, "it signs on");
-    let end = Instant::now() + Duration::from_secs(30);
+    clock.hurry(jwks_wait);
+    let end = Instant::now() + PATIENCE;
     while signing(&list(&broker).await, "credential").key_id != done.key_id {
         assert!(Instant::now() < end, "never: {:?}", list(&broker).await);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(guard.reads_orders(&token).await, Ok(()), "what it signed lives to its end");
+    let keys = list(&broker).await;
+    let next = keys.iter().find(|key| key.key_id == done.key_id).unwrap();
+    let waited = span(next.signs_since) - span(next.created);
+    assert!(waited >= jwks_wait, "pollers had {waited:?}");
     let next = agent.ask(&fresh_task()).await.unwrap().credential.unwrap().token;
     assert_eq!(kid(&next), done.key_id);
     let kept = broker.folder.path().join("keys").join(format!("{old}.key"));
@@ -427,15 +466,11 @@ async fn a_key_does_not_sign_before_a_silent_gateway_must_be_stale() {
         }
     });
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let span = |stamp: Option<prost_types::Timestamp>| {
-        let stamp = stamp.unwrap();
-        Duration::new(stamp.seconds.try_into().unwrap(), stamp.nanos.try_into().unwrap())
-    };
     let keys = list(&broker).await;
     let next = keys.iter().find(|key| key.purpose == "credential" && key.state == "published");
     let next = next.expect("one is known ahead").clone();
     assert_eq!(next.known_by.len(), 1, "{next:?}");
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + PATIENCE;
     let signs = loop {
         let known = list(&broker).await.into_iter().find(|key| key.key_id == next.key_id);
         if let Some(key) = known.filter(|key| key.signs_since.is_some()) {
@@ -452,8 +487,14 @@ async fn a_key_does_not_sign_before_a_silent_gateway_must_be_stale() {
     broker.stop().await;
 }
 
+/// Since the epoch.
+fn span(stamp: Option<prost_types::Timestamp>) -> Duration {
+    let stamp = stamp.unwrap();
+    Duration::new(stamp.seconds.try_into().unwrap(), stamp.nanos.try_into().unwrap())
+}
+
 async fn refused(guard: &Guard, token: &str) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + PATIENCE;
     loop {
         match guard.reads_orders(token).await {
             Ok(()) => assert!(Instant::now() < end, "a void token is let through"),
@@ -471,7 +512,7 @@ async fn refused(guard: &Guard, token: &str) {
 
 /// Repeats while no key may sign; then a broker says so and asks to come back.
 pub async fn eventually<T>(mut call: impl AsyncFnMut() -> Result<T, tonic::Status>) -> T {
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + PATIENCE;
     loop {
         match call().await {
             Ok(answer) => return answer,
@@ -486,7 +527,7 @@ pub async fn eventually<T>(mut call: impl AsyncFnMut() -> Result<T, tonic::Statu
 }
 
 pub async fn until_gone(file: &Path) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + PATIENCE;
     while file.exists() {
         assert!(Instant::now() < end, "{} stays", file.display());
         tokio::time::sleep(Duration::from_millis(20)).await;
