@@ -155,7 +155,7 @@ fn access_that_ends_early_ends_the_command() {
 fn a_killed_run_loses_its_access_with_its_lease() {
     let broker = Broker::example();
     let script = "cp $PROTEM_CREDENTIAL_FILE stolen; touch $0-ready; exec sleep 30";
-    let mut running = spawn(&broker, "silent", &["--lease", "1s"], script);
+    let mut running = spawn(&broker, "silent", &["--lease", "5s"], script);
     until("the command runs", || broker.home().join("sh-ready").exists());
     let token = std::fs::read_to_string(broker.home().join("stolen")).unwrap();
     assert_eq!(call(&broker, &token), 200);
@@ -164,7 +164,7 @@ fn a_killed_run_loses_its_access_with_its_lease() {
     running.ended(PATIENCE);
     until("the API refuses it", || call(&broker, &token) == 401);
     println!("refused {:?} after the kill", began.elapsed());
-    assert!(began.elapsed() > Duration::from_millis(500), "the lease was not given");
+    assert!(began.elapsed() > Duration::from_secs(1), "the lease was not given");
     assert_eq!(end_reason(&broker, "silent").as_deref(), Some("END_REASON_ABANDONED"));
 }
 
