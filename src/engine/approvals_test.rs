@@ -14,7 +14,7 @@ use protem_verify::time::Lifetime;
 
 use crate::engine::approvals::{Decision, DecisionKind, Narrow, Waiting};
 use crate::engine::broker::Broker;
-use crate::engine::broker_test::{Home, ask, caller};
+use crate::engine::broker_test::{Home, PATIENCE, ask, caller};
 use crate::engine::stop::Stop;
 use crate::journal::records::{GrantRecord, Shown};
 use crate::policy::bundle::{Bundle, Files, Load, read_folder};
@@ -157,7 +157,7 @@ async fn two_people_approve_and_the_waiting_job_gets_its_credential() {
     );
     let mut changed = broker.pending_changed();
     let grant = waits(&broker, &job, "t-1").await;
-    tokio::time::timeout(Duration::from_secs(5), changed.changed()).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, changed.changed()).await.unwrap().unwrap();
     let mut watched = broker.watch_grant(&job, grant);
     let shown = seen(&broker, &ann, grant).await.unwrap();
     assert_eq!((shown.rule.needed, shown.may.is_ok(), shown.approved), (2, true, false));
@@ -176,7 +176,7 @@ async fn two_people_approve_and_the_waiting_job_gets_its_credential() {
     watched = broker.watch_grant(&job, grant);
     assert!(active(&approve(&broker, &bob, grant).await.unwrap()));
     loop {
-        let next = tokio::time::timeout(Duration::from_secs(5), watched.next()).await.unwrap();
+        let next = tokio::time::timeout(PATIENCE, watched.next()).await.unwrap();
         if let Some(credential) = next.unwrap().unwrap().credential {
             let again = broker.request_access(&job, refund(&job, "t-1")).await.unwrap();
             assert_eq!(again.credential.unwrap().token, credential.token);
@@ -342,7 +342,7 @@ async fn a_request_ends_denied_withdrawn_or_lapsed_and_then_nobody_decides_it() 
     let mut watched = broker.watch_grant(&job, lapses);
     let mut kinds = 0;
     let last = loop {
-        let next = tokio::time::timeout(Duration::from_secs(8), watched.next()).await.unwrap();
+        let next = tokio::time::timeout(PATIENCE, watched.next()).await.unwrap();
         let grant = next.unwrap().unwrap().grant;
         kinds += 1;
         if grant.stage() == crate::journal::reader::Stage::Ended {
@@ -371,13 +371,12 @@ async fn a_request_ends_denied_withdrawn_or_lapsed_and_then_nobody_decides_it() 
 async fn apply(broker: &Broker, files: Files) {
     let bundle = Bundle::load(files, Load::Activate, true).unwrap();
     broker.apply_bundle(crate::engine::thread::system(), bundle, None).await.unwrap();
-    for _ in 0..200 {
-        if broker.ask(protem_core::state::State::settled).await.unwrap() {
-            return;
+    let settled = async {
+        while !broker.ask(protem_core::state::State::settled).await.unwrap() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("the bundle is not settled");
+    };
+    tokio::time::timeout(PATIENCE, settled).await.expect("the bundle is not settled");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,9 +55,10 @@ mod tests {
     fn each_credential_has_a_rate_of_its_own() {
         let rate = Rate::new(NonZeroU32::new(3).unwrap());
         let (one, other) = (GrantId([1; 16]), GrantId([2; 16]));
-        let passed = (0..50).filter(|_| rate.count(&one).is_ok()).count();
-        assert!((3..50).contains(&passed), "{passed}");
-        assert!(rate.count(&one).is_err_and(|wait| wait <= Duration::from_secs(1)));
+        assert!((0..3).all(|_| rate.count(&one).is_ok()), "so many at once");
+        // However long this thread is away now and then.
+        let wait = (0..100_000).find_map(|_| rate.count(&one).err()).expect("there is no limit");
+        assert!(wait <= Duration::from_secs(1), "{wait:?}");
         assert_eq!(rate.count(&other), Ok(()));
         assert_eq!(RATE.get(), 1_000);
     }
