@@ -103,8 +103,7 @@ impl Follow {
     /// How long to wait before the next connect.
     fn pause(&self, tries: u32) -> Duration {
         let age = self.follower.view.known().age(self.moment());
-        let most = if age.is_some_and(|age| age < SOON.0) { SOON.1 } else { PAUSE.1 };
-        jitter(tries, most)
+        jitter(tries, longest(age), u16::from_be_bytes(protem_clock::random::bytes()))
     }
 
     async fn stream(&mut self) -> Result<(), Ended> {
@@ -215,10 +214,36 @@ fn silence(every: Duration) -> Duration {
     every.saturating_mul(SILENCE.0).saturating_add(SILENCE.1)
 }
 
-fn jitter(tries: u32, most: Duration) -> Duration {
+/// The longest pause while the newest proof is so old.
+fn longest(age: Option<Duration>) -> Duration {
+    if age.is_some_and(|age| age < SOON.0) { SOON.1 } else { PAUSE.1 }
+}
+
+/// A pause of at most `most`, by a chance from none to all of it.
+fn jitter(tries: u32, most: Duration, chance: u16) -> Duration {
     let least = PAUSE.0;
     let limit = least.saturating_mul(2_u32.saturating_pow(tries.min(10))).min(most);
-    let share = u32::from(u16::from_be_bytes(protem_clock::random::bytes()));
-    let spread = limit.saturating_sub(least).saturating_mul(share) / u32::from(u16::MAX);
+    let spread =
+        limit.saturating_sub(least).saturating_mul(u32::from(chance)) / u32::from(u16::MAX);
     least.saturating_add(spread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_restarts_is_looked_for_often_while_credentials_still_count() {
+        let pauses = |age: Option<u64>| {
+            let most = longest(age.map(Duration::from_secs));
+            [0, 1, 2, 3, 6, 99].map(|tries| jitter(tries, most, u16::MAX).as_millis())
+        };
+        for age in [0, 5, 7] {
+            assert_eq!(pauses(Some(age)), [100, 200, 400, 500, 500, 500], "{age}");
+        }
+        for age in [None, Some(8), Some(600)] {
+            assert_eq!(pauses(age), [100, 200, 400, 800, 5_000, 5_000], "{age:?}");
+        }
+        assert_eq!(jitter(99, PAUSE.1, 0), PAUSE.0);
+    }
 }

@@ -46,7 +46,6 @@ mod gate_attacks;
 mod gate_faces;
 mod gate_operation;
 mod gate_regions;
-mod gate_restart;
 mod gate_secrets;
 mod gateway_seeds;
 mod generated;

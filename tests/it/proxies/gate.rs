@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Child;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -80,7 +80,7 @@ impl Gate {
         while !self.is_open() {
             let ended = child.try_wait().unwrap();
             assert!(ended.is_none() && Instant::now() < end, "no gate: {}", self.log());
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
         self.process = Some(Kept(child));
     }
@@ -125,6 +125,20 @@ impl Gate {
     #[track_caller]
     pub fn fresh(&self) {
         until("the gate is fresh", || self.ready().is_some_and(|answer| answer.status == 200));
+    }
+
+    /// Waits until its broker has proven its view to it by a ping that it sent after a moment.
+    #[track_caller]
+    pub fn proven_since(&self, moment: Instant) {
+        until("the gate has a new proof", || {
+            let now = Instant::now();
+            let said = self.ready().map(|answer| answer.body).unwrap_or_default();
+            let age = said.split_once("proven ").and_then(|(_, rest)| rest.split_once(" ms"));
+            let age = age.and_then(|(age, _)| age.parse().ok()).map(Duration::from_millis);
+            // It is told in whole milliseconds.
+            let sent = age.and_then(|age| now.checked_sub(age + Duration::from_millis(1)));
+            sent.is_some_and(|sent| sent > moment)
+        });
     }
 
     /// Asks as nginx would.
