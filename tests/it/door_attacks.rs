@@ -1,7 +1,5 @@
 //! Attacks on the door itself: bodies before sign-in, and answers that tell strangers who there is.
 
-use std::time::Duration;
-
 use protem_clock::clock::{Clock, SystemClock};
 use protem_proto::wire::v1;
 use serde_json::json;
@@ -11,6 +9,7 @@ use tonic::{Code, Status};
 
 use crate::broker::{SignIn, TestBroker, Wish, reason};
 use crate::foreign::{Foreign, agent};
+use crate::process::PATIENCE;
 
 /// Row 58: whoever has not signed in is answered before any of the body is understood, and before all of it has come.
 #[tokio::test(flavor = "multi_thread")]
@@ -54,7 +53,7 @@ async fn flood(broker: &TestBroker, token: Option<String>, path: &str) -> Status
     let codec: tonic_prost::ProstCodec<v1::ApplyBundleRequest, v1::ApplyBundleResponse> =
         tonic_prost::ProstCodec::default();
     let call = grpc.client_streaming(tonic::Request::new(bombs), path.parse().unwrap(), codec);
-    let answer = tokio::time::timeout(Duration::from_secs(20), call).await.expect("an answer");
+    let answer = tokio::time::timeout(PATIENCE, call).await.expect("an answer");
     answer.map(drop).unwrap_err()
 }
 

@@ -21,8 +21,6 @@ use crate::follower::Follower;
 use crate::oidc::Served;
 use crate::process::{Broker, PATIENCE};
 
-/// How long a stopping broker may take, however busy: the drain, and room for a loaded machine.
-const DRAIN: Duration = Duration::from_secs(20);
 /// Callers that are in the middle of something.
 const CALLERS: usize = 24;
 
@@ -45,7 +43,7 @@ async fn a_stopping_broker_finishes_what_has_begun() {
 
     let began = Instant::now();
     broker.signal(Signal::TERM);
-    let code = tokio::task::block_in_place(|| broker.ended(DRAIN));
+    let code = tokio::task::block_in_place(|| broker.ended(PATIENCE));
     println!("it ended after {:?}", began.elapsed());
     assert_eq!(code, Some(0), "{}", broker.log());
     assert!(feed.seen().farewells > 0, "nobody told the followers");

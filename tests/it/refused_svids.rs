@@ -12,7 +12,7 @@ use rustls::{ClientConfig, SignatureScheme, version};
 
 use crate::broker::{Clients, TestBroker, Wish, reason};
 use crate::pki::{AGENT, Authority, Issued, Pki, svid, svid_until};
-use crate::process::{program, ran};
+use crate::process::{PATIENCE, program, ran};
 use crate::tls::{broker, config, get, open, who};
 
 /// Longer ago than any clock here is wrong.
@@ -90,7 +90,7 @@ async fn the_next_certificate_is_used_after_a_refusal() {
     let mut agent = Clients::over(pki.channel(&broker.url, Some("agent")), None);
     assert_eq!(reason(&who(&mut agent).await.unwrap_err()), "PT-0620");
     pki.give("agent", &pki.domain.issue(&svid(AGENT)));
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + PATIENCE;
     while who(&mut agent).await.is_err() {
         assert!(Instant::now() < end, "the old certificate stays");
         tokio::time::sleep(Duration::from_millis(50)).await;

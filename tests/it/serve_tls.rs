@@ -7,7 +7,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use protem_clock::clock::SystemClock;
 use protem_gate::connect::TlsFiles;
@@ -234,7 +233,7 @@ async fn openssl_svids_work_with_settings_as_documented() {
         assert_eq!(ready(probes).0, 200);
         assert_eq!(machine.run("next", &["auth", "status"]).code, Some(0));
         broker.signal(Signal::TERM);
-        assert_eq!(broker.ended(Duration::from_secs(20)), Some(0), "{}", machine.log());
+        assert_eq!(broker.ended(PATIENCE), Some(0), "{}", machine.log());
     });
 }
 

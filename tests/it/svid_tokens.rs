@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::broker::{TestBroker, Wish, reason};
 use crate::foreign::{Foreign, agent};
+use crate::process::PATIENCE;
 use crate::served::refused;
 
 /// Whom the repository's bundle knows as `payments/agent`.
@@ -127,7 +128,7 @@ async fn a_jwt_svid_is_its_workload_by_the_keys_of_its_own_domain_alone() {
     let mut caller = broker.clients(Some(token.clone()));
     caller.access.who_am_i(v1::WhoAmIRequest {}).await.unwrap();
     write(&own, &ours, &["RS256"]);
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + PATIENCE;
     loop {
         let mut caller = broker.clients(Some(token.clone()));
         match caller.access.who_am_i(v1::WhoAmIRequest {}).await {
