@@ -38,9 +38,9 @@ pub async fn grants(global: &Global, args: &GrantsArgs) -> Result<Exit, Failure>
     loop {
         let page = client.governance().list_grants(request.clone()).await;
         let page = page.map_err(|status| client.failure(&status))?.into_inner();
-        let empty = page.grants.is_empty();
         all.grants.extend(page.grants);
-        if empty || page.next_page_token.is_empty() || all.grants.len() >= limit {
+        // A page may be empty and still have a next: it looks through a limited number of grants.
+        if page.next_page_token.is_empty() || all.grants.len() >= limit {
             break;
         }
         request.page_token = page.next_page_token;

@@ -215,7 +215,7 @@ impl Broker {
         // A grant that this turn made and left active is all in its own row: the store need not be asked.
         let made = row.as_ref().filter(|_| active);
         let made =
-            made.and_then(|row| GrantRecord::from_entries(id, std::slice::from_ref(row), &[]));
+            made.and_then(|row| GrantRecord::from_entries(id, std::slice::from_ref(row), None));
         let credential = match (active, newest, row) {
             (false, ..) | (true, None, _) => None,
             (true, Some(newest), Some(_)) => token.map(|token| Credential {

@@ -121,7 +121,8 @@ impl Broker {
             return self.finished(ends.grants, ends.mark).await;
         }
         // Nothing was left to end: perhaps a call whose answer was lost has ended it.
-        let mut ended = self.read(move |reader| reader.grants(&of_task)).await?;
+        // It has done so a moment ago: what is older than one page looks through is not asked about any more.
+        let mut ended = self.read(move |reader| reader.grants(&of_task)).await?.grants;
         ended.retain(by_completion);
         Ok(Finished { ended, mark: ends.mark })
     }

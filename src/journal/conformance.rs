@@ -13,7 +13,7 @@ use protem_verify::time::Lifetime;
 use crate::journal::fault::Fault;
 use crate::journal::memory::{Call, MemoryJournal, MemoryStore, Mishap};
 use crate::journal::port::{FOREIGN_MAX, Head, Journal, Turn};
-use crate::journal::reader::{GrantFilter, Reader, Stage};
+use crate::journal::reader::{GrantFilter, GrantPage, Reader, Stage};
 use crate::journal::records::Shown;
 use crate::journal::sqlite::SqliteJournal;
 use crate::journal::testbed::{
@@ -21,10 +21,10 @@ use crate::journal::testbed::{
 };
 use crate::journal::verify::verify_store;
 
-type Opened = (Box<dyn Journal>, Arc<dyn Reader>);
+pub(in crate::journal) type Opened = (Box<dyn Journal>, Arc<dyn Reader>);
 
 /// Runs a check on a fresh journal of each kind.
-fn each(check: impl Fn(Opened)) {
+pub(in crate::journal) fn each(check: impl Fn(Opened)) {
     let (memory, reader) = MemoryJournal::new();
     check((Box::new(memory), reader));
     let folder = tempfile::tempdir().unwrap();
@@ -38,7 +38,7 @@ fn turn_id(number: u8) -> TurnId {
 }
 
 #[track_caller]
-fn append(journal: &mut dyn Journal, drafts: Vec<Draft>) -> Head {
+pub(in crate::journal) fn append(journal: &mut dyn Journal, drafts: Vec<Draft>) -> Head {
     let known = journal.head().unwrap();
     let mut drafts = Some(drafts);
     let turn = journal.turn(&known, turn_id(1), &mut |others| {
@@ -196,14 +196,18 @@ fn grants_are_composed_from_what_the_journal_says() {
     });
 }
 
-fn all() -> GrantFilter {
+pub(in crate::journal) fn all() -> GrantFilter {
     GrantFilter { limit: 100, ..GrantFilter::default() }
 }
 
+pub(in crate::journal) fn ids(page: &GrantPage) -> Vec<GrantId> {
+    page.grants.iter().map(|one| one.id).collect()
+}
+
 #[track_caller]
-fn listed(reader: &dyn Reader, filter: &GrantFilter, expect: &[u64]) {
-    let found: Vec<GrantId> = reader.grants(filter).unwrap().iter().map(|one| one.id).collect();
-    assert_eq!(found, expect.iter().map(|number| id(*number)).collect::<Vec<_>>());
+pub(in crate::journal) fn listed(reader: &dyn Reader, filter: &GrantFilter, expect: &[u64]) {
+    let page = reader.grants(filter).unwrap();
+    assert_eq!(ids(&page), expect.iter().map(|number| id(*number)).collect::<Vec<_>>());
 }
 
 #[test]

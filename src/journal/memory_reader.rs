@@ -14,11 +14,11 @@ use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
 use crate::journal::memory::{MemoryStore, Stored};
 use crate::journal::outbox::{Later, Note, Outbox, Place};
+use crate::journal::page::gather;
 use crate::journal::past::{Like, Past};
 use crate::journal::port::Head;
-use crate::journal::projection::matches;
 use crate::journal::proofs::Subtrees;
-use crate::journal::reader::{GrantFilter, RESOLVED_MAX, Reader, named_by};
+use crate::journal::reader::{GrantFilter, GrantPage, RESOLVED_MAX, Reader, named_by};
 use crate::journal::records::GrantRecord;
 use crate::journal::rows::GrantRow;
 use crate::journal::snapshot;
@@ -55,16 +55,13 @@ impl MemoryReader {
 }
 
 impl Stored {
-    fn compose(&self, row: &GrantRow) -> Result<GrantRecord, Fault> {
+    fn compose(&self, row: &GrantRow, cut: Option<Seq>) -> Result<GrantRecord, Fault> {
         let mut entries = Vec::new();
         for seq in self.rows.seqs_of(row) {
             entries.extend(self.entry(seq)?);
         }
-        let mut cut_offs = Vec::new();
-        for seq in self.rows.cut_offs.range(row.requested.max(row.activated)..) {
-            cut_offs.extend(self.entry(*seq)?);
-        }
-        GrantRecord::from_entries(row.id, &entries, &cut_offs).ok_or_else(|| Fault::Damaged {
+        let cut = cut.map(|seq| self.entry(seq)).transpose()?.flatten();
+        GrantRecord::from_entries(row.id, &entries, cut.as_ref()).ok_or_else(|| Fault::Damaged {
             seq: row.requested,
             why: "the entry does not begin the grant that its row names".into(),
         })
@@ -90,23 +87,16 @@ impl Reader for MemoryReader {
 
     fn grant(&self, id: &GrantId) -> Result<Option<GrantRecord>, Fault> {
         let stored = self.store.lock();
-        stored.rows.grants.get(id).map(|row| stored.compose(row)).transpose()
+        let row = stored.rows.grants.get(id);
+        row.map(|row| stored.compose(row, stored.rows.cut_off(row))).transpose()
     }
 
-    fn grants(&self, filter: &GrantFilter) -> Result<Vec<GrantRecord>, Fault> {
+    fn grants(&self, filter: &GrantFilter) -> Result<GrantPage, Fault> {
         let stored = self.store.lock();
-        let limit = usize::try_from(filter.limit).unwrap_or(usize::MAX);
-        let mut found = Vec::new();
-        for row in stored.rows.grants.values().rev() {
-            if found.len() >= limit {
-                break;
-            }
-            let record = stored.compose(row)?;
-            if matches(filter, row, &record) {
-                found.push(record);
-            }
-        }
-        Ok(found)
+        let below = filter.below().unwrap_or(GrantId([u8::MAX; 16]));
+        let rows = stored.rows.grants.range(..below).rev().map(|(_, row)| Ok(row.clone()));
+        let cut = |row: &GrantRow| Ok(stored.rows.cut_off(row));
+        gather(filter, rows, cut, |row, cut| stored.compose(row, cut))
     }
 
     fn resolve(&self, part: &str) -> Result<Vec<GrantId>, Fault> {

@@ -5,7 +5,10 @@ use rusqlite::{Connection, TransactionBehavior};
 use sha2::{Digest, Sha256};
 
 use crate::journal::fault::Fault;
+use crate::journal::rows::rows;
 use crate::journal::sqlite_error::store;
+use crate::journal::sqlite_reader::entry;
+use crate::journal::sqlite_rows::{change, seq};
 
 /// Written into the file's header, so that no other program's database is taken for a journal: "ptem".
 pub const APPLICATION_ID: i32 = 0x7074_656d;
@@ -16,6 +19,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/0002.sql"),
     include_str!("schema/0003.sql"),
     include_str!("schema/0004.sql"),
+    include_str!("schema/0005.sql"),
 ];
 
 /// Makes a new file a journal, or brings an older journal to this version's schema, in one transaction.
@@ -28,16 +32,19 @@ pub(in crate::journal) fn migrate(connection: &mut Connection, name: &str) -> Re
     if version == MIGRATIONS.len() {
         return Ok(());
     }
-    apply(connection, version, MIGRATIONS)
+    apply(connection, version, MIGRATIONS, &fill)
 }
 
-/// The version of a journal; 0 of an empty file.
-pub(in crate::journal) fn known(connection: &Connection, name: &str) -> Result<(), Fault> {
+/// The version of a journal's schema, which may be older than ours.
+pub(in crate::journal) fn known(connection: &Connection, name: &str) -> Result<usize, Fault> {
     match check(connection, name, MIGRATIONS)? {
         0 => Err(Fault::Foreign(name.to_owned())),
-        _ => Ok(()),
+        version => Ok(version),
     }
 }
+
+/// From this version on a cut-off's row says what it covers.
+pub(in crate::journal) const COVERS_SINCE: usize = 5;
 
 fn check(connection: &Connection, name: &str, all: &[&str]) -> Result<usize, Fault> {
     let foreign = || Fault::Foreign(name.to_owned());
@@ -79,9 +86,16 @@ fn check(connection: &Connection, name: &str, all: &[&str]) -> Result<usize, Fau
     Ok(version)
 }
 
-fn apply(connection: &mut Connection, from: usize, all: &[&str]) -> Result<(), Fault> {
-    let made = |connection: &mut Connection| -> rusqlite::Result<()> {
-        let work = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+fn apply(
+    connection: &mut Connection,
+    from: usize,
+    all: &[&str],
+    fill: &dyn Fn(&Connection) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let work = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(|why| store(&why))?;
+    let made = |work: &Connection| -> rusqlite::Result<()> {
         if from == 0 {
             work.execute_batch(
                 "CREATE TABLE migrations (number INTEGER PRIMARY KEY, checksum TEXT NOT NULL) STRICT",
@@ -97,9 +111,28 @@ fn apply(connection: &mut Connection, from: usize, all: &[&str]) -> Result<(), F
             )?;
             work.pragma_update(None, "user_version", number)?;
         }
-        work.commit()
+        Ok(())
     };
-    made(connection).map_err(|why| store(&why))
+    made(&work).map_err(|why| store(&why))?;
+    fill(&work)?;
+    work.commit().map_err(|why| store(&why))
+}
+
+/// What a new column of a projection must hold in rows that were there before it: their entries say it.
+fn fill(work: &Connection) -> Result<(), Fault> {
+    let sql = "SELECT seq FROM cut_offs WHERE covers = ''";
+    let mut statement = work.prepare(sql).map_err(|why| store(&why))?;
+    let bare = statement
+        .query_map([], |row| seq(row, 0))
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|why| store(&why))?;
+    for at in bare {
+        let missing = || Fault::Damaged { seq: at, why: "the entry is missing".into() };
+        let entry = entry(work, at)?.ok_or_else(missing)?;
+        let rows = rows(entry.what(), entry.seq(), entry.at());
+        change(work, rows.into_iter()).map_err(|why| store(&why))?;
+    }
+    Ok(())
 }
 
 fn checksum(sql: &str) -> String {
@@ -115,9 +148,9 @@ mod tests {
         let two = ["CREATE TABLE a (x INTEGER) STRICT", "CREATE TABLE b (x INTEGER) STRICT"];
         let mut connection = Connection::open_in_memory().unwrap();
         let version = check(&connection, "j", &two[..1]).unwrap();
-        apply(&mut connection, version, &two[..1]).unwrap();
+        apply(&mut connection, version, &two[..1], &|_| Ok(())).unwrap();
         assert_eq!(check(&connection, "j", &two).unwrap(), 1);
-        apply(&mut connection, 1, &two).unwrap();
+        apply(&mut connection, 1, &two, &|_| Ok(())).unwrap();
         assert_eq!(check(&connection, "j", &two).unwrap(), 2);
         let changed = [two[0], "CREATE TABLE b (x TEXT) STRICT"];
         assert!(matches!(check(&connection, "j", &changed), Err(Fault::Store(_))));

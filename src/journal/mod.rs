@@ -9,17 +9,21 @@ pub mod memory;
 pub mod memory_reader;
 pub mod migrate;
 pub mod outbox;
+pub mod page;
 pub mod past;
 pub mod port;
 pub mod projection;
 pub mod proofs;
+pub mod reach;
 pub mod reader;
 pub mod records;
 pub mod rows;
+pub mod several;
 pub mod snapshot;
 pub mod snapshots;
 pub mod sqlite;
 pub mod sqlite_error;
+pub mod sqlite_grants;
 pub mod sqlite_outbox;
 pub mod sqlite_past;
 pub mod sqlite_reader;
@@ -34,6 +38,8 @@ pub mod verify;
 mod codec_tests;
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod grants_tests;
 #[cfg(test)]
 mod outbox_tests;
 #[cfg(test)]

@@ -8,8 +8,7 @@ use protem_verify::names::{IdentityName, PersonName};
 use protem_verify::time::Time;
 
 use crate::journal::committed::Committed;
-use crate::journal::reader::{GrantFilter, Stage};
-use crate::journal::records::GrantRecord;
+use crate::journal::reach::Reach;
 use crate::journal::rows::{GrantRow, RowChange, rows};
 
 /// Every projected row.
@@ -18,7 +17,7 @@ pub(in crate::journal) struct Projection {
     pub(in crate::journal) grants: BTreeMap<GrantId, GrantRow>,
     pub(in crate::journal) concerns: BTreeSet<(GrantId, Seq)>,
     pub(in crate::journal) approvals: BTreeMap<(GrantId, PersonName), Seq>,
-    pub(in crate::journal) cut_offs: BTreeSet<Seq>,
+    pub(in crate::journal) cut_offs: BTreeMap<Seq, Reach>,
     pub(in crate::journal) identities: BTreeMap<IdentityName, Time>,
 }
 
@@ -54,8 +53,8 @@ impl Projection {
             RowChange::NoApproval(id, person) => {
                 self.approvals.remove(&(id, person));
             }
-            RowChange::CutOff(seq) => {
-                self.cut_offs.insert(seq);
+            RowChange::CutOff(seq, reach) => {
+                self.cut_offs.insert(seq, reach);
             }
             RowChange::Granted(identity, at) => {
                 self.identities.insert(identity, at);
@@ -70,21 +69,11 @@ impl Projection {
         let all: BTreeSet<Seq> = concerns.map(|(_, seq)| *seq).chain(named).collect();
         all.into_iter().collect()
     }
-}
 
-/// Whether a row and its record are what a filter asks for.
-pub(in crate::journal) fn matches(
-    filter: &GrantFilter,
-    row: &GrantRow,
-    record: &GrantRecord,
-) -> bool {
-    let is = |stage: Stage| filter.states.is_empty() || filter.states.contains(&stage);
-    is(record.stage())
-        && filter.identity.as_ref().is_none_or(|identity| *identity == row.identity)
-        && filter.task.as_ref().is_none_or(|task| *task == row.task)
-        && filter.resource.as_ref().is_none_or(|resource| *resource == row.resource)
-        && filter.scope.as_ref().is_none_or(|scope| row.scopes.contains(scope))
-        && filter.since.is_none_or(|since| row.asked_at >= since)
-        && filter.until.is_none_or(|until| row.asked_at < until)
-        && filter.before.is_none_or(|before| row.id < before)
+    /// The cut-off that ended a grant whose own row does not say so yet: the first since its activation that covers it.
+    pub(in crate::journal) fn cut_off(&self, row: &GrantRow) -> Option<Seq> {
+        let around = Reach::around(row);
+        let mut since = self.cut_offs.range(row.since()..).filter(|_| row.ended == Seq(0));
+        since.find(|(_, reach)| around.contains(reach)).map(|(seq, _)| *seq)
+    }
 }

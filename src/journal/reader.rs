@@ -42,11 +42,11 @@ pub trait Reader: Outbox + Usage + Send + Sync {
     /// # Errors
     /// When the store cannot be asked.
     fn grant(&self, id: &GrantId) -> Result<Option<GrantRecord>, Fault>;
-    /// Grants, newest first.
+    /// Grants, newest first. It looks through a limited number of them, so a page may hold few or none and still have a next.
     ///
     /// # Errors
     /// When the store cannot be asked.
-    fn grants(&self, filter: &GrantFilter) -> Result<Vec<GrantRecord>, Fault>;
+    fn grants(&self, filter: &GrantFilter) -> Result<GrantPage, Fault>;
     /// Grants whose id begins or ends with `part`.
     ///
     /// # Errors
@@ -126,6 +126,17 @@ pub struct GrantFilter {
     pub before: Option<GrantId>,
     /// At most so many.
     pub limit: u32,
+    /// Look through at most so many; absent: as many as one page may.
+    pub looks: Option<u32>,
+}
+
+/// Some of the grants that a filter takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GrantPage {
+    /// Newest first.
+    pub grants: Vec<GrantRecord>,
+    /// There are older ones that were not looked at: go on before this one.
+    pub next: Option<GrantId>,
 }
 
 /// A grant's state as a word.

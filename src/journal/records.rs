@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use protem_core::event::{Actor, EndReason, Event, Target};
+use protem_core::event::{Actor, EndReason, Event};
 use protem_core::request::AccessRequest;
 use protem_core::verdict::{Ruling, Standing};
 use protem_verify::ids::{GrantId, Hash, Seq};
@@ -96,28 +96,22 @@ pub struct ApprovalRecord {
 }
 
 impl GrantRecord {
-    /// Folds the entries that speak of one grant, in order, and the cut-offs that came later, oldest first. `None` when
+    /// Folds the entries that speak of one grant, in order, and the cut-off that ended it without one of its own. `None` when
     /// none of them begins it.
     #[must_use]
     pub fn from_entries(
         id: GrantId,
         entries: &[Committed<Event>],
-        cut_offs: &[Committed<Event>],
+        cut: Option<&Committed<Event>>,
     ) -> Option<Self> {
         let mut record: Option<Self> = None;
-        let mut since = Seq(0);
         for entry in entries {
             match &mut record {
-                None => {
-                    record = begin(id, entry);
-                    since = entry.seq();
-                }
+                None => record = begin(id, entry),
                 Some(record) => record.fold(entry),
             }
         }
         let mut record = record?;
-        since = record.activated.unwrap_or(since);
-        let cut = cut_offs.iter().find(|cut| cut.seq() >= since && record.covered_by(cut.what()));
         if let Some(cut) = cut {
             record.cut(cut);
         }
@@ -206,30 +200,6 @@ impl GrantRecord {
         };
         let (note, by) = (note.clone(), by.clone());
         self.status = Shown::Ended { from, until, reason, note, at, by };
-    }
-
-    #[expect(clippy::wildcard_enum_match_arm, reason = "two kinds of entry cut access off")]
-    fn covered_by(&self, event: &Event) -> bool {
-        let target = match event {
-            Event::EpochBegan { .. } => return true,
-            Event::CutOff { target, .. } => target,
-            _ => return false,
-        };
-        let request = &self.request;
-        match target {
-            Target::Grant(id) => *id == self.id,
-            Target::Task(identity, task) => {
-                *identity == request.by.identity && *task == request.task.id
-            }
-            Target::Identity(identity) => *identity == request.by.identity,
-            Target::Resource(resource) => *resource == request.resource,
-            Target::Scope(resource, scope) => {
-                *resource == request.resource && request.scopes.contains(scope)
-            }
-            // A cut-off of a key ends no grant: it renews under the new key.
-            Target::Key(_) => false,
-            Target::Everything => true,
-        }
     }
 }
 

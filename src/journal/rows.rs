@@ -1,10 +1,13 @@
 //! Projections: which rows an entry changes in the tables that people query. Pure, so they can be made again at any time.
 
-use protem_core::event::{Activated, Asked, Event};
+use protem_core::event::{Activated, Asked, Event, Target};
 use protem_core::request::{AccessRequest, Scopes};
 use protem_verify::ids::{GrantId, Seq};
 use protem_verify::names::{IdentityName, PersonName, ResourceName, TaskId};
 use protem_verify::time::Time;
+
+use crate::journal::reach::Reach;
+use crate::journal::reader::Stage;
 
 /// A change of one projected row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +27,7 @@ pub enum RowChange {
     /// A person's yes is taken back.
     NoApproval(GrantId, PersonName),
     /// A cut-off, or a new epoch, which cuts off everything.
-    CutOff(Seq),
+    CutOff(Seq, Reach),
     /// An identity was granted access.
     Granted(IdentityName, Time),
 }
@@ -50,6 +53,24 @@ pub struct GrantRow {
     pub activated: Seq,
     /// The entry that ended it; 0: none yet.
     pub ended: Seq,
+}
+
+impl GrantRow {
+    /// Cut-offs before this one do not concern it.
+    #[must_use]
+    pub fn since(&self) -> Seq {
+        self.requested.max(self.activated)
+    }
+
+    /// Where it stands, when the cut-off at `cut` covers it.
+    #[must_use]
+    pub fn stage(&self, cut: Option<Seq>) -> Stage {
+        match (self.ended, cut, self.activated) {
+            (Seq(1..), ..) | (_, Some(_), _) => Stage::Ended,
+            (_, None, Seq(1..)) => Stage::Active,
+            (_, None, Seq(0)) => Stage::Pending,
+        }
+    }
 }
 
 /// What an entry changes: of an issued grant at most two rows, its own and its identity's.
@@ -78,7 +99,8 @@ pub fn rows(event: &Event, seq: Seq, at: Time) -> Vec<RowChange> {
         Event::ApprovalTakenBack { grant, by } => {
             vec![RowChange::NoApproval(*grant, by.clone()), RowChange::Concerns(*grant, seq)]
         }
-        Event::CutOff { .. } | Event::EpochBegan { .. } => vec![RowChange::CutOff(seq)],
+        Event::CutOff { target, .. } => vec![RowChange::CutOff(seq, Reach::of(target))],
+        Event::EpochBegan { .. } => vec![RowChange::CutOff(seq, Reach::of(&Target::Everything))],
         Event::JournalOpened { .. }
         | Event::BundleActivated { .. }
         | Event::BundleSettled { .. }

@@ -8,8 +8,7 @@ use protem_core::event::Event;
 use protem_core::parts::Parts;
 use protem_verify::ids::{GrantId, Hash, Seq, TurnId};
 use protem_verify::{merkle, proof};
-use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params_from_iter};
+use rusqlite::{Connection, OpenFlags, Row, Transaction};
 
 use crate::journal::codec;
 use crate::journal::committed::Committed;
@@ -17,18 +16,15 @@ use crate::journal::fault::Fault;
 use crate::journal::past::{Like, Past};
 use crate::journal::port::Head;
 use crate::journal::proofs::Subtrees;
-use crate::journal::reader::{GrantFilter, Reader, Stage};
+use crate::journal::reader::{GrantFilter, GrantPage, Reader};
 use crate::journal::records::GrantRecord;
-use crate::journal::rows::GrantRow;
 use crate::journal::snapshots;
 use crate::journal::sqlite_error::store;
-use crate::journal::sqlite_past;
-use crate::journal::sqlite_rows::{GRANT_COLUMNS, grant_row, int, seq, tip};
+use crate::journal::sqlite_rows::{int, seq, tip};
+use crate::journal::{sqlite_grants, sqlite_past};
 
 /// Connections kept open between reads; more are opened when more threads read at once.
 const POOL: usize = 8;
-/// Grants that one question answers at most, whatever it asks for.
-const GRANTS_MAX: u32 = 1_000;
 
 /// Reads a journal file.
 pub(in crate::journal) struct SqliteReader {
@@ -106,55 +102,15 @@ impl Reader for SqliteReader {
     }
 
     fn grant(&self, id: &GrantId) -> Result<Option<GrantRecord>, Fault> {
-        self.with(|moment| {
-            let sql = format!("SELECT {GRANT_COLUMNS} FROM grants WHERE id = ?1");
-            let row = moment
-                .prepare_cached(&sql)
-                .and_then(|mut statement| statement.query_row([id.0], grant_row).optional())
-                .map_err(|why| store(&why))?;
-            row.map(|row| compose(moment, &row)).transpose()
-        })
+        self.with(|moment| sqlite_grants::grant(moment, id))
     }
 
-    fn grants(&self, filter: &GrantFilter) -> Result<Vec<GrantRecord>, Fault> {
-        let limit = usize::try_from(filter.limit.min(GRANTS_MAX)).unwrap_or(0);
-        self.with(|moment| {
-            let (sql, values) = query(filter);
-            let mut statement = moment.prepare_cached(&sql).map_err(|why| store(&why))?;
-            let rows = statement.query_map(params_from_iter(values), grant_row);
-            let mut found = Vec::new();
-            for row in rows.map_err(|why| store(&why))? {
-                if found.len() >= limit {
-                    break;
-                }
-                let record = compose(moment, &row.map_err(|why| store(&why))?)?;
-                // A cut-off ends a grant before its row says so.
-                if filter.states.is_empty() || filter.states.contains(&record.stage()) {
-                    found.push(record);
-                }
-            }
-            Ok(found)
-        })
+    fn grants(&self, filter: &GrantFilter) -> Result<GrantPage, Fault> {
+        self.with(|moment| sqlite_grants::grants(moment, filter))
     }
 
     fn resolve(&self, part: &str) -> Result<Vec<GrantId>, Fault> {
-        self.with(|moment| {
-            let mut statement = moment
-                .prepare_cached("SELECT id FROM grants ORDER BY id DESC")
-                .map_err(|why| store(&why))?;
-            let ids = statement.query_map([], |row| Ok(GrantId(row.get(0)?)));
-            let mut found = Vec::new();
-            for id in ids.map_err(|why| store(&why))? {
-                let id = id.map_err(|why| store(&why))?;
-                if crate::journal::reader::named_by(&id, part) {
-                    found.push(id);
-                }
-                if found.len() >= crate::journal::reader::RESOLVED_MAX {
-                    break;
-                }
-            }
-            Ok(found)
-        })
+        self.with(|moment| sqlite_grants::resolve(moment, part))
     }
 
     fn past(&self, like: &Like) -> Result<Past, Fault> {
@@ -166,14 +122,7 @@ impl Reader for SqliteReader {
     }
 
     fn grant_entries(&self, id: &GrantId) -> Result<Vec<Seq>, Fault> {
-        self.with(|moment| {
-            let sql = format!("SELECT {GRANT_COLUMNS} FROM grants WHERE id = ?1");
-            let row = moment
-                .prepare_cached(&sql)
-                .and_then(|mut statement| statement.query_row([id.0], grant_row).optional())
-                .map_err(|why| store(&why))?;
-            row.map_or(Ok(Vec::new()), |row| seqs_of(moment, &row))
-        })
+        self.with(|moment| sqlite_grants::seqs(moment, id))
     }
 
     fn inclusion(&self, seq: Seq, size: u64) -> Result<Vec<Hash>, Fault> {
@@ -330,92 +279,4 @@ fn leaves(connection: &Connection, start: u64, count: u64) -> Result<Vec<Hash>, 
         return Err(Fault::Damaged { seq: Seq(start.saturating_add(1)), why });
     }
     Ok(found)
-}
-
-/// Every entry that speaks of a grant, in order.
-fn seqs_of(connection: &Connection, row: &GrantRow) -> Result<Vec<Seq>, Fault> {
-    let sql = "SELECT seq FROM concerns WHERE grant_id = ?1";
-    let mut statement = connection.prepare_cached(sql).map_err(|why| store(&why))?;
-    let mut seqs = statement
-        .query_map([row.id.0], |row| seq(row, 0))
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|why| store(&why))?;
-    seqs.extend([row.requested, row.activated, row.ended].into_iter().filter(|seq| seq.0 > 0));
-    seqs.sort_unstable();
-    seqs.dedup();
-    Ok(seqs)
-}
-
-/// A grant as people see it, from its row and the entries that it names.
-fn compose(connection: &Connection, row: &GrantRow) -> Result<GrantRecord, Fault> {
-    let load = |seqs: Vec<Seq>| -> Result<Vec<Committed<Event>>, Fault> {
-        let mut found = Vec::with_capacity(seqs.len());
-        for seq in seqs {
-            let missing = || Fault::Damaged { seq, why: "the entry is missing".into() };
-            found.push(entry(connection, seq)?.ok_or_else(missing)?);
-        }
-        Ok(found)
-    };
-    let entries = load(seqs_of(connection, row)?)?;
-    let cut_offs = match row.ended {
-        Seq(0) => load(cut_offs(connection, row.requested.max(row.activated))?)?,
-        _ => Vec::new(),
-    };
-    GrantRecord::from_entries(row.id, &entries, &cut_offs).ok_or_else(|| Fault::Damaged {
-        seq: row.requested,
-        why: "the entry does not begin the grant that its row names".into(),
-    })
-}
-
-fn cut_offs(connection: &Connection, from: Seq) -> Result<Vec<Seq>, Fault> {
-    let sql = "SELECT seq FROM cut_offs WHERE seq >= ?1 ORDER BY seq";
-    let mut statement = connection.prepare_cached(sql).map_err(|why| store(&why))?;
-    statement
-        .query_map([int(from.0)], |row| seq(row, 0))
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|why| store(&why))
-}
-
-/// The rows that may match; what a cut-off has ended since is sorted out afterwards.
-pub(in crate::journal) fn query(filter: &GrantFilter) -> (String, Vec<Value>) {
-    let mut sql = format!("SELECT {GRANT_COLUMNS} FROM grants WHERE 1");
-    let mut values: Vec<Value> = Vec::new();
-    let mut with = |part: &str, value: Value| {
-        sql.push_str(part);
-        values.push(value);
-    };
-    let text = |text: &str| Value::Text(text.to_owned());
-    if let Some(identity) = &filter.identity {
-        with(" AND identity = ?", text(identity.as_str()));
-    }
-    if let Some(task) = &filter.task {
-        with(" AND task = ?", text(task.as_str()));
-    }
-    if let Some(resource) = &filter.resource {
-        with(" AND resource = ?", text(resource.as_str()));
-    }
-    if let Some(scope) = &filter.scope {
-        with(" AND instr(' ' || scopes || ' ', ?) > 0", text(&format!(" {scope} ")));
-    }
-    if let Some(since) = filter.since {
-        with(" AND asked_at >= ?", Value::Integer(int(since.as_millis())));
-    }
-    if let Some(until) = filter.until {
-        with(" AND asked_at < ?", Value::Integer(int(until.as_millis())));
-    }
-    if let Some(before) = filter.before {
-        with(" AND id < ?", Value::Blob(before.0.to_vec()));
-    }
-    let has = |stage| filter.states.is_empty() || filter.states.contains(&stage);
-    if !has(Stage::Ended) {
-        sql.push_str(" AND ended = 0");
-    }
-    if !has(Stage::Pending) && !has(Stage::Ended) {
-        sql.push_str(" AND activated > 0");
-    }
-    if !has(Stage::Active) && !has(Stage::Ended) {
-        sql.push_str(" AND activated = 0");
-    }
-    sql.push_str(" ORDER BY id DESC");
-    (sql, values)
 }

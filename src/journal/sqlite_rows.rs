@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::journal::fault::Fault;
 use crate::journal::port::Head;
+use crate::journal::reach::Reach;
 use crate::journal::rows::{GrantRow, RowChange};
 use crate::journal::sqlite_error::store;
 use crate::journal::tip::Tip;
@@ -109,9 +110,9 @@ pub(in crate::journal) fn change(
                 let sql = "DELETE FROM approvals WHERE grant_id = ?1 AND person = ?2";
                 connection.prepare_cached(sql)?.execute((id.0, person.as_str()))?;
             }
-            RowChange::CutOff(seq) => {
-                let sql = "INSERT OR IGNORE INTO cut_offs (seq) VALUES (?1)";
-                connection.prepare_cached(sql)?.execute([int(seq.0)])?;
+            RowChange::CutOff(seq, Reach(covers)) => {
+                let sql = "INSERT OR REPLACE INTO cut_offs (seq, covers) VALUES (?1, ?2)";
+                connection.prepare_cached(sql)?.execute((int(seq.0), covers))?;
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::journal::fault::Fault;
 use crate::journal::port::{Head, Journal, Turn};
 use crate::journal::reader::{GrantFilter, Reader, Stage};
 use crate::journal::sqlite::SqliteJournal;
-use crate::journal::sqlite_reader::query;
+use crate::journal::sqlite_grants::walk;
 use crate::journal::testbed::{ended, granted, id, opened, requested};
 use crate::journal::verify::{rebuild, verify_store};
 
@@ -82,7 +82,7 @@ fn a_newer_schema_and_a_changed_migration_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     four(&path(&folder));
     sql(&path(&folder), "PRAGMA user_version = 99");
-    assert_eq!(fault(&path(&folder)), Fault::NewerSchema { found: 99, known: 4 });
+    assert_eq!(fault(&path(&folder)), Fault::NewerSchema { found: 99, known: 5 });
     sql(&path(&folder), "PRAGMA user_version = 1; UPDATE migrations SET checksum = 'x'");
     assert!(matches!(fault(&path(&folder)), Fault::Store(_)));
 }
@@ -216,7 +216,7 @@ fn live_grants_are_found_without_reading_ended_ones() {
     let folder = tempfile::tempdir().unwrap();
     four(&path(&folder));
     let filter = GrantFilter { states: vec![Stage::Active], ..GrantFilter::default() };
-    let plan = format!("EXPLAIN QUERY PLAN {}", query(&filter).0);
+    let plan = format!("EXPLAIN QUERY PLAN {}", walk(&filter).0);
     let connection = Connection::open(path(&folder)).unwrap();
     let plan: String = connection.query_row(&plan, [], |row| row.get(3)).unwrap();
     assert!(plan.contains("grants_live"), "{plan}");

@@ -12,6 +12,7 @@ use crate::journal::fault::Fault;
 use crate::journal::migrate;
 use crate::journal::port::Head;
 use crate::journal::projection::Projection;
+use crate::journal::reach::Reach;
 use crate::journal::rows::{GrantRow, rows};
 use crate::journal::sqlite::{connect, take};
 use crate::journal::sqlite_error::store;
@@ -29,7 +30,7 @@ pub fn verify_store(path: &Path) -> Result<Head, Fault> {
     let name = path.display().to_string();
     let mut connection = open(path)?;
     let moment = connection.transaction().map_err(|why| store(&why))?;
-    migrate::known(&moment, &name)?;
+    let version = migrate::known(&moment, &name)?;
     let head = tip(&moment)?.head;
     let (mut tree, mut rebuilt) = (Frontier::default(), Projection::default());
     while tree.size() < head.seq.0 {
@@ -52,7 +53,11 @@ pub fn verify_store(path: &Path) -> Result<Head, Fault> {
     if tree.root() != head.root {
         return Err(damaged("the entries are not those that the root is of"));
     }
-    if projected(&moment)? != rebuilt {
+    let bare = version < migrate::COVERS_SINCE;
+    if bare {
+        rebuilt.cut_offs.values_mut().for_each(|reach| reach.0.clear());
+    }
+    if projected(&moment, bare)? != rebuilt {
         return Err(damaged("the projections are not what the entries say; rebuild them"));
     }
     Ok(head)
@@ -66,10 +71,11 @@ pub fn rebuild(path: &Path) -> Result<(), Fault> {
     let name = path.display().to_string();
     let _lock = take(path, &name)?;
     let mut connection = connect(path)?;
+    migrate::known(&connection, &name)?;
+    migrate::migrate(&mut connection, &name)?;
     let work = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(|why| store(&why))?;
-    migrate::known(&work, &name)?;
     let clear = "DELETE FROM grants; DELETE FROM concerns; DELETE FROM approvals; \
                  DELETE FROM cut_offs; DELETE FROM identities";
     work.execute_batch(clear).map_err(|why| store(&why))?;
@@ -90,8 +96,8 @@ fn leaves(connection: &Connection, after: Seq) -> Result<Vec<Vec<u8>>, Fault> {
     all(connection, sql, (after, STEP), |row| row.get(0))
 }
 
-/// What a store's tables hold.
-pub(in crate::journal) fn projected(connection: &Connection) -> Result<Projection, Fault> {
+/// What a store's tables hold; in `bare` ones no row says what its cut-off covers.
+fn projected(connection: &Connection, bare: bool) -> Result<Projection, Fault> {
     let grants: Vec<GrantRow> =
         all(connection, &format!("SELECT {GRANT_COLUMNS} FROM grants"), (), grant_row)?;
     let concerns = all(connection, "SELECT grant_id, seq FROM concerns", (), |row| {
@@ -101,7 +107,9 @@ pub(in crate::journal) fn projected(connection: &Connection) -> Result<Projectio
         all(connection, "SELECT grant_id, person, seq FROM approvals", (), |row| {
             Ok((GrantId(row.get(0)?), row.get(1)?, seq(row, 2)?))
         })?;
-    let cut_offs = all(connection, "SELECT seq FROM cut_offs", (), |row| seq(row, 0))?;
+    let covers = if bare { "''" } else { "covers" };
+    let cut_offs = format!("SELECT seq, {covers} FROM cut_offs");
+    let cut_offs = all(connection, &cut_offs, (), |row| Ok((seq(row, 0)?, Reach(row.get(1)?))))?;
     let identities: Vec<(String, Time)> =
         all(connection, "SELECT name, last_granted FROM identities", (), |row| {
             Ok((row.get(0)?, Time::from_millis(uint(row.get(1)?))))

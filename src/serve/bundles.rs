@@ -106,29 +106,25 @@ impl BundleService for Bundles {
 impl Bundles {
     /// The live grants that a candidate would not permit; at most a hundred of them by name.
     async fn would_end(&self, bundle: Bundle) -> Result<(Vec<v1::Grant>, u64), Problem> {
-        let now = self.broker.now();
-        who::read(&self.broker, move |reader| {
-            let mut filter = GrantFilter {
-                states: vec![Stage::Active],
-                limit: PAGE_MAX,
-                ..GrantFilter::default()
-            };
-            let (mut named, mut total) = (Vec::new(), 0_u64);
-            loop {
-                let page = reader.grants(&filter)?;
-                for grant in page.iter().filter(|grant| !permits(&bundle, grant, now)) {
-                    total = total.saturating_add(1);
-                    if named.len() < WOULD_END_MAX {
-                        named.push(show::grant(grant));
-                    }
-                }
-                match page.last() {
-                    Some(last) => filter.before = Some(last.id),
-                    None => return Ok((named, total)),
-                }
-            }
-        })
-        .await
+        let (now, bundle) = (self.broker.now(), Arc::new(bundle));
+        let states = vec![Stage::Active];
+        let mut filter = GrantFilter { states, limit: PAGE_MAX, ..GrantFilter::default() };
+        let (mut named, mut total) = (Vec::new(), 0_u64);
+        loop {
+            // Page by page: whoever goes away stops it.
+            let (one, bundle) = (filter.clone(), Arc::clone(&bundle));
+            let (ends, next) = who::read(&self.broker, move |reader| {
+                let mut page = reader.grants(&one)?;
+                page.grants.retain(|grant| !permits(&bundle, grant, now));
+                Ok((page.grants, page.next))
+            })
+            .await?;
+            total = total.saturating_add(u64::try_from(ends.len()).unwrap_or(u64::MAX));
+            let more = WOULD_END_MAX.saturating_sub(named.len());
+            named.extend(ends.iter().take(more).map(show::grant));
+            let Some(next) = next else { return Ok((named, total)) };
+            filter.before = Some(next);
+        }
     }
 }
 

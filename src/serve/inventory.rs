@@ -8,6 +8,7 @@ use protem_verify::time::Time;
 use crate::engine::broker::Broker;
 use crate::journal::fault::Fault;
 use crate::journal::reader::{GrantFilter, Reader};
+use crate::journal::records::GrantRecord;
 use crate::journal::usage::GRANT_KEPT;
 use crate::policy::ask::Object;
 use crate::policy::catalog::{Identity, Secret};
@@ -104,11 +105,11 @@ impl Wanted {
         let filter = GrantFilter { identity: Some(name.clone()), limit: 1, ..Default::default() };
         if self.granted_on.is_some() {
             let on = GrantFilter { resource: self.granted_on.clone(), ..filter.clone() };
-            if reader.grants(&on)?.is_empty() {
+            if first(reader, on)?.is_none() {
                 return Ok(None);
             }
         }
-        let last_granted = reader.grants(&filter)?.first().map(|grant| grant.requested_at);
+        let last_granted = first(reader, filter)?.map(|grant| grant.requested_at);
         let uses = reader.usage_of_identity(&name)?;
         let uses: Vec<_> = uses.into_iter().filter(|one| one.scope.is_some()).collect();
         let last_used = uses.iter().map(|one| one.last).max();
@@ -127,6 +128,18 @@ impl Wanted {
         let unused = granted.iter().filter(|pair| !used(pair));
         let unused = unused.map(|(resource, scope)| format!("{resource}#{scope}")).collect();
         Ok(Some(Past { name, last_granted, last_used, unused }))
+    }
+}
+
+/// The newest grant that a filter takes, however far back.
+fn first(reader: &dyn Reader, mut filter: GrantFilter) -> Result<Option<GrantRecord>, Fault> {
+    loop {
+        let page = reader.grants(&filter)?;
+        if let Some(found) = page.grants.into_iter().next() {
+            return Ok(Some(found));
+        }
+        let Some(next) = page.next else { return Ok(None) };
+        filter.before = Some(next);
     }
 }
 

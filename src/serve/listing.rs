@@ -5,8 +5,9 @@ use protem_proto::wire::v1::selector::By;
 use protem_verify::names::{IdentityName, Malformed, ResourceName, ScopeName};
 
 use crate::engine::broker::Broker;
-use crate::journal::reader::{GrantFilter, Stage};
+use crate::journal::reader::{GrantFilter, GrantPage, Stage};
 use crate::journal::records::GrantRecord;
+use crate::journal::several::of_several;
 use crate::policy::ask::Object;
 use crate::policy::login::{Caller, Principal};
 use crate::serve::later::not_built;
@@ -80,19 +81,20 @@ pub async fn page(
             }
         }
     }
-    let limit = filter.limit;
-    let found = if identities.is_empty() {
-        who::read(broker, move |reader| reader.grants(&filter)).await?
-    } else {
-        owned(broker, filter, identities).await?
-    };
-    let full = u32::try_from(found.len()).is_ok_and(|count| count >= limit);
-    let next = found.last().filter(|_| full).map(|last| last.id.text());
+    let mut found = GrantPage::default();
+    for _ in 0..SEARCHES {
+        found = search(broker, filter.clone(), identities.clone()).await?;
+        if !found.grants.is_empty() || found.next.is_none() {
+            break;
+        }
+        filter.before = found.next;
+    }
     // The selection was permitted as a whole; policy may still forbid a grant of it.
     let may = |grant: &&GrantRecord| who::may_view(broker, caller, &who::objects(grant)).is_ok();
+    let shown = found.grants.iter().filter(may).map(show::grant);
     Ok(v1::ListGrantsResponse {
-        grants: used::listed(broker, found.iter().filter(may).map(show::grant).collect()).await?,
-        next_page_token: next.unwrap_or_default(),
+        grants: used::listed(broker, shown.collect()).await?,
+        next_page_token: found.next.map(|next| next.text()).unwrap_or_default(),
     })
 }
 
@@ -153,21 +155,15 @@ async fn selected(broker: &Broker, selector: Option<v1::Selector>) -> Result<Sel
     Ok(Selection { filter, owned: vec![], objects })
 }
 
-/// The newest of several identities.
-async fn owned(
+/// Looks through as many grants as one page may, of all or of these identities.
+async fn search(
     broker: &Broker,
     filter: GrantFilter,
     identities: Vec<IdentityName>,
-) -> Result<Vec<GrantRecord>, Problem> {
-    who::read(broker, move |reader| {
-        let mut found = Vec::new();
-        for identity in identities {
-            let one = GrantFilter { identity: Some(identity), ..filter.clone() };
-            found.extend(reader.grants(&one)?);
-        }
-        found.sort_by_key(|grant| std::cmp::Reverse(grant.id));
-        found.truncate(usize::try_from(filter.limit).unwrap_or(usize::MAX));
-        Ok(found)
+) -> Result<GrantPage, Problem> {
+    who::read(broker, move |reader| match identities.as_slice() {
+        [] => reader.grants(&filter),
+        identities => of_several(reader, &filter, identities),
     })
     .await
 }
@@ -188,3 +184,6 @@ fn states(wire: &[i32]) -> Result<Vec<Stage>, Problem> {
 
 /// There are three states; some repetition does no harm.
 const STATES_MAX: usize = 16;
+/// How often one call looks on when it has found nothing yet: a person then sees what is rare at once, and no call outlives
+/// its deadline by more than one search.
+const SEARCHES: u32 = 8;

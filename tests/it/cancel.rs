@@ -181,13 +181,13 @@ async fn asking(scene: &Scene) -> u32 {
         };
         let of_task = || scene.engine().reader().grants(&filter).unwrap();
         let made = of_task();
-        assert!(made.len() <= 1, "wholly or not at all: {made:?}");
+        assert!(made.grants.len() <= 1, "wholly or not at all: {made:?}");
         let again = scene.engine().request_access(&scene.leaves, asked.clone()).await.unwrap();
         assert_eq!(again.grant.request, asked);
-        if let Some(made) = made.first() {
+        if let Some(made) = made.grants.first() {
             assert_eq!(made.id, again.grant.id, "the same request id, the same grant");
         }
-        assert_eq!(of_task().len(), 1);
+        assert_eq!(of_task().grants.len(), 1);
         let token = again.credential.unwrap().token;
         assert!(claims(token.reveal()).contains(&again.grant.id.to_string()));
         if let Some(first) = left {
