@@ -204,7 +204,9 @@ async fn the_feed_opens_in_order_tells_of_ends_and_resumes_without_a_gap() {
     let mut feed = broker.subscribe(follow(None)).await.unwrap();
     assert!(matches!(next(&mut feed).await, Wire::Opened(_)));
     assert!(matches!(next(&mut feed).await, Wire::Keys(_)));
-    assert!(matches!(next(&mut feed).await, Wire::Catalog(_)));
+    let Wire::Catalog(catalog) = next(&mut feed).await else { panic!("no catalog") };
+    let ceiling = catalog.max_staleness.map(Duration::try_from).unwrap().unwrap();
+    assert_eq!(ceiling, broker.bundle().known_max_fresh().0, "what no credential may exceed");
     assert!(matches!(next(&mut feed).await, Wire::SnapshotBegin(_)));
     assert!(matches!(next(&mut feed).await, Wire::SnapshotEnd(_)));
     let (items, first) = up_to(&mut feed, b"").await;

@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use protem_core::event::{Actor, Event};
+use protem_core::limits::STALENESS;
 use protem_proto::encoded::Encoded;
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::subscribe_response::Message as Wire;
 use protem_verify::ids::{Hash, Seq};
+use protem_verify::time::Staleness;
 use tokio::sync::watch;
 
-use crate::engine::filter::{Filter, encode, ends};
+use crate::engine::filter::{Filter, duration, encode, ends};
 use crate::engine::keys::KeySets;
 use crate::engine::receipts::{Mark, Receipts};
 use crate::engine::ring::{RING_MAX, Ring};
@@ -55,6 +57,8 @@ struct Published {
     keys: Arc<KeySets>,
     bundle: Arc<Bundle>,
     catalog_seq: Seq,
+    /// The greatest `fresh` that a live credential may have: of this bundle or an earlier one.
+    ceiling: Staleness,
     subscribers: HashMap<Actor, usize>,
     total: usize,
 }
@@ -81,14 +85,21 @@ pub(in crate::engine) struct Seat {
 }
 
 impl Feed {
-    /// Empty, at `head`.
+    /// Empty, at `head`. `former`: credentials of an earlier bundle may be alive.
     #[must_use]
-    pub fn new(head: Head, keys: Arc<KeySets>, bundle: Arc<Bundle>, catalog_seq: Seq) -> Self {
+    pub fn new(
+        head: Head,
+        keys: Arc<KeySets>,
+        (bundle, catalog_seq): (Arc<Bundle>, Seq),
+        former: bool,
+    ) -> Self {
+        let ceiling = if former { Staleness(*STALENESS.end()) } else { bundle.known_max_fresh() };
         let state = Published {
             cells: HashMap::new(),
             keys,
             bundle,
             catalog_seq,
+            ceiling,
             subscribers: HashMap::new(),
             total: 0,
         };
@@ -121,6 +132,7 @@ impl Feed {
         if let Some((bundle, seq)) = &news.bundle {
             state.bundle = Arc::clone(bundle);
             state.catalog_seq = *seq;
+            state.ceiling = state.ceiling.max(bundle.known_max_fresh());
         }
         if let Some(ended) = ended(&news.rows, news.boot) {
             receipts.committed(ended);
@@ -130,7 +142,7 @@ impl Feed {
             let catalog = news
                 .bundle
                 .as_ref()
-                .map(|(bundle, seq)| (catalog_message(bundle, *seq, ring.filter()), *seq));
+                .map(|of| (catalog_message(of, state.ceiling, ring.filter()), of.1));
             let keys = news.keys.as_deref();
             let rang = ring.publish(&news.rows, &news.head, keys, catalog);
             drop(ring);
@@ -194,10 +206,11 @@ impl Feed {
     pub(in crate::engine) fn context(&self, filter: &Filter) -> Context {
         let state = self.lock();
         let (keys, catalog_seq) = (Arc::clone(&state.keys), state.catalog_seq);
-        let bundle = Arc::clone(&state.bundle);
+        let of = (Arc::clone(&state.bundle), catalog_seq);
+        let ceiling = state.ceiling;
         let head = *self.processed.borrow();
         drop(state);
-        let catalog = catalog_message(&bundle, catalog_seq, filter);
+        let catalog = catalog_message(&of, ceiling, filter);
         Context { head, keys, catalog, catalog_seq }
     }
 
@@ -244,7 +257,11 @@ fn ended(rows: &[Committed<Event>], committed: Duration) -> Option<Mark> {
 }
 
 /// The part of the catalog that a filter's gateways need.
-pub(in crate::engine) fn catalog_message(bundle: &Bundle, seq: Seq, filter: &Filter) -> Encoded {
+fn catalog_message(
+    (bundle, seq): &(Arc<Bundle>, Seq),
+    ceiling: Staleness,
+    filter: &Filter,
+) -> Encoded {
     let json = match &filter.resources {
         None => bundle.catalog_json(&[]),
         // An empty list means all to the catalog, and nothing to a gateway that has no resource.
@@ -252,5 +269,6 @@ pub(in crate::engine) fn catalog_message(bundle: &Bundle, seq: Seq, filter: &Fil
         Some(some) => bundle.catalog_json(&some.iter().cloned().collect::<Vec<_>>()),
     };
     let bundle = bundle.digest().to_string();
-    encode(Wire::Catalog(v1::Catalog { json, bundle, seq: seq.0 }))
+    let max_staleness = Some(duration(ceiling.0));
+    encode(Wire::Catalog(v1::Catalog { json, bundle, seq: seq.0, max_staleness }))
 }

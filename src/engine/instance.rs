@@ -68,7 +68,7 @@ impl Instance {
             since: now,
             seen: now,
             view_from: None,
-            state: String::new(),
+            state: State::Unready.word().to_owned(),
             lags: VecDeque::new(),
         }
     }

@@ -132,11 +132,11 @@ impl Meters {
     }
 
     /// A gateway's report was counted.
-    pub(in crate::engine) fn usage(&self, counted: &Counted, dropped: u64) {
+    pub(in crate::engine) fn usage(&self, counted: &Counted) {
         for (at, lines) in [counted.counted, counted.repeated, counted.unknown].iter().enumerate() {
             self.lines.add(at, *lines);
         }
-        self.dropped.rise(dropped);
+        self.dropped.rise(counted.dropped);
     }
 }
 

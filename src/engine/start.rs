@@ -81,7 +81,8 @@ impl Broker {
         let boot = start.clock.boot();
         let meters = Meters::default();
         let receipts = Arc::new(Receipts::new(boot, fresh, meters.lag.clone()));
-        if !fresh && former_bundle(&*start.reader, charter.bundle_seq(), &head)? {
+        let former = !fresh && former_bundle(&*start.reader, charter.bundle_seq(), &head)?;
+        if former {
             receipts.bundle(Staleness(*STALENESS.end()), boot);
         }
         receipts.bundle(bundle.known_max_fresh(), boot);
@@ -91,7 +92,8 @@ impl Broker {
             start.anchor.clone(),
         ));
         prover.sign_with(charter.signing(KeyPurpose::Checkpoint).cloned());
-        let feed = Feed::new(head, Arc::clone(&sets), Arc::clone(&bundle), charter.bundle_seq());
+        let feed =
+            Feed::new(head, Arc::clone(&sets), (Arc::clone(&bundle), charter.bundle_seq()), former);
         let signing = charter.signing(KeyPurpose::Credential).cloned();
         let lanes = Arc::new(Lanes::new(start.limits));
         let (ring, told) = (Arc::clone(&keys), Arc::clone(&receipts));

@@ -44,7 +44,7 @@ impl Broker {
     pub fn count_usage(&self, report: &Report) -> Result<Counted, Fault> {
         let reader = self.reader();
         let counted = reader.count_usage(report)?;
-        self.0.meters.usage(&counted, report.dropped);
+        self.0.meters.usage(&counted);
         for identity in &counted.identities {
             match look(&**reader, identity, report.now) {
                 Ok(findings) => self.0.unusual.keep(identity, findings, report.now),

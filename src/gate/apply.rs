@@ -109,7 +109,12 @@ impl Follower {
             Message::Keys(keys) => {
                 self.view.keys(&keys.jwks, &keys.checkpoint_jwks, Seq(keys.seq));
             }
-            Message::Catalog(catalog) => self.view.catalog(&catalog.json, Seq(catalog.seq)),
+            Message::Catalog(catalog) => {
+                if let Some(ceiling) = catalog.max_staleness {
+                    self.view.ceiling(span(ceiling));
+                }
+                self.view.catalog(&catalog.json, Seq(catalog.seq));
+            }
             Message::GoAway(away) => {
                 return Ok(Told::GoAway(away.reconnect_after.map(span).unwrap_or_default()));
             }

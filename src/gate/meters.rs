@@ -97,7 +97,7 @@ impl Exposition {
         page.counts("usage_lines", "Lines of usage that a broker took", &meters.reported);
         let (states, view_age) = (Levels::new(STATE), Levels::one());
         page.levels("views", In::Things, "Views, one for each issuer, by state", &states);
-        let age = "Of the oldest view: since the ping was sent that was last proven; NaN before";
+        let age = "Of the oldest view that was proven: since the ping was sent that was proven last; NaN while none was";
         page.levels("view_age", In::Seconds, age, &view_age);
         Self { page, states, view_age }
     }
@@ -105,19 +105,18 @@ impl Exposition {
     /// The page as it is now. `views`: each one's state as a word, and its age.
     pub fn text<'v>(&self, views: impl Iterator<Item = (&'v str, Option<Duration>)>) -> String {
         let mut counts = [0_u32; STATE.values.len()];
-        let (mut oldest, mut all) = (Duration::ZERO, true);
+        let mut oldest: Option<Duration> = None;
         for (state, age) in views {
             let place = STATE.place(&state.to_ascii_lowercase());
             if let Some(count) = place.and_then(|at| counts.get_mut(at)) {
                 *count = count.saturating_add(1);
             }
-            all &= age.is_some();
-            oldest = oldest.max(age.unwrap_or_default());
+            oldest = oldest.max(age);
         }
         for (at, count) in counts.iter().enumerate() {
             self.states.set(at, f64::from(*count));
         }
-        self.view_age.put(Some(oldest.as_secs_f64()).filter(|_| all));
+        self.view_age.put(oldest.map(|age| age.as_secs_f64()));
         self.page.text()
     }
 }

@@ -31,9 +31,6 @@ pub struct Probes {
     pub draining: watch::Receiver<bool>,
 }
 
-/// How old the newest proof may be in a gateway that calls itself ready: the `fresh` of credentials whose tier says nothing. A
-/// gateway is stale only when no credential at all may be accepted, which can be a minute later.
-pub const PROVEN_WITHIN: Duration = Duration::from_secs(5);
 /// Connections at once: one of each prober and scraper.
 const CONNECTIONS_MAX: usize = 64;
 /// How long a connection may last, with its one question and answer: as long as probers wait at most. Were connections kept, so
@@ -104,7 +101,7 @@ impl Probes {
             let known = view.known();
             let state = known.state(now);
             let age = known.age(now);
-            any |= state == State::Fresh && age.is_some_and(|age| age <= PROVEN_WITHIN);
+            any |= state == State::Fresh;
             let age = age.map(|age| format!(", proven {} ms ago", age.as_millis()));
             let (word, age) = (state.word(), age.unwrap_or_default());
             text.push_str(&format!("{word} {} at {}{age}\n", known.issuer, known.seq));

@@ -144,7 +144,8 @@ fn several_identities_are_one_list() {
     each(|(mut journal, reader)| {
         append(&mut *journal, vec![opened()]);
         // Most are of one identity; two others have some far apart, the last of them none.
-        let number = |at: u64| if at.is_multiple_of(50) { at * 7 + at / 50 % 2 + 1 } else { at * 7 };
+        let number =
+            |at: u64| if at.is_multiple_of(50) { at * 7 + at / 50 % 2 + 1 } else { at * 7 };
         append(&mut *journal, (1..=500).map(|at| granted(number(at))).collect());
         let names: Vec<IdentityName> = (0..4).map(|one| request(one).by.identity).collect();
         let mut expect: Vec<GrantId> = (1..=500).map(|at| id(number(at))).collect();

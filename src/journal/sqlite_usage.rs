@@ -187,6 +187,7 @@ fn count(work: &Transaction<'_>, report: &Report, owned: &Owned) -> rusqlite::Re
             continue;
         }
         mark = line.number;
+        counted.dropped = counted.dropped.saturating_add(line.dropped);
         let of = owned.get(&line.grant);
         let Some((identity, resource)) = of.filter(|(_, on)| report.resources.contains(on)) else {
             counted.unknown = counted.unknown.saturating_add(1);
@@ -199,7 +200,7 @@ fn count(work: &Transaction<'_>, report: &Report, owned: &Owned) -> rusqlite::Re
     let sql = "INSERT INTO usage_reports (gateway, instance, report, at, dropped) \
                VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (gateway, instance) DO UPDATE SET \
                report = excluded.report, at = excluded.at, dropped = dropped + excluded.dropped";
-    let (at, dropped) = (int(report.now.as_millis()), int(report.dropped));
+    let (at, dropped) = (int(report.now.as_millis()), int(counted.dropped));
     work.prepare_cached(sql)?.execute((gateway, instance, int(mark), at, dropped))?;
     Ok(counted)
 }

@@ -67,8 +67,6 @@ pub struct Report {
     pub now: Time,
     /// In the order of their numbers.
     pub lines: Vec<Line>,
-    /// Counts that the gateway had no room for since its last report.
-    pub dropped: u64,
 }
 
 /// Counts of one grant and one operation since the line before.
@@ -86,6 +84,8 @@ pub struct Line {
     pub count: u64,
     /// When last; not after the broker's time.
     pub last: Time,
+    /// Counts that the gateway had no room for, told with this line.
+    pub dropped: u64,
 }
 
 /// What became of a call.
@@ -130,6 +130,8 @@ pub struct Counted {
     pub repeated: u64,
     /// Lines about grants that are not there, or not on this gateway's resources: the same answer for both.
     pub unknown: u64,
+    /// Counts that the gateway had no room for, told with lines that were not seen before.
+    pub dropped: u64,
     /// Whose counts changed.
     pub identities: BTreeSet<IdentityName>,
 }
@@ -246,6 +248,7 @@ impl Used {
                 continue;
             }
             mark = line.number;
+            counted.dropped = counted.dropped.saturating_add(line.dropped);
             let row = rows.grants.get(&line.grant);
             let Some(row) = row.filter(|row| report.resources.contains(&row.resource)) else {
                 counted.unknown = counted.unknown.saturating_add(1);
@@ -255,7 +258,7 @@ impl Used {
             counted.identities.insert(row.identity.clone());
             self.line(row.identity.clone(), row.resource.clone(), line);
         }
-        self.reporters.insert(of, (mark, report.now, dropped.saturating_add(report.dropped)));
+        self.reporters.insert(of, (mark, report.now, dropped.saturating_add(counted.dropped)));
         counted
     }
 

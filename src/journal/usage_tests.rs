@@ -35,7 +35,7 @@ fn each(check: impl Fn(Arc<dyn Reader>)) {
 
 fn line(number: u64, grant: GrantId, operation: &str, how: How, after: u64) -> Line {
     let last = START + Duration::from_secs(after);
-    Line { number, grant, operation: operation.to_owned(), how, count: 3, last }
+    Line { number, grant, operation: operation.to_owned(), how, count: 3, last, dropped: 0 }
 }
 
 fn read(number: u64) -> Line {
@@ -53,7 +53,6 @@ fn report(instance: &str, lines: Vec<Line>) -> Report {
         resources: vec!["orders-api".try_into().unwrap()],
         now: START,
         lines,
-        dropped: 0,
     }
 }
 
@@ -69,6 +68,14 @@ fn total(reader: &dyn Reader, grant: u64) -> u64 {
 
 #[test]
 fn a_report_that_comes_again_is_counted_once() {
+    each(|reader| {
+        let lossy = vec![Line { dropped: 5, ..read(1) }, read(2)];
+        for _ in 0..2 {
+            reader.count_usage(&report("lossy", lossy.clone())).unwrap();
+        }
+        let by: Vec<_> = reader.usage_reporters().unwrap();
+        assert_eq!(by.iter().map(|one| one.dropped).sum::<u64>(), 5, "what was lost, too");
+    });
     each(|reader| {
         counts(&*reader, &report("a", vec![read(1), read(2)]), (2, 0, 0));
         counts(&*reader, &report("a", vec![read(1), read(2), read(3)]), (1, 2, 0));

@@ -94,7 +94,7 @@ impl UsageService for Usage {
         let resources = resources.to_vec();
         let mut said = request.into_inner();
         let mut answer = v1::ReportUsageResponse::default();
-        let mut lines = 0_usize;
+        let (mut lines, mut lost) = (0_usize, 0_u64);
         let mut report: Option<Report> = None;
         while let Some(message) = said.message().await? {
             lines = lines.saturating_add(1);
@@ -110,19 +110,20 @@ impl UsageService for Usage {
                 resources: resources.clone(),
                 now,
                 lines: Vec::new(),
-                dropped: 0,
             });
             if into.instance != instance {
                 let why = "changes within a report";
                 return Err(Problem::from(Malformed { field: "instance", why }).into());
             }
-            into.dropped = into.dropped.saturating_add(message.dropped);
+            lost = lost.saturating_add(message.dropped);
             match known.line(message, now)? {
-                Some(line) => into.lines.push(line),
+                Some(line) => {
+                    into.lines.push(Line { dropped: std::mem::take(&mut lost), ..line });
+                }
                 None => answer.unknown = answer.unknown.saturating_add(1),
             }
             if into.lines.len() >= STEP {
-                let next = Report { lines: Vec::new(), dropped: 0, ..into.clone() };
+                let next = Report { lines: Vec::new(), ..into.clone() };
                 let full = std::mem::replace(into, next);
                 add(&mut answer, &self.count(full).await?);
             }
@@ -203,7 +204,7 @@ impl<'b> Known<'b> {
         let known = self.operations.contains(message.operation.as_str());
         let operation = if known { message.operation } else { String::new() };
         let last = last.unwrap_or(now).min(now);
-        Ok(Some(Line { number: message.report, grant, operation, how, count, last }))
+        Ok(Some(Line { number: message.report, grant, operation, how, count, last, dropped: 0 }))
     }
 }
 

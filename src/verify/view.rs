@@ -183,6 +183,11 @@ impl View {
         self.publish();
     }
 
+    /// The greatest `fresh` that may be alive from here on; told with a catalog, and published with it.
+    pub fn ceiling(&mut self, max_staleness: Duration) {
+        self.known.max_staleness = max_staleness;
+    }
+
     /// The catalog's part, whenever it changes. One that cannot be read counts as `everything`.
     pub fn catalog(&mut self, json: &str, seq: Seq) {
         let Ok(catalog) = Catalog::parse(json) else { return self.not_understood() };

@@ -245,5 +245,5 @@ fn catalog_message(seq: Seq) -> Encoded {
         })
         .collect();
     let json = format!(r#"{{"resources":{{{}}}}}"#, resources.join(","));
-    encode(Wire::Catalog(v1::Catalog { json, bundle: String::new(), seq: seq.0 }))
+    encode(Wire::Catalog(v1::Catalog { json, seq: seq.0, ..v1::Catalog::default() }))
 }
