@@ -131,6 +131,12 @@ fn follow(after: Option<Cursor>) -> Subscribe {
     }
 }
 
+/// What no credential's `fresh` exceeds, as a catalog says it.
+fn ceiling(told: Wire) -> Duration {
+    let Wire::Catalog(catalog) = told else { panic!("no catalog") };
+    catalog.max_staleness.map(Duration::try_from).unwrap().unwrap()
+}
+
 fn decode(encoded: &Encoded) -> Wire {
     v1::SubscribeResponse::decode(encoded.0.clone()).unwrap().message.unwrap()
 }
@@ -204,9 +210,7 @@ async fn the_feed_opens_in_order_tells_of_ends_and_resumes_without_a_gap() {
     let mut feed = broker.subscribe(follow(None)).await.unwrap();
     assert!(matches!(next(&mut feed).await, Wire::Opened(_)));
     assert!(matches!(next(&mut feed).await, Wire::Keys(_)));
-    let Wire::Catalog(catalog) = next(&mut feed).await else { panic!("no catalog") };
-    let ceiling = catalog.max_staleness.map(Duration::try_from).unwrap().unwrap();
-    assert_eq!(ceiling, broker.bundle().known_max_fresh().0, "what no credential may exceed");
+    assert_eq!(ceiling(next(&mut feed).await), broker.bundle().known_max_fresh().0);
     assert!(matches!(next(&mut feed).await, Wire::SnapshotBegin(_)));
     assert!(matches!(next(&mut feed).await, Wire::SnapshotEnd(_)));
     let (items, first) = up_to(&mut feed, b"").await;

@@ -56,9 +56,18 @@ pub fn may_review(
     now: Time,
 ) -> Result<(), String> {
     let identity = &record.request.by.identity;
-    if record.behind.as_ref() == Some(&person.name) || bundle.stands_behind(person, &record.ruling)
-    {
+    if record.behind.as_ref() == Some(&person.name) {
         return Err("they are behind the request".to_owned());
+    }
+    // INVARIANT(nobody_reviews_what_may_be_their_own): an emergency is not held up by an account that nobody has joined yet.
+    match bundle.stands_behind(person, &record.ruling) {
+        Ok(false) => {}
+        Ok(true) => return Err("they are behind the request".to_owned()),
+        Err(why) => {
+            return Err(format!(
+                "who is behind the request is not known, so it may be they: {why}; add it to a `[person]` of people.toml"
+            ));
+        }
     }
     if bundle.owns_identity(person, identity) {
         return Err(format!("they own `{identity}`, and its owners do not count"));

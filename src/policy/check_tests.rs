@@ -69,6 +69,18 @@ pub(super) fn with_partner(claims: &str) -> Files {
 }
 
 #[test]
+fn what_nobody_can_decide_and_whose_accounts_are_several_is_warned_of() {
+    let cases = "resource in Resource::\"orders-api\");\n\n@id(\"operators-stop";
+    let elsewhere = "resource in Resource::\"legacy-crm\");\n\n@id(\"operators-stop";
+    let found = finds("people.cedar", cases, elsewhere, "PT-0368", "`orders:refund`");
+    assert_eq!(found, Severity::Warning);
+    let account = "{ issuer = \"corp\", name = \"alice@shop.example\" }";
+    let two = format!("{account}, {{ issuer = \"corp\", name = \"alice-adm@shop.example\" }}");
+    let says = "`alice@shop.example` of `corp`";
+    assert_eq!(finds("people.toml", account, &two, "PT-0369", says), Severity::Warning);
+}
+
+#[test]
 fn a_group_names_its_issuer_where_there_are_several() {
     let codes = |claims: &str| {
         let found = check(with_partner(claims), TODAY);

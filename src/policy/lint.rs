@@ -1,12 +1,14 @@
 //! Checks that need the whole bundle: names in policies, who may administer, what is overdue, what nobody may get.
 
+use std::collections::BTreeMap;
+
 use protem_verify::codes::policy;
 use protem_verify::names::{GroupName, PersonName, ResourceName, ScopeName};
 use protem_verify::time::Time;
 
 use crate::policy::ask::{Action, Object};
 use crate::policy::bundle::Bundle;
-use crate::policy::catalog::{LoginRule, People};
+use crate::policy::catalog::{LoginRule, Owner, Owners, People, Subjects};
 use crate::policy::entities::{BROKER, Kind, Store};
 use crate::policy::finding::{At, Findings, did_you_mean};
 use crate::policy::login::Person;
@@ -111,7 +113,7 @@ pub fn warnings(bundle: &Bundle, parsed: &Parsed, findings: &mut Findings) {
     let place = |key: String| parsed.places.get(&key).cloned().unwrap_or_else(At::bundle);
     for (resource, values) in &bundle.catalog.resources {
         for scope in values.scopes.keys() {
-            if !reachable(bundle, resource, scope) {
+            if !permitted(bundle, resource, scope, Act::is_access) {
                 let message = format!(
                     "nobody may get `{scope}` on `{resource}`: permit it to someone, or remove it"
                 );
@@ -120,8 +122,25 @@ pub fn warnings(bundle: &Bundle, parsed: &Parsed, findings: &mut Findings) {
                     policy::UNREACHABLE_SCOPE,
                     message,
                 );
+            } else if permitted(bundle, resource, scope, |act| act == Act::Request)
+                && !permitted(bundle, resource, scope, |act| act == Act::Approve)
+            {
+                let message = format!(
+                    "`{scope}` on `{resource}` may be requested, and nobody may approve it: permit a group to `approve` it"
+                );
+                let at = place(format!("scope {resource}#{scope}"));
+                findings.warning(&at, policy::NOBODY_DECIDES, message);
             }
         }
+    }
+    for (person, accounts) in several_accounts(bundle) {
+        let message = format!(
+            "person `{person}` signs in as {}: whether a group of theirs owns what they decide on is judged by the account \
+             that they use",
+            accounts.join(" and as ")
+        );
+        let at = place(format!("person {person}"));
+        findings.warning(&at, policy::SEVERAL_ACCOUNTS, message);
     }
     for identity in bundle.identities.values().filter(|identity| identity.logins.is_empty()) {
         let message = format!("identity `{}` has no login: nobody can ever be it", identity.name);
@@ -170,14 +189,38 @@ fn by_name_alone(rule: &LoginRule) -> bool {
 /// The claim of a projected token that is never given again.
 const ACCOUNT_UID: &str = "kubernetes.io/serviceaccount/uid";
 
-/// Whether any permit of access is about this scope.
-fn reachable(bundle: &Bundle, resource: &ResourceName, scope: &ScopeName) -> bool {
+/// Persons with more than one account at issuers for people, when some owner is a group.
+fn several_accounts(bundle: &Bundle) -> Vec<(PersonName, Vec<String>)> {
+    let by_group = |owners: &Owners| {
+        [&owners.business, &owners.technical].iter().any(|one| matches!(one, Owner::Group(_)))
+    };
+    if !bundle.identities.values().any(|identity| by_group(&identity.owner)) {
+        return Vec::new();
+    }
+    let mut all: BTreeMap<&PersonName, Vec<String>> = BTreeMap::new();
+    for ((issuer, name), person) in &bundle.people.accounts {
+        let of_people = bundle.issuers.get(&**issuer);
+        if of_people.is_some_and(|issuer| issuer.subjects == Subjects::People) {
+            all.entry(person).or_default().push(format!("`{name}` of `{issuer}`"));
+        }
+    }
+    let several = all.into_iter().filter(|(_, accounts)| accounts.len() > 1);
+    several.map(|(person, accounts)| (person.clone(), accounts)).collect()
+}
+
+/// Whether any permit of such an action is about this scope.
+fn permitted(
+    bundle: &Bundle,
+    resource: &ResourceName,
+    scope: &ScopeName,
+    such: impl Fn(Act) -> bool,
+) -> bool {
     let store = &bundle.book.store;
     let line = store.lineage(&store.uid(Kind::Scope, &format!("{resource}#{scope}")));
     bundle.book.rules.iter().any(|rule| {
         rule.permits()
             && !rule.notes.shadow
-            && rule.acts.iter().any(|act| act.is_access())
+            && rule.acts.iter().any(|act| such(*act))
             && rule.resource.as_ref().is_none_or(|uid| line.contains(uid))
     })
 }

@@ -123,7 +123,7 @@ impl Bundle {
         let Ok(input) = Recorded::from_json(&decision.ruling.input) else {
             return no("what was recorded of the request cannot be read");
         };
-        if self.behind_now(&input).is_some_and(|behind| behind == decision.person.name) {
+        if self.is_behind(&decision.person.name, &input) {
             return no("they are behind the request");
         }
         let request: &AccessRequest = decision.request;
@@ -146,11 +146,15 @@ impl Bundle {
         )
     }
 
-    /// The person behind a recorded login, as this bundle joins accounts.
-    pub(in crate::policy) fn behind_now(&self, input: &Recorded) -> Option<PersonName> {
+    /// The person behind a recorded login, as this bundle joins accounts; an error when its rule names one that nobody has.
+    fn behind_now(&self, input: &Recorded) -> Result<Option<PersonName>, String> {
         let login = input.login();
-        let (_, rule) = self.whose(&login)?;
-        self.behind(rule?, &login).ok().flatten()
+        let Some((_, Some(rule))) = self.whose(&login) else { return Ok(None) };
+        self.behind(rule, &login)
+    }
+
+    fn is_behind(&self, person: &PersonName, input: &Recorded) -> bool {
+        self.behind_now(input).is_ok_and(|behind| behind.as_ref() == Some(person))
     }
 
     /// Whether a person may approve each of these scopes: the determining policies, or why not.
@@ -264,10 +268,13 @@ impl Bundle {
     }
 
     /// Whether a person is behind the request that a ruling is about, as this bundle joins accounts.
-    #[must_use]
-    pub fn stands_behind(&self, person: &Person, ruling: &Ruling) -> bool {
+    ///
+    /// # Errors
+    /// Why nobody can know: then it may be anybody.
+    pub fn stands_behind(&self, person: &Person, ruling: &Ruling) -> Result<bool, String> {
         let input = Recorded::from_json(&ruling.input);
-        input.is_ok_and(|input| self.behind_now(&input).is_some_and(|name| name == person.name))
+        let input = input.map_err(|_| "what was recorded of the request cannot be read")?;
+        Ok(self.behind_now(&input)?.as_ref() == Some(&person.name))
     }
 
     /// Whether a person is among those who answer for an identity.

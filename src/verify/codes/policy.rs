@@ -122,4 +122,8 @@ crate::codes! {
         "with several issuers for people, each could put its own people into the group by writing the claim", "name the one whose claims count: `issuer = \"corp\"`";
     FINDING_ABSENT = "PT-0367", "a policy waits for a finding that is never made",
         "this version tells policies only what gateways report of use; the other findings are shown to approvers", "do not rely on it: decide by scope, time or task instead";
+    NOBODY_DECIDES = "PT-0368", "a request that nobody can decide",
+        "policy lets somebody ask for the scope, and no `approve` policy lets anybody decide: each request waits until it lapses", "permit a group to `approve` it, or do not let it be requested";
+    SEVERAL_ACCOUNTS = "PT-0369", "one person, several accounts, and each with groups of its own",
+        "whose groups own an identity is judged by the account that signs in: an owner's other account is no owner by a group that only the first one has", "name such owners as `person:NAME`, or give all accounts of a person the same groups";
 }
