@@ -34,6 +34,8 @@ pub mod proof;
 pub mod receipts;
 #[cfg(test)]
 mod receipts_test;
+#[cfg(test)]
+mod review_test;
 pub mod ring;
 #[cfg(test)]
 mod ring_test;
