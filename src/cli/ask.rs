@@ -189,8 +189,8 @@ fn explained(screen: &Screen, answer: &v1::ExplainAccessResponse, verdict: &v1::
         Effect::Issue => screen.tint(Tint::Good, &format!("granted at once, for up to {lifetime}")),
         Effect::NeedsApproval => {
             let groups = answer.approver_groups.join(", ");
-            let count = answer.approvals_required;
-            format!("granted after {count} approval(s) by {groups}, for up to {lifetime}")
+            let count = show::count(answer.approvals_required, "approval");
+            format!("granted after {count} by {groups}, for up to {lifetime}")
         }
         Effect::Deny => screen.tint(Tint::Bad, "denied"),
         Effect::Unspecified => "unknown".to_owned(),

@@ -12,7 +12,7 @@ use crate::cli::args::Global;
 use crate::cli::args_operate::{BundleArgs, PolicyCommand};
 use crate::cli::ask;
 use crate::cli::client::{Client, screen};
-use crate::cli::exit::{Exit, Failure};
+use crate::cli::exit::{Exit, Failure, visible};
 use crate::cli::output::{Screen, Tint};
 use crate::cli::show;
 use crate::policy::bundle::{Bundle, Files, Load, read_folder};
@@ -46,7 +46,15 @@ pub async fn policy(global: &Global, command: &PolicyCommand) -> Result<Exit, Fa
 /// # Errors
 /// When it cannot be read.
 pub fn files(folder: &Path) -> Result<Files, Failure> {
-    let files = read_folder(folder).map_err(|why| Failure::file(folder, &why))?;
+    let files = read_folder(folder).map_err(|why| {
+        let failure = Failure::file(folder, &why);
+        match why.kind() {
+            std::io::ErrorKind::NotFound => {
+                failure.helps("name the bundle's folder, or let `protem init` write one")
+            }
+            _ => failure,
+        }
+    })?;
     if files.is_empty() {
         let what = format!("`{}` holds no bundle", folder.display());
         return Err(Failure::of(Exit::Usage, tool::USAGE, what).helps("`protem init` writes one"));
@@ -57,32 +65,48 @@ pub fn files(folder: &Path) -> Result<Files, Failure> {
 fn check(screen: &Screen, args: &BundleArgs) -> Result<Exit, Failure> {
     let files = files(&args.folder)?;
     let now = Time::from(SystemClock.unix());
-    let (findings, digest) = match Bundle::load(files, Load::Check { now }, false) {
-        Ok(bundle) => (bundle.warnings().to_vec(), Some(bundle.digest())),
+    let (findings, good) = match Bundle::load(files, Load::Check { now }, false) {
+        Ok(bundle) => (bundle.warnings().to_vec(), Some((bundle.digest(), bundle.cases()))),
         Err(findings) => (findings, None),
     };
     if screen.json {
         let list: Vec<serde_json::Value> = findings.iter().map(to_json).collect();
-        let digest = digest.map(|digest| digest.to_string());
-        let report =
-            serde_json::json!({ "ok": digest.is_some(), "digest": digest, "findings": list });
+        let digest = good.map(|(digest, _)| digest.to_string());
+        let cases = good.map(|(_, cases)| cases);
+        let report = serde_json::json!({
+            "ok": good.is_some(), "digest": digest, "cases": cases, "findings": list,
+        });
         screen.print(serde_json::to_string_pretty(&report).unwrap_or_default());
     } else {
         for finding in &findings {
-            screen.print(coloured(screen, finding));
+            screen.print(coloured(screen, &args.folder, finding));
         }
-        match &digest {
-            Some(digest) => {
-                screen.print(screen.tint(Tint::Good, &format!("good: bundle {digest}")))
+        screen.print(match good {
+            Some((digest, cases)) => {
+                let cases = show::count(cases, "case");
+                screen.tint(Tint::Good, &format!("good: bundle {digest}, {cases} as expected"))
             }
-            None => screen.print(screen.tint(Tint::Bad, "refused")),
-        }
+            None => {
+                let bad = findings.iter().filter(|one| one.severity != Severity::Warning).count();
+                let bad = show::count(u64::try_from(bad).unwrap_or(u64::MAX), "finding");
+                screen.tint(Tint::Bad, &format!("refused: {bad}"))
+            }
+        });
     }
-    Ok(if digest.is_some() { Exit::Done } else { Exit::Failed })
+    Ok(if good.is_some() { Exit::Done } else { Exit::Failed })
 }
 
-fn coloured(screen: &Screen, finding: &Finding) -> String {
-    let text = finding.to_string();
+/// A finding with its file as it is called from here: `bp/catalog.toml:38:25 error …`.
+#[must_use]
+pub fn in_folder(folder: &Path, finding: &str) -> String {
+    match finding.starts_with("bundle: ") {
+        true => format!("{}{}", folder.display(), finding.trim_start_matches("bundle")),
+        false => folder.join(finding).display().to_string(),
+    }
+}
+
+fn coloured(screen: &Screen, folder: &Path, finding: &Finding) -> String {
+    let text = in_folder(folder, &finding.to_string());
     match finding.severity {
         Severity::Error | Severity::Age => screen.tint(Tint::Bad, &text),
         Severity::Warning => text,
@@ -119,16 +143,58 @@ async fn apply(
         screen.json("ApplyBundleResponse", &answer, false)?;
         return Ok(end);
     }
-    answer.findings.iter().for_each(|finding| screen.say(format!("  {finding}")));
+    let said = answer.findings.iter().map(|finding| in_folder(folder, finding));
+    said.for_each(|finding| screen.say(format!("  {}", visible(&finding))));
     if end != Exit::Done {
         screen.print(screen.tint(Tint::Bad, "refused; the bundle in force stays"));
         return Ok(end);
     }
-    let total = answer.would_end_total;
-    if total > 0 {
+    if !answer.would_end.is_empty() {
         screen.print(show::grants(&answer.would_end));
     }
-    let word = if dry_run { "would be in force" } else { "is in force" };
-    screen.print(format!("bundle {} {word}; it ends {total} live grants", answer.digest));
+    screen.print(applied(&answer, dry_run));
     Ok(Exit::Done)
+}
+
+/// What is in force now, or would be. What a bundle ends is known beforehand alone: a live grant is asked about step by step.
+fn applied(answer: &v1::ApplyBundleResponse, dry_run: bool) -> String {
+    let digest = &answer.digest;
+    match dry_run {
+        true => {
+            let total = show::count(answer.would_end_total, "live grant");
+            format!("bundle {digest} would be in force and would end {total}")
+        }
+        false => format!("bundle {digest} is in force; live grants that it does not allow end now"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_names_the_file_that_was_checked() {
+        for (folder, finding, expect) in [
+            ("bp", "catalog.toml:3:1 error PT-0301 x", "bp/catalog.toml:3:1 error PT-0301 x"),
+            ("/etc/b/", "tests/a.toml error x", "/etc/b/tests/a.toml error x"),
+            ("bp", "bundle: error PT-0331 x", "bp: error PT-0331 x"),
+        ] {
+            assert_eq!(in_folder(Path::new(folder), finding), expect);
+        }
+    }
+
+    #[test]
+    fn what_a_bundle_ends_is_told_of_a_dry_run_alone() {
+        let answer = v1::ApplyBundleResponse {
+            digest: "ab".into(),
+            would_end_total: 1,
+            ..v1::ApplyBundleResponse::default()
+        };
+        assert_eq!(
+            applied(&answer, true),
+            "bundle ab would be in force and would end 1 live grant"
+        );
+        let nothing = v1::ApplyBundleResponse { would_end_total: 0, ..answer };
+        assert!(!applied(&nothing, false).contains('0'), "{}", applied(&nothing, false));
+    }
 }

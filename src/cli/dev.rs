@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 
-use protem_verify::codes::tool;
+use protem_verify::codes::{fault, tool};
 use protem_verify::names::{GatewayName, ResourceName};
 use tokio::net::TcpListener;
 use tokio::process::{Child, ChildStdin};
@@ -48,6 +48,7 @@ pub async fn dev(global: &Global, args: &DevArgs) -> Result<Exit, Failure> {
     let url = format!("http://{at}");
     private_data(&args.data)?;
     let (files, whence) = files(args)?;
+    serve::check_bundle(Path::new(&whence), &files, true)?;
     let issuer = sticky_issuer(&args.data, &url)?;
     let broker = serve::start(Parts {
         store: args.data.join("journal.db"),
@@ -152,10 +153,8 @@ async fn renew_bundle(broker: &Broker, files: Files) -> Result<(), Failure> {
     if crate::policy::bundle::digest(&files) == broker.bundle().digest() {
         return Ok(());
     }
-    let bundle = Bundle::load(files, Load::Activate, true).map_err(|findings| {
-        let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
-        Failure::of(Exit::Failed, tool::SETTINGS, "the bundle has errors").because(lines.join("; "))
-    })?;
+    let bundle = Bundle::load(files, Load::Activate, true)
+        .map_err(|_| Failure::of(Exit::Failed, fault::BUNDLE, "the bundle has errors"))?;
     let system = protem_core::event::Actor("system".into());
     let applied = broker.apply_bundle(system, bundle, None).await;
     applied.map(drop).map_err(|_| {
@@ -241,7 +240,7 @@ fn banner(screen: &Screen, args: &DevArgs, ready: &Ready, whence: &str, key: &De
         "{head}  development broker: loopback only, no TLS, own issuer. Not for production.\n"
     ));
     let line =
-        |name: &str, value: &str, more: &str| screen.say(format!("  {name:<11}{value:<25}{more}"));
+        |name: &str, value: &str, more: &str| screen.say(format!("  {name:<13}{value:<25}{more}"));
     line("API and web", &ready.broker, "gRPC (reflection on), approvals at /ui/");
     if let Some(orders) = &ready.orders {
         line("Orders API", orders, "behind a protem gateway, to try credentials on");

@@ -10,6 +10,7 @@ use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure, visible};
 use crate::cli::output::columns;
 use crate::cli::show;
+use crate::policy::finding::did_you_mean;
 
 /// `protem identities`.
 ///
@@ -42,9 +43,7 @@ pub async fn identities(global: &Global, args: &IdentitiesArgs) -> Result<Exit, 
     } else if let (Some(_), [one]) = (&args.name, all.identities.as_slice()) {
         screen.print(identity(one));
     } else if all.identities.is_empty() && args.name.is_some() && !filtered {
-        let name = visible(&request.name);
-        let none = format!("the bundle has no identity `{name}` that you may see");
-        return Err(Failure::of(Exit::NotFound, tool::NO_MATCH, none));
+        return Err(unknown(&client, &request.name).await);
     } else if all.identities.is_empty() {
         screen.say("no identities are like that");
     } else {
@@ -54,6 +53,17 @@ pub async fn identities(global: &Global, args: &IdentitiesArgs) -> Result<Exit, 
         screen.print(columns(&heads, &rows));
     }
     Ok(Exit::Done)
+}
+
+/// No identity is called so, but perhaps one that is spelled nearly so.
+async fn unknown(client: &Client, name: &str) -> Failure {
+    let asked = v1::ListIdentitiesRequest { page_size: PAGE, ..Default::default() };
+    let near = client.governance().list_identities(asked).await;
+    let near = near.map(|page| page.into_inner().identities).unwrap_or_default();
+    let hint = did_you_mean(name, near.iter().map(|one| one.name.as_str()));
+    let name = visible(name);
+    let none = format!("the bundle has no identity `{name}` that you may see{hint}");
+    Failure::of(Exit::NotFound, tool::NO_IDENTITY, none)
 }
 
 fn row(identity: &v1::Identity) -> Vec<String> {
@@ -70,7 +80,7 @@ fn row(identity: &v1::Identity) -> Vec<String> {
             0 => "-".to_owned(),
             count => count.to_string(),
         },
-        day(identity.review_by.as_ref()),
+        last_day(identity.review_by.as_ref()),
     ]
 }
 
@@ -87,8 +97,8 @@ fn identity(identity: &v1::Identity) -> String {
                 identity.owner_business, identity.owner_technical
             ),
         ),
-        ("review by", day(identity.review_by.as_ref())),
-        ("active", format!("{} grants", identity.active_grants)),
+        ("review by", last_day(identity.review_by.as_ref())),
+        ("active", show::count(identity.active_grants, "grant")),
         ("granted", show::at(identity.last_granted.as_ref())),
         ("used", show::at(identity.last_used.as_ref())),
     ];
@@ -145,7 +155,7 @@ fn secret_row(secret: &v1::Secret, now: i64) -> Vec<String> {
         visible(&secret.owner_technical),
         days.map_or("-".to_owned(), |days| format!("{days} d")),
         day(secret.rotate_by.as_ref()),
-        day(secret.expires.as_ref()),
+        last_day(secret.expires.as_ref()),
         visible(&place),
     ]
 }
@@ -154,6 +164,12 @@ fn secret_row(secret: &v1::Secret, now: i64) -> Vec<String> {
 fn day(at: Option<&prost_types::Timestamp>) -> String {
     let moment = at.and_then(|at| jiff::Timestamp::new(at.seconds, at.nanos).ok());
     moment.map_or("-".to_owned(), |moment| moment.to_string().chars().take(10).collect())
+}
+
+/// The last day before a moment that ends it, as the bundle writes that day.
+fn last_day(end: Option<&prost_types::Timestamp>) -> String {
+    let last = end.map(|end| end.seconds.saturating_sub(1));
+    day(last.map(|seconds| prost_types::Timestamp { seconds, nanos: 0 }).as_ref())
 }
 
 /// As many as the broker gives on one page in well under its time.
@@ -178,6 +194,7 @@ mod tests {
             ..v1::Secret::default()
         };
         let row = secret_row(&secret, 3 * 86_400 + 5);
+        assert_eq!(row[6], "1970-01-10", "the last day on which it is good, as the bundle says it");
         assert_eq!((&*row[1], &*row[4], &*row[5]), ("managed, overdue", "3 d", "1970-01-02"));
         assert_eq!(row[7], "X-Api-Key by edge, edge-2");
         let found = v1::Secret {

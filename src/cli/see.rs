@@ -132,13 +132,19 @@ fn gateway(gateway: &v1::Gateway) -> Vec<String> {
     };
     vec![
         visible(&gateway.name),
-        visible(&gateway.instance).chars().take(8).collect(),
+        match gateway.instance.as_str() {
+            "" => "-".to_owned(),
+            instance => visible(instance).chars().take(8).collect(),
+        },
         if gateway.connected { "yes" } else { "no" }.to_owned(),
         match (visible(&gateway.state), gateway.twin) {
             (state, true) => format!("{state} (twin)"),
             (state, false) => state,
         },
-        gateway.acknowledged.to_string(),
+        match gateway.acknowledged {
+            0 => "-".to_owned(),
+            seq => seq.to_string(),
+        },
         length(gateway.view_age.as_ref()),
         length(gateway.lag_p50.as_ref()),
         length(gateway.lag_p99.as_ref()),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use protem_clock::clock::SystemClock;
 use protem_gate::private::keep_to_itself;
-use protem_verify::codes::tool;
+use protem_verify::codes::{fault, tool};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
@@ -27,6 +27,7 @@ use crate::engine::plan::Schedule;
 use crate::engine::stop::StartError;
 use crate::journal::sqlite::SqliteJournal;
 use crate::policy::bundle::{Bundle, Files, Load};
+use crate::policy::finding::Finding;
 use crate::serve::issuers::Reach;
 use crate::serve::server::{Drain, ServeSettings, serve as serve_on};
 use crate::serve::webhook::Webhooks;
@@ -62,7 +63,7 @@ pub async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     let files = transport::files(&settings)?;
     let webhooks = webhooks(&settings)?;
     let parts = parts(&settings)?;
-    check_bundle(&parts.bundle)?;
+    check_bundle(&settings.broker.policies, &parts.bundle, false)?;
     if args.check_config {
         eprintln!("settings and bundle are good");
         return Ok(Exit::Done);
@@ -162,13 +163,20 @@ pub fn schedule(keys: &Keys) -> Schedule {
     Schedule { rotate_every: (!every.is_zero()).then_some(every), jwks_wait: keys.jwks_wait.0 }
 }
 
-fn check_bundle(files: &Files) -> Result<(), Failure> {
-    let refused = Bundle::load(Arc::clone(files), Load::Activate, false).map(drop);
-    refused.map_err(|findings| {
-        let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
-        Failure::of(Exit::Failed, tool::SETTINGS, "the bundle has errors")
-            .because(lines.join("\n        "))
-    })
+/// Refuses a bundle that no broker starts with.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn check_bundle(folder: &Path, files: &Files, dev: bool) -> Result<(), Failure> {
+    let refused = Bundle::load(Arc::clone(files), Load::Activate, dev).map(drop);
+    refused.map_err(|findings| bad_bundle(folder, &findings))
+}
+
+fn bad_bundle(folder: &Path, findings: &[Finding]) -> Failure {
+    let lines = findings.iter().map(|one| bundle::in_folder(folder, &one.to_string()));
+    let lines: Vec<String> = lines.collect();
+    Failure::of(Exit::Failed, fault::BUNDLE, "the bundle has errors")
+        .because(lines.join("\n        "))
 }
 
 /// Opens the store and starts the broker on it. What blocks is over when it returns: nothing else runs yet.

@@ -135,6 +135,13 @@ pub fn length(of: Duration) -> String {
     }
 }
 
+/// `1 grant`, `2 grants`.
+#[must_use]
+pub fn count(of: impl Into<u64>, what: &str) -> String {
+    let of = of.into();
+    if of == 1 { format!("1 {what}") } else { format!("{of} {what}s") }
+}
+
 fn tenths(of: f64) -> String {
     let text = format!("{of:.1}");
     text.strip_suffix(".0").map_or(text.clone(), str::to_owned)

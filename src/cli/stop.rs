@@ -25,6 +25,7 @@ pub async fn revoke(global: &Global, args: &RevokeArgs) -> Result<Exit, Failure>
     let (client, screen) = Client::open(global)?;
     let by = by(&client, &args.selector).await?;
     let again = ask_again(&by);
+    let mut receipts = Receipts::of(&by);
     let request = v1::RevokeRequest {
         selector: Some(v1::Selector { by: Some(by) }),
         note: args.note.clone(),
@@ -32,7 +33,6 @@ pub async fn revoke(global: &Global, args: &RevokeArgs) -> Result<Exit, Failure>
     };
     let answers = client.governance().revoke(request).await;
     let mut answers = answers.map_err(|status| client.failure(&status))?.into_inner();
-    let mut receipts = Receipts::default();
     let mut last: Option<v1::RevokeResponse> = None;
     let mut redraw = tokio::time::interval(REDRAW);
     loop {
@@ -79,16 +79,23 @@ const NAMED_MAX: usize = 4;
 struct Receipts {
     shown: BTreeSet<(String, String, String)>,
     durable: Option<Duration>,
+    /// Whether a token was revoked: of that the broker tells nothing, as it may be anybody's.
+    token: bool,
+    /// Whether a key was: its grants go on.
+    key: bool,
 }
 
 impl Receipts {
+    fn of(by: &By) -> Self {
+        let (token, key) = (matches!(by, By::Token(_)), matches!(by, By::KeyId(_)));
+        Self { token, key, ..Self::default() }
+    }
+
     fn show(&mut self, screen: &Screen, answer: &v1::RevokeResponse, first: bool) {
         screen.clear();
         if first {
             self.durable = Some(SystemClock.boot());
-            let word = if answer.grants_ended == 1 { "grant" } else { "grants" };
-            let (ended, seq) = (answer.grants_ended, answer.seq);
-            screen.print(format!("revoked; durable as entry {seq}, {ended} {word} ended"));
+            screen.print(self.began(answer));
         }
         for receipt in answer.enforcement.iter().filter(|receipt| receipt.how() != How::Waiting) {
             let (gateway, instance) = (receipt.gateway.clone(), receipt.instance.clone());
@@ -97,6 +104,21 @@ impl Receipts {
             }
         }
         self.draw(screen, Some(answer));
+    }
+
+    /// What is durable now.
+    fn began(&self, answer: &v1::RevokeResponse) -> String {
+        let (ended, seq) = (answer.grants_ended, answer.seq);
+        let durable = format!("revoked; durable as entry {seq}");
+        match ended {
+            _ if self.token => {
+                format!("if the token still counted, it does no more since entry {seq}")
+            }
+            _ if self.key => durable,
+            0 => format!("{durable}, no live grant was like that"),
+            1 => format!("{durable}, 1 grant ended"),
+            ended => format!("{durable}, {ended} grants ended"),
+        }
     }
 
     /// Who is waited for, and for how long already.
@@ -109,7 +131,7 @@ impl Receipts {
     }
 
     fn conclude(&self, screen: &Screen, last: Option<&v1::RevokeResponse>) {
-        let Some(last) = last else { return };
+        let Some(last) = last.filter(|_| !self.token) else { return };
         for receipt in last.enforcement.iter().filter(|receipt| receipt.how() == How::Waiting) {
             screen.print(show::receipt(screen, receipt));
         }
@@ -166,13 +188,26 @@ fn token_of_stdin() -> Result<String, Failure> {
     let mut token = String::new();
     let read = std::io::stdin().take(TOKEN_MAX).read_to_string(&mut token);
     read.map_err(|why| Failure::file(std::path::Path::new("standard input"), &why))?;
-    let token = token.trim().to_owned();
-    if token.is_empty() {
-        let what = "there is no token on standard input";
-        return Err(Failure::of(Exit::Usage, tool::USAGE, what)
-            .helps("pipe it in: protem revoke --token-stdin --note … < token"));
-    }
-    Ok(token)
+    credential(&token)
+}
+
+/// A text that can be a credential: three parts of base64url. The broker says yes to any, whatever it was.
+fn credential(text: &str) -> Result<String, Failure> {
+    let text = text.trim();
+    let part = |part: &str| {
+        let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        !part.is_empty() && part.bytes().all(letter)
+    };
+    let what = match text {
+        "" => "there is no token on standard input",
+        text if text.split('.').count() == 3 && text.split('.').all(part) => {
+            return Ok(text.to_owned());
+        }
+        _ => "what is on standard input is no credential",
+    };
+    Err(Failure::of(Exit::Usage, tool::USAGE, what)
+        .because("a credential is three parts of base64url with a dot between them")
+        .helps("pipe it in: protem revoke --token-stdin --note … < token"))
 }
 
 /// Whether those whose access ended could simply ask again, and what would stop that.
@@ -195,7 +230,10 @@ fn ask_again(by: &By) -> Option<String> {
         By::Everything(_) => Some(
             "  whoever policy permits may simply ask again; stop the broker to stop that".into(),
         ),
-        By::Token(_) => None,
+        By::Token(_) => Some(
+            "  the answer is the same for every token; `protem grants` tells whoever may look"
+                .into(),
+        ),
     }
 }
 
@@ -251,6 +289,25 @@ mod tests {
         let said = ask_again(&By::Task("payments/agent#t1".into())).unwrap();
         assert!(said.contains("payments/agent may ask again"), "{said}");
         assert!(said.contains("protem quarantine payments/agent"), "{said}");
-        assert_eq!(ask_again(&By::Token(String::new())), None);
+    }
+
+    #[test]
+    fn a_token_tells_nothing_and_nothing_is_made_up_of_it() {
+        let answer = v1::RevokeResponse { seq: 7, ..v1::RevokeResponse::default() };
+        let began = |by: By, ended| {
+            let answer = v1::RevokeResponse { grants_ended: ended, ..answer.clone() };
+            Receipts::of(&by).began(&answer)
+        };
+        let said = began(By::Token("t".into()), 0);
+        assert_eq!(said, "if the token still counted, it does no more since entry 7");
+        assert_eq!(began(By::KeyId("k".into()), 0), "revoked; durable as entry 7");
+        let identity = || By::Identity("payments/agent".into());
+        assert!(began(identity(), 0).ends_with("no live grant was like that"));
+        assert!(began(identity(), 1).ends_with("1 grant ended"));
+        assert!(began(identity(), 2).ends_with("2 grants ended"));
+        for text in ["", "junk", "a.b", "a.b.c.d", "a..c", "a.b.c d", "Bearer a.b.c"] {
+            assert_eq!(credential(text).map_err(|bad| bad.exit), Err(Exit::Usage), "{text}");
+        }
+        assert_eq!(credential(" eyJ0.eyJp_-.c2ln\n").unwrap(), "eyJ0.eyJp_-.c2ln");
     }
 }

@@ -28,6 +28,10 @@ async fn list(client: &Client, screen: &Screen) -> Result<Exit, Failure> {
         screen.json("ListWebhooksResponse", &answer, false)?;
         return Ok(Exit::Done);
     }
+    if answer.webhooks.is_empty() {
+        screen.say("the broker's settings name no webhook");
+        return Ok(Exit::Done);
+    }
     let rows: Vec<Vec<String>> = answer.webhooks.iter().flat_map(rows).collect();
     let heads = ["WEBHOOK", "STATE", "MESSAGE", "ENTRY", "TRIES", "SINCE OR NEXT TRY", "WHY"];
     screen.print(columns(&heads, &rows));
@@ -68,6 +72,6 @@ async fn retry(client: &Client, screen: &Screen, name: &str) -> Result<Exit, Fai
         screen.json("RetryWebhookResponse", &answer, false)?;
         return Ok(Exit::Done);
     }
-    screen.print(format!("{name}: {} messages are sent again", answer.messages));
+    screen.print(format!("{name}: {} sent again", show::count(answer.messages, "message")));
     Ok(Exit::Done)
 }

@@ -125,6 +125,13 @@ impl Bundle {
         &self.warnings
     }
 
+    /// How many test cases it has, all of them as expected.
+    #[must_use]
+    pub fn cases(&self) -> u32 {
+        let count = self.cases.iter().map(|(_, cases)| cases.case.len()).sum::<usize>();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
     /// What there is to ask for.
     #[must_use]
     pub fn catalog(&self) -> &Catalog {

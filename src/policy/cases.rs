@@ -258,7 +258,8 @@ fn differs(case: &Case, decided: &str, policies: &[PolicyId], why: String) -> St
     let expected = case.expect.get_ref();
     if expected != decided {
         let why = if decided == "deny" { format!(" ({})", why.trim()) } else { String::new() };
-        let by = if policies.is_empty() { String::new() } else { format!(" by {policies:?}") };
+        let by = names(policies.iter().map(PolicyId::as_str));
+        let by = if policies.is_empty() { String::new() } else { format!(" by {by}") };
         return format!("expected {expected}, decided {decided}{by}{why}");
     }
     let Some(wanted) = &case.policies else { return String::new() };
@@ -267,7 +268,14 @@ fn differs(case: &Case, decided: &str, policies: &[PolicyId], why: String) -> St
     if wanted == found {
         return String::new();
     }
-    format!("expected to be decided by {wanted:?}, was by {found:?}")
+    let (wanted, found) = (names(wanted.into_iter()), names(found.into_iter()));
+    format!("expected to be decided by {wanted}, was by {found}")
+}
+
+/// `` `a`, `b` ``, or `no policy`.
+fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+    if names.is_empty() { "no policy".to_owned() } else { names.join(", ") }
 }
 
 fn one_of<'a>(text: &'a Text, known: &[&'static str]) -> Result<&'a str, Bad> {

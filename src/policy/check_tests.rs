@@ -433,14 +433,14 @@ fn findings_know_their_place() {
     let files = changed("shop.cedar", "context.findings", "context.finding");
     let found: Vec<String> = check(files, TODAY).iter().map(ToString::to_string).collect();
     assert!(
-        found.iter().any(|line| line.starts_with("policies/shop.cedar:22:8 error PT-0320")),
+        found.iter().any(|line| line.starts_with("shop.cedar:22:8 error PT-0320")),
         "{found:#?}"
     );
     let files = changed("identities.toml", "tier      = \"partner\"", "tier      = \"partnr\"");
     let found: Vec<String> = check(files, TODAY).iter().map(ToString::to_string).collect();
     assert_eq!(
         found.first().map(|line| line.split_once(" error").unwrap().0),
-        Some("policies/identities.toml:44:13")
+        Some("identities.toml:44:13")
     );
 }
 

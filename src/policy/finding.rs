@@ -42,9 +42,9 @@ impl fmt::Display for Finding {
             Severity::Warning => "warning",
         };
         if self.file.is_empty() {
-            return write!(f, "policies: {word} {} {}", self.code.id, self.message);
+            return write!(f, "bundle: {word} {} {}", self.code.id, self.message);
         }
-        write!(f, "policies/{}", self.file)?;
+        write!(f, "{}", self.file)?;
         if self.line > 0 {
             write!(f, ":{}:{}", self.line, self.column)?;
         }
@@ -124,7 +124,7 @@ impl At {
 impl fmt::Display for At {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (line, column) = self.place;
-        write!(f, "policies/{}:{line}:{column}", self.file)
+        write!(f, "{}:{line}:{column}", self.file)
     }
 }
 

@@ -49,6 +49,8 @@ fn a_leaked_token_is_revoked_by_whoever_finds_it() {
     found.stdin.take().unwrap().write_all(token.as_bytes()).unwrap();
     let found = ran(found.wait_with_output().unwrap()).expect(0);
     assert_eq!(call(&broker, &token), 401, "{found:?}");
+    assert!(found.out.starts_with("if the token still counted"), "it tells of a grant: {found:?}");
+    assert!(!found.out.contains("gateway"), "it tells of receipts that nobody gave: {found:?}");
     assert!(!format!("{}{}{}", found.out, found.err, broker.log()).contains(&token));
 }
 

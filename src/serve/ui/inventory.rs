@@ -55,9 +55,9 @@ pub struct IdentityRow {
     pub owners: String,
     /// How far it is trusted.
     pub tier: String,
-    /// After that it gets no new grants.
+    /// After that day it gets no new grants.
     pub review_by: Option<Moment>,
-    /// That moment has passed.
+    /// That day has passed.
     pub review_over: bool,
     /// Whether it gets none now.
     pub quarantined: bool,
@@ -117,7 +117,7 @@ pub fn identity_row(one: &v1::Identity, now: Time) -> IdentityRow {
         purpose: sentence(&one.purpose),
         owners: both(&one.owner_business, &one.owner_technical),
         tier: one.trust_tier.clone(),
-        review_by: moment(one.review_by),
+        review_by: one.review_by.map(|end| Moment::last_day(&end, now)),
         review_over: one.review_by.is_some_and(over),
         quarantined: one.quarantined,
         active: count(u64::from(one.active_grants), "active grant", "active grants"),

@@ -68,7 +68,7 @@ fn shown(one: v1::Secret, now: Time) -> Shown {
         owners: both(&one.owner_business, &one.owner_technical),
         created: moment(one.created),
         rotate_by: moment(one.rotate_by),
-        expires: moment(one.expires),
+        expires: one.expires.map(|end| Moment::last_day(&end, now)),
         unmanaged: one.status == "unmanaged",
         gateways: one.gateways.join(", "),
         name: one.name,

@@ -45,6 +45,16 @@ impl Moment {
     }
 }
 
+impl Moment {
+    /// The last day before a moment that ends it, as the bundle writes that day.
+    #[must_use]
+    pub fn last_day(end: &Timestamp, now: Time) -> Self {
+        let last = Timestamp { seconds: end.seconds.saturating_sub(1), nanos: 0 };
+        let day: String = Self::of(&last, now).iso.chars().take(10).collect();
+        Self { iso: day.clone(), clock: day, near: Self::of(end, now).near }
+    }
+}
+
 /// Seconds that nobody counts.
 const JUST: Duration = Duration::from_secs(10);
 /// Beyond it a moment is told with its day.
@@ -80,10 +90,11 @@ pub fn sentence(text: &str) -> String {
     format!("{first}{}{stop}", letters.as_str())
 }
 
-/// What is said of a person, said to them: `they own …`.
+/// What is said of a person, said to them: `they own …`, `no policy permits them to …`.
 #[must_use]
 pub fn to_you(text: &str) -> String {
-    text.strip_prefix("they ").map_or_else(|| text.to_owned(), |rest| format!("you {rest}"))
+    let text = text.replacen("permits them to ", "permits you to ", 1);
+    text.strip_prefix("they ").map_or_else(|| text.clone(), |rest| format!("you {rest}"))
 }
 
 /// Why access is over.
@@ -202,6 +213,14 @@ mod tests {
     }
 
     #[test]
+    fn an_end_is_told_by_its_last_day() {
+        let end = Timestamp { seconds: 1_800_000_000 / 86_400 * 86_400, nanos: 0 };
+        let last = Moment::last_day(&end, Time::from_secs(1_799_900_000));
+        assert_eq!((last.iso.as_str(), last.clock.as_str()), ("2027-01-14", "2027-01-14"));
+        assert_eq!(last.near, "in 19 h 46 min");
+    }
+
+    #[test]
     fn latencies_are_short() {
         for (micros, expect) in
             [(400, "under 1 ms"), (3_900, "3 ms"), (1_244_000, "1.24 s"), (180_000_000, "3 min")]
@@ -213,6 +232,7 @@ mod tests {
     #[test]
     fn a_person_is_spoken_to() {
         assert_eq!(to_you("they are behind the request"), "you are behind the request");
+        assert_eq!(to_you("no policy permits them to do it"), "no policy permits you to do it");
         assert_eq!(to_you("policy says no"), "policy says no");
     }
 

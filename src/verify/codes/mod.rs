@@ -21,10 +21,13 @@ pub struct Code {
     pub remedy: &'static str,
 }
 
-/// All codes, by range.
+/// All codes, by number.
 #[must_use]
 pub fn all() -> Vec<Code> {
-    [law::ALL, wire::ALL, policy::ALL, check::ALL, fault::ALL, caller::ALL, tool::ALL].concat()
+    let ranges = [law::ALL, wire::ALL, policy::ALL, check::ALL, fault::ALL, caller::ALL, tool::ALL];
+    let mut all = ranges.concat();
+    all.sort_by_key(|code| code.id);
+    all
 }
 
 /// The entry of a code: `PT-0101`, in any case.

@@ -36,8 +36,11 @@ crate::codes! {
         "the request was denied, lapsed or was withdrawn", "`protem grant ID` says by whom and why";
     STILL_PENDING = "PT-0717", "the request still waits for approval",
         "nobody has decided yet", "go on waiting with `protem wait GRANT`";
-    PORTS = "PT-0718", "no free port was found",
-        "every port that was tried is taken", "give another one with `--listen`";
+    PORTS = "PT-0718", "there is no address to listen at",
+        "something else listens at every address that was tried, or it is none of this machine's",
+        "stop what listens there, or give another address: `--listen`, or `broker.listen` and `broker.probes` of the settings";
+    NO_IDENTITY = "PT-0721", "no such identity is to be seen",
+        "the bundle in force has none of that name, or it is not for you to see", "look at `protem identities`";
     USAGE = "PT-0719", "the arguments do not fit together",
         "one of them is missing, or contradicts another", "see `--help` of the command";
     SIGN_IN = "PT-0730", "the sign-in did not work",
