@@ -58,7 +58,7 @@ table! {
         /// The bundle that a new journal begins with: a folder as `protem init` writes it. Later ones come by
         /// `protem policy apply`.
         policies: PathBuf = PathBuf::from("policies"), "\"policies\"";
-        /// The folder of the signing keys, made with mode 0700; each key is a file of mode 0600.
+        /// The folder of the signing keys, made with mode 0700; each key is a file of mode 0600. Left out: `./protem-keys`.
         keys: PathBuf = PathBuf::from("protem-keys"), "\"/var/lib/protem/keys\"";
         /// This region's name, which policies see as `context.region`.
         region: String = String::new(), "\"eu1\"";
@@ -96,7 +96,7 @@ table! {
 table! {
     /// Where the journal is.
     Store {
-        /// The journal, an SQLite file, made if it is missing. Its folder must be on a local disk.
+        /// The journal, an SQLite file, made if it is missing. Its folder must be on a local disk. Left out: `./protem.db`.
         path: PathBuf = PathBuf::from("protem.db"), "\"/var/lib/protem/journal.db\"";
         /// A file outside the store that keeps the newest signed checkpoint, so that a store restored from an old
         /// backup is noticed. Put it on another disk. Empty: none.

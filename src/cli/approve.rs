@@ -65,7 +65,9 @@ pub async fn approve(global: &Global, args: &ApproveArgs) -> Result<Exit, Failur
         if !walk::can_ask() {
             let what = "nothing says which request, and there is no terminal to ask on";
             let help = "give its id; `protem pending` shows what waits";
-            return Err(Failure::of(Exit::Usage, tool::USAGE, what).helps(help));
+            return Err(Failure::of(Exit::Usage, tool::USAGE, what)
+                .because("a queue is walked through at a terminal alone")
+                .helps(help));
         }
         return walk::all(&client, &screen).await;
     };

@@ -28,48 +28,52 @@ pub struct Protem {
     pub command: Command,
 }
 
-/// What holds for every command.
+/// Under which heading that stands which holds for every command.
+pub const EVERYWHERE: &str = "Everywhere";
+
+/// What holds for every command. The ways to prove who one is that are set once, and by the environment as a rule, are in the
+/// long help alone.
 #[derive(Args, Clone, Debug)]
 pub struct Global {
     /// The broker to talk to [default: http://127.0.0.1:7420, or `client.broker` of the user's protem.toml]
-    #[arg(long, global = true, value_name = "URL", help_heading = "Everywhere")]
+    #[arg(long, global = true, value_name = "URL", help_heading = EVERYWHERE)]
     pub broker: Option<String>,
     /// A file with your token, a JWT of an issuer that the bundle trusts; read anew each time
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = EVERYWHERE)]
     pub token_file: Option<PathBuf>,
     /// Whom a token that is fetched for you is for, an id token of GitHub Actions or a JWT-SVID: the `audience` of the
     /// issuer in the bundle, or of the trust domain [default: as the broker says, if that is its own address]
-    #[arg(long, global = true, value_name = "AUDIENCE", help_heading = "Everywhere")]
+    #[arg(hide_short_help = true, long, global = true, value_name = "AUDIENCE", help_heading = EVERYWHERE)]
     pub audience: Option<String>,
     /// Against `protem dev` only: act as this identity or gateway of the bundle, or as a person in groups
     /// (`alice:shop-oncall,operators`)
-    #[arg(long = "as", global = true, value_name = "NAME", help_heading = "Everywhere")]
+    #[arg(long = "as", global = true, value_name = "NAME", help_heading = EVERYWHERE)]
     pub act_as: Option<String>,
     /// Your certificate with its intermediates, an X.509-SVID in PEM; it says who you are where no token does
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    #[arg(hide_short_help = true, long, global = true, value_name = "FILE", help_heading = EVERYWHERE)]
     pub cert: Option<PathBuf>,
     /// The key of `--cert`, in PEM; both are read anew at each connection
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    #[arg(hide_short_help = true, long, global = true, value_name = "FILE", help_heading = EVERYWHERE)]
     pub key: Option<PathBuf>,
     /// Where the SPIFFE Workload API gives you SVIDs, `unix:///PATH` or `tcp://127.0.0.1:PORT` [default:
     /// SPIFFE_ENDPOINT_SOCKET]
-    #[arg(long, global = true, value_name = "ADDRESS", help_heading = "Everywhere")]
+    #[arg(hide_short_help = true, long, global = true, value_name = "ADDRESS", help_heading = EVERYWHERE)]
     pub spiffe_socket: Option<String>,
     /// Which SVID to present [default: x509 over https, jwt over http]
-    #[arg(long, global = true, value_name = "KIND", help_heading = "Everywhere")]
+    #[arg(hide_short_help = true, long, global = true, value_name = "KIND", help_heading = EVERYWHERE)]
     pub svid: Option<Svid>,
     /// Which of several SVIDs: the one with this hint [default: the first]
-    #[arg(long, global = true, value_name = "HINT", help_heading = "Everywhere")]
+    #[arg(hide_short_help = true, long, global = true, value_name = "HINT", help_heading = EVERYWHERE)]
     pub svid_hint: Option<String>,
     /// The SPIFFE ID that the broker's certificate must have, by the roots that come with your X.509-SVID; CAs and the
     /// broker's name count no more then
-    #[arg(long, global = true, value_name = "SPIFFE-ID", help_heading = "Everywhere")]
+    #[arg(hide_short_help = true, long, global = true, value_name = "SPIFFE-ID", help_heading = EVERYWHERE)]
     pub broker_id: Option<String>,
     /// CAs in PEM that the broker's certificate must come from [default: the system's]
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    #[arg(hide_short_help = true, long, global = true, value_name = "FILE", help_heading = EVERYWHERE)]
     pub ca: Option<PathBuf>,
     /// Text for people, or JSON for machines
-    #[arg(short, long, global = true, value_name = "FORMAT", help_heading = "Everywhere")]
+    #[arg(short, long, global = true, value_name = "FORMAT", help_heading = EVERYWHERE)]
     pub output: Option<Output>,
     /// Which of these were typed.
     #[arg(skip)]
@@ -356,6 +360,8 @@ mod tests {
         check("protem run --on orders-api --scope orders:read -- true", true);
         check("protem run --on orders-api --scope a,b --for 15m -- sh -c x", true);
         check("protem run --on orders-api -- true", false);
+        check("protem run --on orders-api --scope a --emergency --purpose fire -- true", true);
+        check("protem run --on orders-api --scope a --emergency -- true", false);
         check("protem run --on orders-api --scope a --for soon -- true", false);
         check("protem revoke --identity payments/agent --note leak", true);
         check("protem revoke --identity payments/agent", false);

@@ -25,8 +25,8 @@ pub struct What {
     /// Why, in words that an approver will read
     #[arg(long, value_name = "WORDS", default_value = "")]
     pub purpose: String,
-    /// Break-glass: at once, short, and reviewed afterwards; only where policy says so
-    #[arg(long)]
+    /// Break-glass: at once, short, and reviewed afterwards; only where policy says so, and never without `--purpose`
+    #[arg(long, requires = "purpose")]
     pub emergency: bool,
 }
 

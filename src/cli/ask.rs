@@ -38,6 +38,7 @@ pub async fn request(global: &Global, args: &AskArgs) -> Result<Exit, Failure> {
         return explain(&client, &screen, request, String::new()).await;
     }
     let answer = ask(&client, request).await?;
+    shortened(args.what.lifetime, &answer.grant).iter().for_each(|line| screen.say(line));
     let answer = match (answer.grant.state(), args.wait) {
         (GrantState::Pending, Some(patience)) => {
             let mut signals = Signals::listen()?;
@@ -52,7 +53,7 @@ pub async fn request(global: &Global, args: &AskArgs) -> Result<Exit, Failure> {
         (GrantState::Pending, None)
         | (GrantState::Unspecified | GrantState::Active | GrantState::Ended, _) => answer,
     };
-    finish(&screen, answer)
+    finish(&client, &screen, answer)
 }
 
 /// Takes back a request whose requester was stopped while it waited.
@@ -73,10 +74,10 @@ async fn withdrawn(client: &Client, grant: &str) -> Failure {
 ///
 /// # Errors
 /// When nothing was got, or not yet.
-pub fn finish(screen: &Screen, answer: Answer) -> Result<Exit, Failure> {
+pub fn finish(client: &Client, screen: &Screen, answer: Answer) -> Result<Exit, Failure> {
     let (state, id) = (answer.grant.state(), answer.grant.id.clone());
     if state == GrantState::Ended {
-        return Err(wait::not_granted(&answer.grant));
+        return Err(wait::not_granted(&client.again(), &answer.grant));
     }
     let token = answer.credential.as_ref().map(|credential| credential.token.clone());
     if screen.json {
@@ -90,14 +91,25 @@ pub fn finish(screen: &Screen, answer: Answer) -> Result<Exit, Failure> {
         screen.print(&answer.grant.id);
     }
     if state == GrantState::Pending {
-        return Err(waits(&id));
+        return Err(waits(client, &id));
     }
     Ok(Exit::Done)
 }
 
-fn waits(id: &str) -> Failure {
+fn waits(client: &Client, id: &str) -> Failure {
     Failure::of(Exit::Pending, tool::STILL_PENDING, "the request waits for approval")
-        .helps(format!("go on waiting with `protem wait {id}`"))
+        .helps(format!("go on waiting with `protem wait {id}{}`", client.again()))
+}
+
+/// What of the time that was wished for was not granted, and by which rule.
+#[must_use]
+pub fn shortened(wish: Option<Duration>, grant: &v1::Grant) -> Option<String> {
+    let (wish, most) = (wish?, show::duration(grant.lifetime.as_ref()));
+    let limits = grant.verdict.as_ref().map(|verdict| verdict.limits.as_slice());
+    let rule = limits.unwrap_or_default().iter().find(|limit| limit.starts_with("lifetime "));
+    let rule = rule.map(|rule| format!("  ({rule})")).unwrap_or_default();
+    (most < wish)
+        .then(|| format!("  for {} at most, not {}{rule}", show::length(most), show::length(wish)))
 }
 
 /// One line about what was granted.
@@ -216,4 +228,27 @@ fn explained(screen: &Screen, answer: &v1::ExplainAccessResponse, verdict: &v1::
 /// The beginning of a digest, enough to tell bundles apart.
 fn short_digest(digest: &str) -> String {
     digest.chars().take(16).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn less_time_than_was_wished_for_is_told_with_the_rule() {
+        let limits = ["lifetime 30m, from scope `orders:refund`", "freshness 10s, from tier `a`"];
+        let grant = v1::Grant {
+            lifetime: Some(show::to_wire(Duration::from_secs(1_800))),
+            verdict: Some(v1::Verdict {
+                limits: limits.map(str::to_owned).to_vec(),
+                ..v1::Verdict::default()
+            }),
+            ..v1::Grant::default()
+        };
+        let told = |secs| shortened(Some(Duration::from_secs(secs)), &grant);
+        let line = "  for 30m at most, not 5h  (lifetime 30m, from scope `orders:refund`)";
+        assert_eq!(told(18_000).as_deref(), Some(line));
+        assert_eq!(told(1_800), None);
+        assert_eq!(shortened(None, &grant), None);
+    }
 }

@@ -16,10 +16,11 @@ use protem_verify::time::Time;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::args::Global;
-use crate::cli::client::{Client, screen};
+use crate::cli::client::{Client, broker, screen};
 use crate::cli::exit::{Exit, Failure, visible};
 use crate::cli::find;
 use crate::cli::output::{Screen, Tint};
+use crate::cli::welcome::Welcome;
 use crate::journal::verify::verify_store;
 use crate::serve::audit::json;
 
@@ -83,7 +84,9 @@ pub async fn export(global: &Global, part: &str, to: Option<&Path>) -> Result<Ex
         ..v1::ReadJournalRequest::default()
     };
     let mut rows = stream(&client, read).await?;
-    let (issuer, checkpoint_jwks) = checkpoint_keys(&client).await?;
+    let (uri, web) = broker(global)?;
+    let issuer = Welcome::of(&uri, &web).await?.issuer;
+    let checkpoint_jwks = checkpoint_keys(&client).await?;
     let mut export =
         Export { format: FORMAT.to_owned(), grant, issuer, checkpoint_jwks, entries: Vec::new() };
     while let Some(row) = rows.message().await.map_err(|status| client.failure(&status))? {
@@ -123,12 +126,12 @@ async fn prove(client: &Client, seq: u64) -> Result<v1::GetProofResponse, Failur
     proof.map(tonic::Response::into_inner).map_err(|status| client.failure(&status))
 }
 
-/// The broker's issuer and the keys that sign its checkpoints.
-async fn checkpoint_keys(client: &Client) -> Result<(String, String), Failure> {
+/// The keys that sign the broker's checkpoints.
+async fn checkpoint_keys(client: &Client) -> Result<String, Failure> {
     let head = client.feed().head(v1::HeadRequest::default()).await;
     let head = head.map_err(|status| client.failure(&status))?.into_inner();
     let keys = head.keys.unwrap_or_default();
-    Ok((client.uri().to_string(), keys.checkpoint_jwks))
+    Ok(keys.checkpoint_jwks)
 }
 
 fn exported(entry: v1::JournalEntry, proof: v1::GetProofResponse) -> Result<Exported, Failure> {
@@ -217,7 +220,9 @@ fn of_file(file: &Path) -> Result<Proven, Failure> {
         return of_store(file);
     }
     let export = serde_json::from_slice(&bytes).map_err(|why| {
-        unproven(format!("`{}` is neither an export nor a journal: {why}", file.display()))
+        unproven(format!("`{}` is neither an export nor a journal", file.display()))
+            .because(format!("as an export it cannot be read: {why}"))
+            .helps("give what `protem audit export` wrote, or the file of a journal")
     })?;
     check_export(&export)
 }
@@ -308,7 +313,7 @@ fn of_store(file: &Path) -> Result<Proven, Failure> {
 
 /// Every entry that the broker shows, hashed anew, against a checkpoint that it signs.
 async fn over_the_wire(client: &Client) -> Result<Proven, Failure> {
-    let (_, jwks) = checkpoint_keys(client).await?;
+    let jwks = checkpoint_keys(client).await?;
     let keys = Keys::parse(&jwks).map_err(|why| unproven(why.to_string()))?;
     let proof = prove(client, 1).await?;
     let entry = exported(v1::JournalEntry::default(), proof)?;

@@ -126,7 +126,9 @@ async fn token(global: &Global) -> Result<Exit, Failure> {
 async fn status(client: &Client, screen: &Screen) -> Result<Exit, Failure> {
     // What is presented is known by name only once it is there; why it is not, the call below says.
     let _ = client.login().token().await;
-    screen.say(screen.tint(Tint::Dim, &format!("  by {}", visible(&client.login().source()))));
+    let source = visible(&client.login().source());
+    let by = if client.login().is_somebody() { "by " } else { "" };
+    screen.say(screen.tint(Tint::Dim, &format!("  {by}{source}")));
     let answer = client.access().who_am_i(v1::WhoAmIRequest {}).await;
     let answer = answer.map_err(|status| client.failure(&status))?.into_inner();
     if screen.json {

@@ -48,12 +48,10 @@ pub async fn policy(global: &Global, command: &PolicyCommand) -> Result<Exit, Fa
 pub fn files(folder: &Path) -> Result<Files, Failure> {
     let files = read_folder(folder).map_err(|why| {
         let failure = Failure::file(folder, &why);
-        match why.kind() {
-            std::io::ErrorKind::NotFound => {
-                failure.helps("name the bundle's folder, or let `protem init` write one")
-            }
-            _ => failure,
+        if why.kind() != std::io::ErrorKind::NotFound {
+            return failure;
         }
+        failure.helps("name the bundle's folder, or let `protem init` write one")
     })?;
     if files.is_empty() {
         let what = format!("`{}` holds no bundle", folder.display());

@@ -1,7 +1,7 @@
 //! A child process: how it is started, told to stop, and passed the signals that its parent gets.
 
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use protem_verify::codes::tool;
@@ -20,6 +20,33 @@ pub struct Started {
     pub process: Child,
     pid: Option<Pid>,
     own_group: bool,
+}
+
+/// Whether a command is there and may be executed, as far as can be told without starting it.
+///
+/// # Errors
+/// 127 when there is no such program, 126 when it cannot be executed.
+pub fn startable(command: &[String]) -> Result<(), Failure> {
+    let program = command.first().map(String::as_str).unwrap_or_default();
+    let bad = |code, why: std::io::Error| {
+        Failure::of(Exit::Command(code), tool::COMMAND, format!("`{program}`: {why}"))
+    };
+    let path = std::env::var_os("PATH");
+    let places: Vec<PathBuf> = match (program.contains('/'), &path) {
+        (true, _) => vec![PathBuf::from(program)],
+        (false, Some(path)) => std::env::split_paths(path).map(|at| at.join(program)).collect(),
+        // The system has a path of its own then.
+        (false, None) => return Ok(()),
+    };
+    let there: Vec<&PathBuf> = places.iter().filter(|place| place.exists()).collect();
+    let executable = |place: &&&PathBuf| {
+        place.is_file() && rustix::fs::access(place.as_path(), rustix::fs::Access::EXEC_OK).is_ok()
+    };
+    match (there.is_empty(), there.iter().find(executable)) {
+        (_, Some(_)) => Ok(()),
+        (true, None) => Err(bad(NO_COMMAND, std::io::Error::from_raw_os_error(2))),
+        (false, None) => Err(bad(NOT_EXECUTABLE, std::io::Error::from_raw_os_error(13))),
+    }
 }
 
 /// Starts a command with its credential's file, and perhaps its first token in a variable.

@@ -4,26 +4,26 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::Uri;
-use prost::Message;
-use protem_gate::connect::{Dial, TlsFiles};
-use protem_proto::wire::v1;
+use protem_gate::connect::{Dial, TlsFiles, is_loopback};
 use protem_proto::wire::v1::access_service_client::AccessServiceClient;
 use protem_proto::wire::v1::approval_service_client::ApprovalServiceClient;
 use protem_proto::wire::v1::bundle_service_client::BundleServiceClient;
 use protem_proto::wire::v1::governance_service_client::GovernanceServiceClient;
 use protem_proto::wire::v1::revocation_service_client::RevocationServiceClient;
-use protem_verify::codes::{self, tool};
+use protem_verify::codes::tool;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::cli::args::{Global, Output};
+use crate::cli::dev_key;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::keeper::Keeper;
 use crate::cli::line::Line;
 use crate::cli::output::Screen;
+use crate::cli::refused::explain;
 use crate::cli::task_id::process_env;
-use crate::cli::token::{Login, broker_uri};
+use crate::cli::token::{Login, base, broker_uri};
 use crate::cli::ways::{Agent, From, Given};
 use crate::config::{self, Settings};
 use crate::fetch::web::Web;
@@ -35,6 +35,8 @@ pub struct Client {
     channel: Channel,
     login: Login,
     tls: TlsFiles,
+    /// Where a call that takes long is told of.
+    told: Option<Screen>,
 }
 
 /// How long to wait for a connection: longer than a slow network, shorter than patience.
@@ -59,7 +61,15 @@ impl Client {
         let identity = given.cert.as_ref().map(|(files, _)| files.clone());
         let tls = TlsFiles { ca: ca(global, &settings), identity };
         let login = Login::by(given.way()?, &uri, global.audience.clone(), web)?;
-        Ok((Self::over(uri, login, tls), Screen::new(output)))
+        let screen = Screen::new(output);
+        let told = Some(screen).filter(|screen| screen.live);
+        Ok((Self { told, ..Self::over(uri, login, tls) }, screen))
+    }
+
+    /// The same, which keeps silent however long a call takes: for who calls beside a command that has the terminal.
+    #[must_use]
+    pub fn silent(&self) -> Self {
+        Self { told: None, ..self.clone() }
     }
 
     /// To one broker, as one caller, trusting the system's CAs. Connects with the first call.
@@ -72,7 +82,7 @@ impl Client {
     #[must_use]
     pub fn over(uri: Uri, login: Login, tls: TlsFiles) -> Self {
         let dial = login.dial(Dial::new(uri.clone(), tls.clone(), CONNECT_TIMEOUT));
-        Self { uri, channel: dial.connect_lazy(), login, tls }
+        Self { uri, channel: dial.connect_lazy(), login, tls, told: None }
     }
 
     /// Whom it believes, and what it shows.
@@ -100,7 +110,8 @@ impl Client {
     }
 
     fn line(&self) -> Line {
-        Line::new(self.channel.clone(), self.login.clone())
+        let told = self.told.map(|screen| (screen, base(&self.uri).into()));
+        Line::new(self.channel.clone(), self.login.clone(), told)
     }
 
     /// What workloads call.
@@ -139,11 +150,14 @@ impl Client {
     #[must_use]
     pub fn failure(&self, status: &Status) -> Failure {
         if status.code() == Code::Unauthenticated && !self.login.is_somebody() {
-            return Failure::of(
-                Exit::NotAuthenticated,
-                tool::NO_LOGIN,
-                "the broker asks who you are",
-            );
+            let what = "the broker asks who you are";
+            let failure = Failure::of(Exit::NotAuthenticated, tool::NO_LOGIN, what);
+            return match dev_key::read(&dev_key::state(), self.uri.port_u16().unwrap_or(80)) {
+                Ok(_) if is_loopback(self.uri.host().unwrap_or_default()) => {
+                    failure.helps("say as whom: `--as payments/agent`, `--as alice:shop-oncall`")
+                }
+                Ok(_) | Err(_) => failure,
+            };
         }
         // A token that could not be had never reached the broker: the reason is ours.
         if status.code() == Code::Unauthenticated
@@ -152,11 +166,39 @@ impl Client {
             return why;
         }
         let failure = explain(status, &self.uri);
+        if failure.code == tool::UNREACHABLE.id
+            && let Some(why) = self.unusable_files()
+        {
+            return why;
+        }
         let may_be_why = matches!(failure.exit, Exit::NotAuthenticated | Exit::Unreachable);
         match self.login.ails().filter(|_| may_be_why) {
             Some(more) => failure.beside(&more),
             None => failure,
         }
+    }
+}
+
+impl Client {
+    /// What is wrong with a certificate, key or CA file that no connection can be opened with.
+    fn unusable_files(&self) -> Option<Failure> {
+        if self.uri.scheme_str() != Some("https") || self.tls == TlsFiles::default() {
+            return None;
+        }
+        let dial = Dial::new(self.uri.clone(), self.tls.clone(), CONNECT_TIMEOUT);
+        let why = self.login.dial(dial).usable().err()?;
+        Some(Failure::of(Exit::NotAuthenticated, tool::TLS_FILES, why.to_string()))
+    }
+
+    /// What a command must say so that it is the same caller at the same broker, where flags said it: ` --as alice:operators`.
+    #[must_use]
+    pub fn again(&self) -> String {
+        let Some(name) = self.login.dev_name() else { return String::new() };
+        let broker = match self.uri.port_u16() == Some(config::PORT) {
+            true => String::new(),
+            false => format!(" --broker {}", base(&self.uri)),
+        };
+        format!(" --as {name}{broker}")
     }
 }
 
@@ -254,37 +296,6 @@ pub fn screen(global: &Global) -> Result<Screen, Failure> {
     Ok(Screen::new(output))
 }
 
-/// A status as what happened, why, and what helps.
-#[must_use]
-pub fn explain(status: &Status, broker: &Uri) -> Failure {
-    let details = status.get_error_details();
-    let Some(info) = details.error_info() else { return unexplained(status, broker) };
-    let known = codes::find(&info.reason);
-    let mut why: Vec<String> = Vec::new();
-    if let Some(bad) = details.bad_request() {
-        for field in &bad.field_violations {
-            why.push(format!("{}: {}", field.field, field.description));
-        }
-    }
-    let verdict = verdict(status);
-    if let Some(verdict) = &verdict
-        && !verdict.policies.is_empty()
-    {
-        why.push(format!("policies: {}", verdict.policies.join(", ")));
-    }
-    if why.is_empty() {
-        why.extend(known.map(|code| code.why.to_owned()));
-    }
-    let remedy = verdict.map(|verdict| verdict.remedy).filter(|remedy| !remedy.is_empty());
-    let remedy = remedy.or_else(|| info.metadata.get("remedy").cloned());
-    let help = remedy.or_else(|| known.map(|code| code.remedy.to_owned())).unwrap_or_default();
-    let exit = exit_of(status.code());
-    // Other clients show the message alone, so it repeats the remedy; three lines need it once.
-    let what = status.message();
-    let what = what.strip_suffix(help.as_str()).unwrap_or(what).trim_end_matches(": ").to_owned();
-    Failure { exit, what, why: why.join("; "), code: info.reason.clone(), help }
-}
-
 /// Whether the call may never have arrived, so that asking again is right: the broker said so, or the connection broke under
 /// it, which the transport calls cancelled.
 #[must_use]
@@ -315,104 +326,14 @@ pub fn wait_before(status: &Status, pause: Duration) -> Option<Duration> {
 /// The longest that a broker's wish to be asked later is waited for; a longer one is told to the caller.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 
-/// A status that the broker did not make: the connection broke, or something else answers there.
-fn unexplained(status: &Status, broker: &Uri) -> Failure {
-    match status.code() {
-        Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Cancelled => {
-            let what = format!("no broker answers at {broker}");
-            Failure::of(Exit::Unreachable, tool::UNREACHABLE, what).because(deepest(status))
-        }
-        Code::Unimplemented => Failure {
-            exit: Exit::Failed,
-            what: "the broker does not offer this".to_owned(),
-            why: status.message().to_owned(),
-            code: String::new(),
-            help: "ask a broker of the same version as this command".to_owned(),
-        },
-        Code::Ok
-        | Code::InvalidArgument
-        | Code::NotFound
-        | Code::AlreadyExists
-        | Code::PermissionDenied
-        | Code::ResourceExhausted
-        | Code::FailedPrecondition
-        | Code::Aborted
-        | Code::OutOfRange
-        | Code::Internal
-        | Code::DataLoss
-        | Code::Unauthenticated => Failure {
-            exit: exit_of(status.code()),
-            what: status.message().to_owned(),
-            why: format!("{:?}", status.code()),
-            code: String::new(),
-            help: String::new(),
-        },
-    }
-}
-
-fn deepest(status: &Status) -> String {
-    let mut deepest = status.message().to_owned();
-    let mut next = std::error::Error::source(status);
-    while let Some(cause) = next {
-        deepest = cause.to_string();
-        next = cause.source();
-    }
-    deepest
-}
-
-fn exit_of(code: Code) -> Exit {
-    match code {
-        Code::Ok => Exit::Done,
-        Code::InvalidArgument | Code::OutOfRange => Exit::Usage,
-        Code::PermissionDenied => Exit::Denied,
-        Code::Unauthenticated => Exit::NotAuthenticated,
-        Code::NotFound => Exit::NotFound,
-        Code::Unavailable | Code::DeadlineExceeded => Exit::Unreachable,
-        Code::Cancelled
-        | Code::Unknown
-        | Code::AlreadyExists
-        | Code::ResourceExhausted
-        | Code::FailedPrecondition
-        | Code::Aborted
-        | Code::Unimplemented
-        | Code::Internal
-        | Code::DataLoss => Exit::Failed,
-    }
-}
-
-/// The verdict that a refusal carries.
-#[must_use]
-pub fn verdict(status: &Status) -> Option<v1::Verdict> {
-    let rich = tonic_types::pb::Status::decode(status.details()).ok()?;
-    let any = rich.details.into_iter().find(|any| any.type_url.ends_with("/protem.v1.Verdict"))?;
-    v1::Verdict::decode(any.value.as_slice()).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use tonic_types::ErrorDetails;
 
-    #[track_caller]
-    fn check(status: Status, exit: u8, code: &str) {
-        let failure = explain(&status, &Uri::from_static("http://127.0.0.1:1"));
-        assert_eq!((failure.exit.code(), failure.code.as_str()), (exit, code), "{failure}");
-    }
-
     fn rich(code: Code, reason: &str) -> Status {
         let details = ErrorDetails::with_error_info(reason, "protem", []);
         Status::with_error_details(code, "no", details)
-    }
-
-    #[test]
-    fn answers_become_exit_codes() {
-        check(Status::unavailable("tcp connect error"), 7, "PT-0701");
-        check(rich(Code::Unavailable, "PT-0501"), 7, "PT-0501");
-        check(rich(Code::PermissionDenied, "PT-0101"), 3, "PT-0101");
-        check(rich(Code::Unauthenticated, "PT-0601"), 4, "PT-0601");
-        check(rich(Code::NotFound, "PT-0105"), 5, "PT-0105");
-        check(rich(Code::FailedPrecondition, "PT-0102"), 1, "PT-0102");
-        check(rich(Code::InvalidArgument, "PT-0201"), 2, "PT-0201");
     }
 
     #[test]
@@ -435,12 +356,5 @@ mod tests {
             assert_eq!(wait_before(&status, short), wait, "{status:?}");
         }
         assert_eq!(wait_before(&busy(2), long), Some(long));
-    }
-
-    #[test]
-    fn an_explained_refusal_tells_what_helps() {
-        let status = rich(Code::FailedPrecondition, "PT-0102");
-        let failure = explain(&status, &Uri::from_static("http://127.0.0.1:1"));
-        assert_eq!(failure.help, "begin a new task with another id");
     }
 }

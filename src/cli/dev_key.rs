@@ -95,7 +95,10 @@ pub fn read(state: &Path, port: u16) -> Result<DevKey, Failure> {
     let path = folder.join(KEY);
     let bad = |what: String| Failure::of(Exit::NotAuthenticated, tool::DEV_KEY, what);
     let file = std::fs::File::open(&path).map_err(|why| {
-        bad(format!("no development broker at port {port}: `{}`: {why}", path.display()))
+        let missing = why.kind() == std::io::ErrorKind::NotFound;
+        let missing =
+            missing.then(|| format!("what listens at port {port} is no `protem dev` of yours"));
+        bad(missing.unwrap_or_else(|| format!("`{}`: {why}", path.display())))
     })?;
     let meta = file.metadata().map_err(|why| Failure::file(&path, &why))?;
     if meta.mode() & 0o077 != 0 || meta.uid() != rustix::process::geteuid().as_raw() {

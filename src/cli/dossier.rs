@@ -153,7 +153,13 @@ fn before(sheet: &mut Sheet<'_>, waiting: &v1::PendingGrant) {
     let text = match (granted, denied) {
         (0, 0) => "nothing like it in 90 days".to_owned(),
         (granted, denied) => {
-            format!("granted {granted} times, denied {denied} times in 90 days{last}")
+            let times = |count: u32, what: &str| match count {
+                0 => format!("never {what}"),
+                1 => format!("{what} once"),
+                count => format!("{what} {count} times"),
+            };
+            let (granted, denied) = (times(granted, "granted"), times(denied, "denied"));
+            format!("{granted}, {denied} in 90 days{last}")
         }
     };
     sheet.put("before", None, &text);
@@ -217,7 +223,7 @@ mod tests {
             "how long  15m from approval",
             "rule      refunds-need-a-person: 2 approvals, 0 so far",
             "unusual   first request for `orders-api` in 90 days",
-            "before    granted 3 times, denied 1 times in 90 days",
+            "before    granted 3 times, denied once in 90 days",
             "decide    until 1970-01-01 00:30:00 UTC, 20:00 left",
         ];
         let mut from = 0;

@@ -1,9 +1,11 @@
 //! From arguments to an exit code: the runtime, the right command, and its failure in three lines.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
+use clap::error::{ContextKind, ContextValue};
 use protem_verify::codes::tool;
 
 use crate::cli::args::{AuthArgs, Command, ConfigCommand, Global, Protem, Typed, tree};
@@ -21,7 +23,11 @@ use crate::config;
 /// Does what the arguments say.
 #[must_use]
 pub fn enter() -> ExitCode {
-    let matches = tree().get_matches();
+    let asked = asked(std::env::args_os().collect());
+    let matches = match tree().try_get_matches_from(asked) {
+        Ok(matches) => matches,
+        Err(wrong) => without_hidden(wrong).exit(),
+    };
     let mut read = match Protem::from_arg_matches(&matches) {
         Ok(read) => read,
         Err(wrong) => wrong.exit(),
@@ -58,6 +64,29 @@ pub fn enter() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
+/// What was typed; `protem help run` is `protem run --help`.
+fn asked(mut typed: Vec<OsString>) -> Vec<OsString> {
+    if typed.get(1).is_some_and(|word| word == "help") {
+        typed.remove(1);
+        typed.push("--help".into());
+    }
+    typed
+}
+
+/// A mistake at the parser, that suggests no command which nobody types.
+fn without_hidden(mut wrong: clap::Error) -> clap::Error {
+    let suggested = wrong.get(ContextKind::SuggestedSubcommand).cloned();
+    if let Some(ContextValue::Strings(names)) = suggested {
+        let tree = tree();
+        let hidden =
+            |name: &String| tree.find_subcommand(name).is_some_and(clap::Command::is_hide_set);
+        let names: Vec<String> = names.into_iter().filter(|name| !hidden(name)).collect();
+        let rest = if names.is_empty() { ContextValue::None } else { ContextValue::Strings(names) };
+        wrong.insert(ContextKind::SuggestedSubcommand, rest);
+    }
+    wrong
+}
+
 async fn command(read: Protem) -> Result<Exit, Failure> {
     let global = &read.global;
     match read.command {
@@ -84,7 +113,8 @@ async fn command(read: Protem) -> Result<Exit, Failure> {
         Command::Webhooks(args) => webhooks::webhooks(global, &args).await,
         Command::Auth(AuthArgs { command }) => auth::auth(global, &command).await,
         Command::ExplainError { code } => {
-            screen(global)?.print(reference::explain_error(code.as_deref())?);
+            let screen = screen(global)?;
+            screen.print(reference::explain_error(code.as_deref(), screen.json)?);
             Ok(Exit::Done)
         }
         Command::Config(args) => match args.command {
@@ -116,4 +146,26 @@ fn print(text: &[u8]) -> Result<Exit, Failure> {
     // A reader that has gone (`| head`) has read enough.
     let _ = std::io::stdout().write_all(text);
     Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_is_asked_for_in_either_way() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(asked(words("protem help keys rotate")), words("protem keys rotate --help"));
+        assert_eq!(asked(words("protem run help")), words("protem run help"));
+    }
+
+    #[test]
+    fn a_slip_suggests_no_command_that_nobody_types() {
+        for (slip, suggests) in [("dem", "'demo'"), ("grnts", "'grants'"), ("ordrs", "")] {
+            let wrong = tree().try_get_matches_from(["protem", slip]).unwrap_err();
+            let told = without_hidden(wrong).to_string();
+            assert!(told.contains(suggests), "{told}");
+            assert!(!told.contains("demo-job") && !told.contains("'orders'"), "{told}");
+        }
+    }
 }

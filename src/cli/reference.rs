@@ -2,7 +2,7 @@
 
 use protem_verify::codes::{self, Code};
 
-use crate::cli::args::tree;
+use crate::cli::args::{EVERYWHERE, tree};
 use crate::cli::exit::{Exit, Failure, TABLE};
 
 /// The CLI reference, docs/cli.md.
@@ -17,6 +17,10 @@ pub fn reference() -> String {
     text.push_str(&format!("```text\n{TABLE}\n```\n"));
     let mut whole = tree();
     whole.build();
+    text.push_str(
+        "\n## Everywhere\nWhat each command takes that talks to a broker, beside its own.\n",
+    );
+    arguments(whole.get_arguments().filter(|arg| everywhere(arg)), &mut text);
     for command in whole.get_subcommands().filter(|command| !command.is_hide_set()) {
         describe(command, "protem", &mut text);
     }
@@ -36,8 +40,17 @@ fn describe(command: &clap::Command, before: &str, text: &mut String) {
     text.push_str(&format!("\n## {name}\n{about}.\n\n"));
     let usage = command.clone().render_usage().to_string();
     text.push_str(&format!("```text\n{}\n```\n", usage.trim_start_matches("Usage: ").trim_end()));
-    let args = command.get_arguments().filter(|arg| !arg.is_hide_set());
-    let own = args.filter(|arg| !matches!(arg.get_long(), Some("help" | "version")));
+    arguments(command.get_arguments().filter(|arg| !everywhere(arg)), text);
+}
+
+/// Whether an argument is one of those that hold for every command.
+fn everywhere(arg: &clap::Arg) -> bool {
+    arg.get_help_heading() == Some(EVERYWHERE)
+}
+
+fn arguments<'a>(args: impl Iterator<Item = &'a clap::Arg>, text: &mut String) {
+    let shown = args.filter(|arg| !arg.is_hide_set());
+    let own = shown.filter(|arg| !matches!(arg.get_long(), Some("help" | "version")));
     let rows: Vec<String> = own.map(row).collect();
     if !rows.is_empty() {
         text.push_str("\n| argument | variable | what it does |\n|---|---|---|\n");
@@ -83,25 +96,35 @@ pub fn errors_md() -> String {
     text
 }
 
-/// `protem explain-error CODE`.
+/// `protem explain-error CODE`; `json`: for machines.
 ///
 /// # Errors
 /// When there is no such code.
-pub fn explain_error(id: Option<&str>) -> Result<String, Failure> {
+pub fn explain_error(id: Option<&str>, json: bool) -> Result<String, Failure> {
     let Some(id) = id else {
+        if json {
+            let all: Vec<serde_json::Value> = codes::all().into_iter().map(to_json).collect();
+            return Ok(serde_json::Value::from(all).to_string());
+        }
         let lines = codes::all().into_iter().map(|code| format!("{}  {}", code.id, code.title));
         return Ok(lines.collect::<Vec<_>>().join("\n"));
     };
     // `101`, `0101` and `PT-0101` all mean the same.
     let digits: String = id.chars().filter(char::is_ascii_digit).collect();
     let code = codes::find(id).or_else(|| codes::find(&format!("PT-{digits:0>4}")));
-    code.map(entry).ok_or_else(|| Failure {
-        exit: Exit::NotFound,
-        what: format!("there is no error code `{id}`"),
-        why: "codes look like PT-0101".to_owned(),
-        code: String::new(),
-        help: "`protem explain-error` lists them all".to_owned(),
+    code.map(|code| if json { to_json(code).to_string() } else { entry(code) }).ok_or_else(|| {
+        Failure {
+            exit: Exit::NotFound,
+            what: format!("there is no error code `{id}`"),
+            why: "codes look like PT-0101".to_owned(),
+            code: String::new(),
+            help: "`protem explain-error` lists them all".to_owned(),
+        }
     })
+}
+
+fn to_json(code: Code) -> serde_json::Value {
+    serde_json::json!({"code": code.id, "title": code.title, "why": code.why, "help": code.remedy})
 }
 
 fn entry(code: Code) -> String {
@@ -117,14 +140,23 @@ pub fn man() -> Vec<u8> {
     let mut whole = tree();
     whole.build();
     for command in whole.get_subcommands().filter(|command| !command.is_hide_set()) {
-        let man = clap_mangen::Man::new(
-            command.clone().display_name(format!("protem {}", command.get_name())),
-        );
-        let _ = man.render_name_section(&mut page);
-        let _ = man.render_synopsis_section(&mut page);
-        let _ = man.render_options_section(&mut page);
+        section(command, "protem", &mut page);
     }
     page
+}
+
+/// A command's own part of the page: what holds everywhere stands there once.
+fn section(command: &clap::Command, before: &str, page: &mut Vec<u8>) {
+    let name = format!("{before} {}", command.get_name());
+    let own = command.clone().display_name(name.clone()).bin_name(name.clone());
+    let own = own.mut_args(|arg| if everywhere(&arg) { arg.hide(true) } else { arg });
+    let man = clap_mangen::Man::new(own);
+    let _ = man.render_name_section(page);
+    let _ = man.render_synopsis_section(page);
+    let _ = man.render_options_section(page);
+    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+        section(inner, &name, page);
+    }
 }
 
 /// Completions for a shell.
@@ -148,19 +180,30 @@ mod tests {
             assert!(text.contains(part), "{part}");
         }
         assert!(!text.contains("demo-job"));
+        assert_eq!(text.matches("`PROTEM_BROKER`").count(), 1, "what holds everywhere stands once");
     }
 
     #[test]
     fn every_code_has_its_entry() {
         let text = errors_md();
         assert!(codes::all().iter().all(|code| text.contains(&format!("## {}\n", code.id))));
-        assert!(explain_error(Some("701")).unwrap().contains("PT-0701"));
-        assert_eq!(explain_error(Some("PT-9999")).unwrap_err().exit, Exit::NotFound);
+        assert!(explain_error(Some("701"), false).unwrap().contains("PT-0701"));
+        assert_eq!(explain_error(Some("PT-9999"), true).unwrap_err().exit, Exit::NotFound);
+        let one: serde_json::Value =
+            serde_json::from_str(&explain_error(Some("pt-0101"), true).unwrap()).unwrap();
+        assert_eq!(one["code"], "PT-0101");
+        let all: Vec<serde_json::Value> =
+            serde_json::from_str(&explain_error(None, true).unwrap()).unwrap();
+        assert_eq!(all.len(), codes::all().len());
     }
 
     #[test]
     fn manual_and_completions_are_there() {
-        assert!(String::from_utf8(man()).unwrap().contains("protem run"));
+        let page = String::from_utf8(man()).unwrap();
+        for part in ["protem run", "protem policy apply", "protem audit export"] {
+            assert!(page.contains(&format!("\n{} \\-", part.replace('-', "\\-"))), "{part}");
+        }
+        assert_eq!(page.matches("JWT of an issuer that the bundle trusts").count(), 1);
         assert!(!completions(clap_complete::Shell::Bash).is_empty());
     }
 }

@@ -26,9 +26,14 @@ use crate::cli::{show, wait};
 /// When no access was got (125), or the command cannot be started (126, 127).
 pub async fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {
     let no_access = |failure: Failure| failure.exits(Exit::Command(NO_ACCESS));
+    // Nobody is asked to approve what cannot begin.
+    child::startable(&args.command)?;
     let (client, screen) = Client::open(global).map_err(no_access)?;
     let mut signals = Signals::listen().map_err(no_access)?;
     let answer = ask_fresh(&client, args).await.map_err(no_access)?;
+    // From here on the terminal is the wait's, and then the command's.
+    let client = client.silent();
+    ask::shortened(args.what.lifetime, &answer.grant).iter().for_each(|line| screen.say(line));
     let task = answer.grant.task.clone().unwrap_or_default().id;
     let mut holder = Holder::start(&client, &task, args.lease, &answer.grant.id).await;
     let answer = match answer.grant.state() {
@@ -125,6 +130,8 @@ async fn withdraw(client: &Client, grant: &str, signal: i32) -> Failure {
     let _ = client.access().return_grant(back).await;
     let what = "stopped before the command began; what was asked for is given back";
     Failure::of(Exit::Command(child::of_signal(signal)), tool::NOT_GRANTED, what)
+        .because(format!("signal {signal} came while it waited"))
+        .helps("run it again")
 }
 
 /// How a command ended.

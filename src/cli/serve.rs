@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use protem_clock::clock::SystemClock;
+use protem_gate::connect;
 use protem_gate::private::keep_to_itself;
 use protem_verify::codes::{fault, tool};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::cli::args_operate::ServeArgs;
 use crate::cli::bundle;
@@ -63,6 +65,7 @@ pub async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     let files = transport::files(&settings)?;
     let webhooks = webhooks(&settings)?;
     let parts = parts(&settings)?;
+    filter(&settings.log)?;
     check_bundle(&settings.broker.policies, &parts.bundle, false)?;
     if args.check_config {
         eprintln!("settings and bundle are good");
@@ -85,6 +88,7 @@ pub async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     let settings =
         ServeSettings { private, drain, reach, files, webhooks, page, ..ServeSettings::default() };
     let done = run(broker, settings, listener, ended).await;
+    tracing::info!("ended");
     told.await.map_or(done, |why| Err(unfit(&why)))
 }
 
@@ -103,7 +107,7 @@ async fn ended(loading: Loading, tell: oneshot::Sender<StartError>) {
         }
     };
     tokio::select! {
-        () = asked => {}
+        () = asked => tracing::info!("asked to end: what has begun is finished"),
         why = failed => drop(tell.send(why)),
     }
 }
@@ -142,7 +146,7 @@ fn parts(settings: &Settings) -> Result<Parts, Failure> {
             return Err(Failure::of(Exit::Usage, tool::SETTINGS, what));
         }
         "" => format!("https://{}", broker.listen),
-        issuer => issuer.trim_end_matches('/').to_owned(),
+        issuer => issuer_url(issuer.trim_end_matches('/'))?.to_owned(),
     };
     Ok(Parts {
         store: settings.store.path.clone(),
@@ -153,6 +157,19 @@ fn parts(settings: &Settings) -> Result<Parts, Failure> {
         dev: false,
         region: broker.region.clone(),
         rotation: schedule(&settings.keys),
+    })
+}
+
+/// An issuer is where verifiers find the key set (RFC 8414 §2), and a journal keeps its first for ever.
+fn issuer_url(issuer: &str) -> Result<&str, Failure> {
+    let url: Option<http::Uri> = issuer.parse().ok();
+    let good = url.is_some_and(|url| connect::check(&url).is_ok() && url.query().is_none());
+    good.then_some(issuer).ok_or_else(|| {
+        let what = format!(
+            "`broker.issuer` is `{issuer}`, which is no https URL (plain http is for this machine)"
+        );
+        Failure::of(Exit::Usage, tool::SETTINGS, what)
+            .helps("write the address that callers and gateways use, `https://protem.example:7420`")
     })
 }
 
@@ -238,11 +255,8 @@ pub fn unbound(at: SocketAddr, why: &std::io::Error) -> Failure {
 /// # Errors
 /// When the filter cannot be read.
 pub fn log(settings: &Log) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&settings.filter).map_err(|why| {
-        let what = format!("`log.filter`: {why}");
-        Failure::of(Exit::Usage, tool::SETTINGS, what)
-    })?;
-    let to = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let to =
+        tracing_subscriber::fmt().with_env_filter(filter(settings)?).with_writer(std::io::stderr);
     let set = match settings.format {
         Format::Json => to.json().try_init(),
         Format::Text => {
@@ -250,4 +264,19 @@ pub fn log(settings: &Log) -> Result<(), Failure> {
         }
     };
     set.map_err(|why| Failure::of(Exit::Failed, tool::SETTINGS, why.to_string()))
+}
+
+/// The filter of the settings. One word that is no level would name a part of the program, and silence all of it.
+fn filter(settings: &Log) -> Result<EnvFilter, Failure> {
+    let bad = |why: String| {
+        Failure::of(Exit::Usage, tool::SETTINGS, format!("`log.filter`: {why}"))
+            .helps("write `error`, `warn`, `info` or `debug`, or one of them for a part: `info,protem::engine=debug`")
+    };
+    let words = settings.filter.split(',').map(str::trim);
+    for word in words.filter(|word| !word.contains(['=', '[', ':'])) {
+        if word.parse::<LevelFilter>().is_err() {
+            return Err(bad(format!("`{word}` is no level")));
+        }
+    }
+    EnvFilter::try_new(&settings.filter).map_err(|why| bad(why.to_string()))
 }

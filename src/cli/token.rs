@@ -1,6 +1,8 @@
 //! Where the caller's token comes from, and where it may go.
 
 use std::fmt;
+use std::io::ErrorKind;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -98,13 +100,15 @@ impl Login {
             Way::Certificate(..) if broker.scheme_str() == Some("http") => {
                 let what = format!("a certificate cannot be shown to `{broker}`");
                 let why = "certificates come with TLS, so the address begins with https://";
-                return Err(Failure::of(Exit::Usage, tool::USAGE, what).because(why));
+                let failure = Failure::of(Exit::Usage, tool::USAGE, what).because(why);
+                return Err(failure.helps("give the broker's https:// address with `--broker`"));
             }
             Way::Certificate(cert, _) => Self::new(Source::Certificate(cert)),
             Way::IdToken(token) => Self::new(Source::IdToken(one_token(&token).map_err(bad_var)?)),
             Way::As(name) => {
                 let port = broker.port_u16().unwrap_or(80);
-                let key = dev_key::read(&dev_key::state(), port)?;
+                let key = dev_key::read(&dev_key::state(), port);
+                let key = key.map_err(|why| nobody_at(broker).unwrap_or(why))?;
                 let dev = Dev { key, port: Some(port), name, kept: Mutex::new(None) };
                 Self::new(Source::Dev(Box::new(dev)))
             }
@@ -210,7 +214,22 @@ impl Login {
     /// Whether it is `--as`: the broker is a development broker, where everybody may be anybody.
     #[must_use]
     pub fn is_dev(&self) -> bool {
-        matches!(&self.0.source, Source::Dev(_))
+        self.dev_name().is_some()
+    }
+
+    /// The name that `--as` gave.
+    #[must_use]
+    pub fn dev_name(&self) -> Option<&str> {
+        match &self.0.source {
+            Source::Dev(dev) => Some(&dev.name),
+            Source::Nothing
+            | Source::File(_)
+            | Source::Certificate(_)
+            | Source::IdToken(_)
+            | Source::GitHub(_)
+            | Source::Spiffe(_)
+            | Source::SignedIn(_) => None,
+        }
     }
 
     /// Where the token comes from, in words.
@@ -251,6 +270,17 @@ impl Dev {
     }
 }
 
+/// That nothing listens at a broker's address on this machine, if that is so: then no key is missing, but the broker.
+fn nobody_at(broker: &Uri) -> Option<Failure> {
+    let host = broker.host().unwrap_or_default().trim_matches(['[', ']']);
+    let at = (host, broker.port_u16().unwrap_or(80)).to_socket_addrs().ok()?.next()?;
+    let refused = TcpStream::connect_timeout(&at, LOOK).err()?;
+    (refused.kind() == ErrorKind::ConnectionRefused).then(|| {
+        let what = format!("no broker answers at {broker}");
+        Failure::of(Exit::Unreachable, tool::UNREACHABLE, what).because("nothing listens there")
+    })
+}
+
 fn bad_var(why: &str) -> Failure {
     let what = format!("{ID_TOKEN_VAR}: {why}");
     Failure::of(Exit::NotAuthenticated, tool::TOKEN_FILE, what)
@@ -285,6 +315,7 @@ pub fn broker_uri(text: &str) -> Result<Uri, Failure> {
     let bad = |why: &str| {
         let what = format!("`{text}` is no broker's address: {why}");
         Failure::of(Exit::Usage, tool::USAGE, what)
+            .because("a broker's address is a URL, and plain http is for this machine alone")
             .helps("write it like https://broker.example:7420")
     };
     let uri: Uri = text.parse().map_err(|why: http::uri::InvalidUri| bad(&why.to_string()))?;

@@ -27,7 +27,7 @@ pub async fn wait(global: &Global, args: &WaitArgs) -> Result<Exit, Failure> {
     let id = find::grant(&client, &args.grant).await?;
     let grant = v1::Grant { id, ..v1::Grant::default() };
     let answer = decided(&client, &screen, &grant, None).await?;
-    ask::finish(&screen, answer)
+    ask::finish(&client, &screen, answer)
 }
 
 /// Follows a grant until it is decided, through lost connections, and tells a person what it waits for.
@@ -60,7 +60,7 @@ pub async fn decided(
     screen.clear();
     ended.unwrap_or_else(|_| {
         let what = format!("`{}` still waits after {}", grant.id, show::length(patience));
-        let help = format!("go on waiting with `protem wait {}`", grant.id);
+        let help = format!("go on waiting with `protem wait {}{}`", grant.id, client.again());
         Err(Failure::of(Exit::Pending, tool::STILL_PENDING, what).helps(help))
     })
 }
@@ -139,7 +139,7 @@ impl Waiter<'_> {
                 }
                 GrantState::Ended => {
                     self.screen.clear();
-                    return Err(not_granted(&now));
+                    return Err(not_granted(&self.client.again(), &now));
                 }
                 GrantState::Pending | GrantState::Unspecified => self.pending(now),
             }
@@ -326,9 +326,9 @@ fn words(given: &v1::Approval) -> String {
     if given.reason.is_empty() { who } else { format!("{who}: \"{}\"", in_a_line(&given.reason)) }
 }
 
-/// Why a grant that was waited for is none.
+/// Why a grant that was waited for is none; `again`: what makes the next command the same caller's.
 #[must_use]
-pub fn not_granted(grant: &v1::Grant) -> Failure {
+pub fn not_granted(again: &str, grant: &v1::Grant) -> Failure {
     let by = grant.approvals.iter().find(|given| !given.approve);
     let by = by.map(|given| format!(" by {}", in_a_line(&given.approver))).unwrap_or_default();
     let note = &grant.end_note;
@@ -348,7 +348,7 @@ pub fn not_granted(grant: &v1::Grant) -> Failure {
     };
     let what = format!("`{}` {was}{}{by}{said}", grant.id, show::state(grant));
     Failure::of(Exit::Denied, tool::NOT_GRANTED, what)
-        .helps(format!("`protem grant {}` says by whom and why", grant.id))
+        .helps(format!("`protem grant {}{again}` says by whom and why", grant.id))
 }
 
 #[cfg(test)]
@@ -419,7 +419,7 @@ mod tests {
         assert_eq!(lines, [expect]);
         let mut denied = grant(1, &[]);
         denied.end_note = "no\u{1b}]0;pwned\u{7}\nerror: x".into();
-        let said = not_granted(&denied).to_string();
+        let said = not_granted("", &denied).to_string();
         assert!(!said.contains(['\u{1b}', '\u{7}']) && said.lines().count() == 3, "{said}");
     }
 }

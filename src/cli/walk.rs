@@ -93,6 +93,11 @@ enum Key {
     Quit,
 }
 
+/// What the keys do, for who types something else.
+const KEYS: &str =
+    "  a: yes, as asked   d: no, with a reason   s: yes, for a shorter time or fewer scopes
+  n: leave it, and show the next one   q: stop";
+
 impl Key {
     /// The key that a line begins with; the whole word does, too. A letter of something else counts for nothing.
     fn of(line: &str) -> Option<Self> {
@@ -135,7 +140,8 @@ impl<'a> Walk<'a> {
             match Key::of(&line) {
                 Some(key @ (Key::Next | Key::Quit)) => break key,
                 Some(key) if waiting.may_decide => break key,
-                Some(_) | None => {}
+                Some(_) | None if line.is_empty() => {}
+                Some(_) | None => self.screen.say(KEYS),
             }
         };
         let wish = match key {

@@ -112,6 +112,11 @@ async fn once(
                     }
                 }
                 keep_cursor(cursor, &message);
+                if let Said::Catalog(catalog) = &message {
+                    unknown(&args.resources, &catalog.json).iter().for_each(|name| {
+                        screen.say(format!("  the bundle has no resource `{name}`: nothing of it can end"));
+                    });
+                }
                 if !screen.json && tell(screen, &message).is_err() {
                     return Ok(End::Reader);
                 }
@@ -124,6 +129,14 @@ async fn once(
             }
         }
     }
+}
+
+/// What was asked for and is no resource of the catalog.
+fn unknown(asked: &[String], catalog: &str) -> Vec<String> {
+    let catalog: serde_json::Value = serde_json::from_str(catalog).unwrap_or_default();
+    let known = catalog.get("resources");
+    let missing = |name: &&String| known.is_some_and(|known| known.get(name.as_str()).is_none());
+    asked.iter().filter(missing).map(|name| visible(name)).collect()
 }
 
 fn keep_cursor(kept: &mut Option<v1::Cursor>, message: &Said) {
@@ -209,7 +222,8 @@ pub fn parse_cursor(text: &str) -> Result<v1::Cursor, Failure> {
     let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).ok();
     bytes.and_then(|bytes| v1::Cursor::decode(bytes.as_slice()).ok()).ok_or_else(|| {
         Failure::of(Exit::Usage, tool::USAGE, format!("`{text}` is no cursor"))
-            .helps("give one as `protem watch` printed it")
+            .because("a cursor is a long word that `protem watch` prints after each change")
+            .helps("give one as it was printed, or leave `--after` out")
     })
 }
 
@@ -221,6 +235,14 @@ mod tests {
     fn what_is_not_understood_counts_as_everything() {
         let item = v1::Revocation { seq: 7, target: None, ..v1::Revocation::default() };
         assert!(revocation(&item).ends_with("everything"));
+    }
+
+    #[test]
+    fn a_resource_that_is_none_is_told() {
+        let asked = ["orders-api".to_owned(), "order-api".to_owned()];
+        let catalog = "{\"resources\":{\"orders-api\":{}}}";
+        assert_eq!(unknown(&asked, catalog), ["order-api"]);
+        assert_eq!(unknown(&asked, "{}"), [""; 0]);
     }
 
     #[test]

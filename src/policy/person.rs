@@ -251,7 +251,9 @@ impl Bundle {
             let permit = self.may(person, action, object, now);
             let why = || {
                 let (name, verb) = (&person.name, action.as_str());
-                format!("`{name}` may not {verb} {object}: {}", permit.why_not)
+                // What is asked is said already.
+                let why = permit.why_not.replace(&format!("s them to {verb} {object}"), "s it");
+                format!("`{name}` may not {verb} {object}: {why}")
             };
             if permit.forbidden && *object != Object::Broker {
                 return Err(why());

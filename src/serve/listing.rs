@@ -136,7 +136,7 @@ async fn selected(broker: &Broker, selector: Option<v1::Selector>) -> Result<Sel
             let owned = broker.bundle().owned_by(&text);
             if owned.is_empty() {
                 // Without this, what filters by nobody would filter by nothing.
-                return Err(selector::owns_nothing(&text));
+                return Err(selector::owns_nothing(broker, &text));
             }
             if owned.len() > RESOURCES_MAX {
                 let why = "owns more than 1,000 identities; list by identity";

@@ -1,20 +1,26 @@
 //! Selectors: what they name, who may end it, and what a leaked credential proves.
 
+use std::collections::BTreeSet;
+
 use protem_core::event::Target;
 use protem_core::refusal::Refusal;
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::selector::By;
 use protem_verify::claims::Claims;
-use protem_verify::codes::wire;
+use protem_verify::codes::{law, wire};
 use protem_verify::ids::GrantId;
 use protem_verify::jws::{ACCESS_TOKEN, Jws};
 use protem_verify::keys::Keys;
 use protem_verify::names::{IdentityName, KeyId, Malformed, ResourceName, ScopeName, TaskId};
 use protem_verify::time::Time;
+use tonic::Code as Grpc;
 
 use crate::engine::broker::Broker;
+use crate::journal::reader::GrantFilter;
 use crate::policy::ask::{Action, Object};
+use crate::policy::finding::did_you_mean;
 use crate::policy::login::{Caller, Person};
+use crate::serve::inventory;
 use crate::serve::parse;
 use crate::serve::status::Problem;
 use crate::serve::who;
@@ -55,7 +61,7 @@ pub async fn read(
         By::Owner(text) => {
             let owned = broker.bundle().owned_by(&text);
             if owned.is_empty() {
-                return Err(owns_nothing(&text));
+                return Err(owns_nothing(broker, &text));
             }
             Ok(Selected::Targets(owned.into_iter().map(Target::Identity).collect()))
         }
@@ -68,8 +74,17 @@ pub async fn read(
 
 /// An owner's name that is nobody's.
 #[must_use]
-pub fn owns_nothing(owner: &str) -> Problem {
-    let why = format!("names `{}`, who owns no identity", parse::plain(owner));
+pub fn owns_nothing(broker: &Broker, owner: &str) -> Problem {
+    let bundle = broker.bundle();
+    let owners = bundle.identities().values().map(|one| &one.owner);
+    let owners: BTreeSet<String> =
+        owners.flat_map(|both| [both.business.to_string(), both.technical.to_string()]).collect();
+    let group = format!("group:{owner}");
+    let hint = match owners.contains(&group) {
+        true => format!(", did you mean `{group}`?"),
+        false => did_you_mean(owner, owners.iter().map(String::as_str)),
+    };
+    let why = format!("names `{}`, who owns no identity{hint}", parse::plain(owner));
     Problem::field(wire::UNKNOWN_NAME, "selector.owner", &why)
 }
 
@@ -104,7 +119,10 @@ pub async fn may_revoke(
                 objects
             }
             Target::Task(identity, _) | Target::Identity(identity) => {
-                vec![Object::Identity(identity.clone())]
+                let known = broker.bundle().identities().contains_key(identity);
+                // Of an identity that was removed policy knows nothing: whoever may end everything ends what is left of it.
+                let other = (!known).then_some(Object::Broker);
+                [Object::Identity(identity.clone())].into_iter().chain(other).collect()
             }
             Target::Resource(resource) | Target::Scope(resource, _) => {
                 vec![Object::Resource(resource.clone())]
@@ -112,8 +130,20 @@ pub async fn may_revoke(
             Target::Key(_) | Target::Everything => vec![Object::Broker],
         };
         who::permit(broker, person, Action::Revoke, &objects)?;
+        if let Target::Task(identity, _) | Target::Identity(identity) = target {
+            known_or_granted(broker, identity).await?;
+        }
     }
     Ok(())
+}
+
+/// Refuses an identity that the bundle does not have and the journal never heard of: a slip, and not one that was removed.
+async fn known_or_granted(broker: &Broker, identity: &IdentityName) -> Result<(), Problem> {
+    let Err(unknown) = inventory::must_know(broker, identity) else { return Ok(()) };
+    let filter =
+        GrantFilter { identity: Some(identity.clone()), limit: 1, ..GrantFilter::default() };
+    let granted = who::read(broker, move |reader| reader.grants(&filter)).await?;
+    if granted.is_empty() { Err(unknown) } else { Ok(()) }
 }
 
 /// A grant by its id, or by the shortest unique part of one, for people who read it off a screen. Only those who may see
@@ -126,6 +156,10 @@ pub async fn grant(broker: &Broker, caller: &Caller, text: &str) -> Result<Grant
         return Ok(id);
     }
     let whole = || parse::grant_id("grant_id", text);
+    let nowhere = || {
+        let what = format!("no grant begins or ends with `{}`", parse::plain(text));
+        Problem::new(Grpc::NotFound, law::UNKNOWN_GRANT, what)
+    };
     let part = text.trim_start_matches("gr_").to_owned();
     let plain = part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     let looked_up = part.len() >= PART_MIN && part.len() <= 26 && plain;
@@ -135,7 +169,7 @@ pub async fn grant(broker: &Broker, caller: &Caller, text: &str) -> Result<Grant
     let found = who::read(broker, move |reader| reader.resolve(&part)).await?;
     match found.as_slice() {
         [one] => Ok(*one),
-        [] => whole(),
+        [] => Err(nowhere()),
         _ => {
             Err(Malformed { field: "grant_id", why: "is part of more than one grant's id" }.into())
         }

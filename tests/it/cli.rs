@@ -73,8 +73,9 @@ fn exit_codes_say_what_came_of_it() {
     let rubbish = broker.home().join("rubbish");
     std::fs::write(&rubbish, "not.a.token").unwrap();
     check("", &["grants", "--token-file", rubbish.to_str().unwrap()], 4, "PT-06");
-    let nowhere = format!("http://127.0.0.1:{}", free_port());
-    check(AGENT, &["grants", "--broker", &nowhere], 4, "PT-0703");
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = format!("http://{}", other.local_addr().unwrap());
+    check(AGENT, &["grants", "--broker", &other], 4, "PT-0703");
     // 5 not found: a task and grants that are not there, or not one's own.
     check(AGENT, &["complete", "nothing"], 5, "PT-0104");
     check(OPERATOR, &["grant", "zzzzzz"], 5, "PT-0707");
@@ -88,7 +89,9 @@ fn exit_codes_say_what_came_of_it() {
     // 3 again: withdrawn is not granted.
     check(AGENT, &["return", waits.out.trim()], 0, "");
     check(AGENT, &["wait", waits.out.trim()], 3, "PT-0716");
-    // 7 unreachable.
+    // 7 unreachable: nobody is there, whether it is asked with a token or a key were looked for.
+    let nowhere = format!("http://127.0.0.1:{}", free_port());
+    check(AGENT, &["grants", "--broker", &nowhere], 7, "PT-0701");
     let token = broker.token_file(AGENT);
     let away = ["grants", "--broker", &nowhere, "--token-file", token.to_str().unwrap()];
     check("", &away, 7, "PT-0701");

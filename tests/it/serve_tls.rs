@@ -315,3 +315,62 @@ fn attack_start_with_unreadable_key_ca_policy() {
         assert!(!machine.path("var/lib/protem/journal.db").exists(), "{part}: it began");
     }
 }
+
+/// What keeps a command line from its broker is told as what it is, with what helps.
+#[test]
+fn a_broker_that_is_not_reached_is_told_from_files_that_cannot_be_used() {
+    let (machine, pki) = (Machine::new(), Pki::new());
+    let put = |name: &str, text: &str| crate::pki::write(&machine.path(name), text);
+    let (own, agent) = (pki.ca.issue(&server()), pki.domain.issue(&svid(AGENT)));
+    put("etc/protem/tls/cert.pem", &own.chain);
+    put("etc/protem/tls/key.pem", &own.key);
+    put("etc/protem/tls/ca.pem", &pki.ca.pem());
+    put("etc/protem/tls/other.pem", &pki.domain.pem());
+    put("run/spire/bundle.json", &pki.domain.bundle());
+    put("run/spire/agent.pem", &agent.chain);
+    put("run/spire/agent.key", &agent.key);
+    let _broker = machine.start();
+    machine.run("agent", &["auth", "status"]).expect(0);
+    let file = |name: &str| machine.path(name).display().to_string();
+    let told = |words: &[&str], code: i32, parts: &[&str]| {
+        let told = machine.run("agent", &line(&["auth", "status"], words)).expect(code);
+        assert!(parts.iter().all(|part| told.err.contains(part)), "{parts:?} {told:?}");
+    };
+    told(&["--ca", &file("etc/protem/tls/other.pem")], 7, &["PT-0701", "--ca FILE"]);
+    told(&["--ca", &file("nothing.pem")], 4, &["PT-0720", "nothing.pem"]);
+    told(&["--ca", &file("run/spire/agent.key")], 4, &["PT-0720", "agent.key"]);
+    let plain = machine.url().replace("https", "http");
+    put("token", "a.b.c");
+    let token = ["--token-file", &file("token"), "--broker", &plain].map(str::to_owned);
+    told(&token.each_ref().map(String::as_str), 7, &["PT-0701", "https://"]);
+    let open = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(machine.path("run/spire/agent.key"), open).unwrap();
+    told(&[], 4, &["PT-0720", "agent.key", "must be 0600"]);
+}
+
+/// An issuer is for ever, and a filter with a slip in it would silence the broker: both are looked at before anything begins.
+#[test]
+fn settings_that_would_be_regretted_do_not_start() {
+    let (machine, pki) = (Machine::new(), Pki::new());
+    let own = pki.ca.issue(&server());
+    crate::pki::write(&machine.path("etc/protem/tls/cert.pem"), &own.chain);
+    crate::pki::write(&machine.path("etc/protem/tls/key.pem"), &own.key);
+    crate::pki::write(&machine.path("run/spire/bundle.json"), &pki.domain.bundle());
+    let issuer = "issuer   = \"https://protem.shop.example:7420\"";
+    for (from, to, part) in [
+        (issuer, "issuer = \"protem\"", "no https URL"),
+        (issuer, "issuer = \"http://protem.shop.example\"", "no https URL"),
+        (issuer, "issuer = \"https://protem.shop.example?x\"", "no https URL"),
+        ("[tls]", "[log]\nfilter = \"info,loud\"\n[tls]", "`loud` is no level"),
+    ] {
+        let text = documented();
+        assert!(text.contains(from), "{from}");
+        machine.settings(&text.replace(from, to));
+        let refused = ran(machine.serve().arg("--check-config").output().unwrap()).expect(2);
+        assert!(refused.err.contains("PT-0704") && refused.err.contains(part), "{refused:?}");
+    }
+    machine.settings(
+        &documented().replace("[tls]", "[log]\nfilter = \"warn,protem::engine=info\"\n[tls]"),
+    );
+    ran(machine.serve().arg("--check-config").output().unwrap()).expect(0);
+}

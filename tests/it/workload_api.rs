@@ -278,7 +278,7 @@ async fn a_broker_is_known_by_its_spiffe_id_where_one_says_so() {
             "and not `spiffe://shop.example/other`",
         ),
         (vec!["--broker-id", "spiffe://elsewhere.example/protem"], "and not"),
-        (vec![], "UnknownIssuer"),
+        (vec![], "no CA that is trusted here"),
     ] {
         let refused = site.run(&agent.address, &line(&STATUS, &more)).expect(7);
         assert!(refused.err.contains(part), "{more:?} {refused:?}");

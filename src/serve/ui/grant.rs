@@ -24,7 +24,7 @@ use crate::serve::ui::request::{Asked, Given, approvals, asked};
 use crate::serve::ui::rows::{GrantRow, grant_row};
 use crate::serve::ui::site::Site;
 use crate::serve::ui::stop::may_end;
-use crate::serve::ui::words::{Moment, count, sentence};
+use crate::serve::ui::words::{Moment, count, quoted, sentence};
 use crate::serve::used;
 use crate::serve::who;
 
@@ -205,8 +205,8 @@ fn rule(record: &GrantRecord, grant: &v1::Grant, now: Time) -> Rule {
     let needed = grant.approvals_required;
     Rule {
         policies: verdict.policies,
-        limits: verdict.limits,
-        findings: verdict.findings,
+        limits: verdict.limits.iter().map(|limit| quoted(limit)).collect(),
+        findings: verdict.findings.iter().map(|finding| quoted(finding)).collect(),
         needed,
         needed_words: count(u64::from(needed), "approval", "approvals"),
         approvals: approvals(grant, now),

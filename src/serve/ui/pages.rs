@@ -48,6 +48,7 @@ pub fn routes(site: &Arc<Site>) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(site), own_host))
         .with_state(Arc::clone(site));
     Router::new()
+        .route("/", get(async || Redirect::to("/ui/")))
         .route("/ui", get(async || Redirect::permanent("/ui/")))
         .route("/ui/assets/{name}", get(assets::serve))
         .merge(pages)

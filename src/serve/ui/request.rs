@@ -21,7 +21,7 @@ use crate::serve::ui::limits::OPERATIONS_SHOWN;
 use crate::serve::ui::outcome;
 use crate::serve::ui::problem;
 use crate::serve::ui::site::Site;
-use crate::serve::ui::words::{Moment, both, count, given, length, sentence, span, to_you};
+use crate::serve::ui::words::{Moment, both, count, given, length, quoted, sentence, span, to_you};
 
 /// What was just done, after the redirect that follows a form.
 #[derive(Debug, Default, Deserialize)]
@@ -224,7 +224,7 @@ fn rule(one: &v1::PendingGrant, grant: &v1::Grant, entered: &Entered, now: Time)
     };
     Rule {
         policies: verdict.policies,
-        limits: verdict.limits,
+        limits: verdict.limits.iter().map(|limit| quoted(limit)).collect(),
         needed: count(u64::from(grant.approvals_required), "approval", "approvals"),
         given: given(grant),
         approvals: approvals(grant, now),
@@ -254,8 +254,8 @@ fn history(one: &v1::PendingGrant, grant: &v1::Grant, now: Time) -> History {
         false => one.findings.iter().collect(),
     };
     let finding = |text: &String| match text.split_once(": ") {
-        Some((word, text)) => Finding { word: word.replace('-', " "), text: text.to_owned() },
-        None => Finding { word: String::new(), text: text.clone() },
+        Some((word, text)) => Finding { word: word.replace('-', " "), text: quoted(text) },
+        None => Finding { word: String::new(), text: quoted(text) },
     };
     History {
         first: one.similar_granted == 0 && one.similar_denied == 0,

@@ -84,16 +84,31 @@ pub fn span(of: Option<&prost_types::Duration>) -> Duration {
 /// The first letter in upper case, and a full stop.
 #[must_use]
 pub fn sentence(text: &str) -> String {
+    let text = &quoted(text);
     let mut letters = text.chars();
     let first = letters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
     let stop = if text.is_empty() || text.ends_with(['.', '?', '!']) { "" } else { "." };
     format!("{first}{}{stop}", letters.as_str())
 }
 
+/// A text for terminals, where names stand in backticks, as a page quotes them: “internal”.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    let mut open = false;
+    let quote = |letter| match letter {
+        '`' => {
+            open = !open;
+            if open { '“' } else { '”' }
+        }
+        letter => letter,
+    };
+    text.chars().map(quote).collect()
+}
+
 /// What is said of a person, said to them: `they own …`, `no policy permits them to …`.
 #[must_use]
 pub fn to_you(text: &str) -> String {
-    let text = text.replacen("permits them to ", "permits you to ", 1);
+    let text = quoted(text).replacen("permits them to ", "permits you to ", 1);
     text.strip_prefix("they ").map_or_else(|| text.clone(), |rest| format!("you {rest}"))
 }
 
@@ -234,6 +249,12 @@ mod tests {
         assert_eq!(to_you("they are behind the request"), "you are behind the request");
         assert_eq!(to_you("no policy permits them to do it"), "no policy permits you to do it");
         assert_eq!(to_you("policy says no"), "policy says no");
+    }
+
+    #[test]
+    fn names_are_quoted_as_in_print() {
+        assert_eq!(quoted("from tier `a`, not `b`"), "from tier “a”, not “b”");
+        assert_eq!(sentence("`olga` may not"), "“olga” may not.");
     }
 
     #[test]

@@ -26,7 +26,7 @@ crate::codes! {
     NOT_PERMITTED = "PT-0612", "no policy lets this caller do that",
         "people act by the bundle's policies, and workloads on their own tasks and grants", "ask somebody whom the bundle permits it, or have the bundle changed";
     WRONG_KIND = "PT-0613", "this call is not for this kind of caller",
-        "workloads ask for access, gateways follow the feed, people govern", "sign in as what the call is for";
+        "workloads ask for access, gateways follow the feed, people govern", "sign in as one of those; `protem auth status` says who you are";
     CALLER_CHANGED = "PT-0614", "the caller is no longer who it was",
         "a stream ends when its caller's token expires or its identity, gateway or groups change", "connect again with a fresh token";
     FOREIGN_ORIGIN = "PT-0615", "the call came from a foreign web page",

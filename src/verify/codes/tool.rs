@@ -27,7 +27,8 @@ crate::codes! {
     UNPROVEN = "PT-0712", "the audit trail does not verify",
         "an entry, a hash or a signature is not what the others say it must be", "keep the file as it is and ask who could write to it";
     NO_LOGIN = "PT-0713", "nothing says who you are",
-        "no caller token was found", "give `--token-file FILE`, or `--as NAME` against `protem dev`";
+        "no token and no certificate was found",
+        "sign in with `protem auth login`, or give `--token-file FILE`, or `--cert FILE --key FILE`; against `protem dev`, `--as NAME`";
     LOCAL_FILE = "PT-0714", "a local file cannot be read or written",
         "the operating system refused it", "check the path, its permissions and the free space";
     ENDED_EARLY = "PT-0715", "access ended before the command did",
@@ -39,6 +40,8 @@ crate::codes! {
     PORTS = "PT-0718", "there is no address to listen at",
         "something else listens at every address that was tried, or it is none of this machine's",
         "stop what listens there, or give another address: `--listen`, or `broker.listen` and `broker.probes` of the settings";
+    TLS_FILES = "PT-0720", "a certificate, key or CA file cannot be used",
+        "no connection can be opened with it", "look at the files that `--cert`, `--key` and `--ca` (PROTEM_CERT, PROTEM_KEY, PROTEM_CA) name";
     NO_IDENTITY = "PT-0721", "no such identity is to be seen",
         "the bundle in force has none of that name, or it is not for you to see", "look at `protem identities`";
     USAGE = "PT-0719", "the arguments do not fit together",
