@@ -68,6 +68,8 @@ fn unexplained(status: &Status, broker: &Uri) -> Failure {
         Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Cancelled => {
             unreached(status, broker)
         }
+        // What answers there does not speak as a broker does.
+        Code::Internal if std::error::Error::source(status).is_some() => unreached(status, broker),
         Code::Unimplemented => Failure {
             exit: Exit::Failed,
             what: "the broker does not offer this".to_owned(),

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use protem_verify::codes::policy;
 use protem_verify::time::Time;
 
 use crate::policy::bundle::{Bundle, Files, Load, check};
 use crate::policy::example::example;
-use crate::policy::finding::Severity;
+use crate::policy::finding::{At, Findings, Severity};
 
 const TODAY: Time = Time::from_secs(1_795_000_000);
 
@@ -426,6 +427,45 @@ fn attack_secret_of_another_resource() {
     assert_eq!(severity, Severity::Error);
     let own = check(changed("catalog.toml", "", &more("other-crm")), TODAY);
     assert!(!own.iter().any(|one| one.code.id == "PT-0305"), "{own:#?}");
+}
+
+/// What one mistake makes unknown elsewhere is not told beside it; but it is where nothing else is wrong.
+#[test]
+fn a_mistake_is_told_once_where_it_is() {
+    let lines = |file: &str, from: &str, to: &str| -> Vec<String> {
+        let found = check(changed(file, from, to), TODAY);
+        let errors = found.iter().filter(|finding| finding.severity == Severity::Error);
+        errors.map(|finding| format!("{} {}", finding.file, finding.code.id)).collect()
+    };
+    for (file, from, to, expect) in [
+        ("catalog.toml", "", "\n[broken", "catalog.toml PT-0301"),
+        ("people.toml", "", "\nfoo = 1\n", "people.toml PT-0301"),
+        ("catalog.toml", "\"8h\"", "\"8\"", "catalog.toml PT-0305"),
+        ("catalog.toml", "class      = \"money\"", "class = \"mony\"", "catalog.toml PT-0306"),
+        (
+            "identities.toml",
+            "tier      = \"partner\"",
+            "tier = \"partnr\"",
+            "identities.toml PT-0306",
+        ),
+        (
+            "catalog.toml",
+            "{ business = \"group:shop-leads\"",
+            "{ business = \"group:x\"",
+            "catalog.toml PT-0308",
+        ),
+    ] {
+        assert_eq!(lines(file, from, to), [expect], "{to}");
+    }
+    let two = lines("payments.cedar", "Team::\"payments\"", "Team::\"paymnts\"");
+    assert_eq!(two, ["payments.cedar PT-0329"]);
+    // With nothing else to tell, what follows is told: no bundle passes for it.
+    let mut findings = Findings::default();
+    findings.writes("tier", "internal");
+    let named = ("tier", "internal");
+    findings.missing(&At::bundle(), policy::UNKNOWN_REFERENCE, named, "there is no tier");
+    assert!(findings.failed());
+    assert_eq!(findings.into_sorted().len(), 1);
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! What a check of a bundle has to say: where, how bad, and what to write instead.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use protem_verify::codes::Code;
+use protem_verify::codes::{Code, policy};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,12 +55,38 @@ impl fmt::Display for Finding {
 
 /// Findings as they are collected.
 #[derive(Clone, Debug, Default)]
-pub struct Findings(Vec<Finding>);
+pub struct Findings {
+    found: Vec<Finding>,
+    /// Names that are missing only because of a mistake elsewhere, as far as can be told: they would hide that mistake.
+    follow: Vec<Finding>,
+    /// What the files define, right or wrong: a kind and a name.
+    written: BTreeSet<(String, String)>,
+    /// A file that may define anything cannot be read.
+    unread: bool,
+}
 
 impl Findings {
     /// An error at `span` of `file`.
     pub fn error(&mut self, at: &At, code: Code, message: impl Into<String>) {
         self.push(Severity::Error, at, code, message.into());
+    }
+
+    /// The bundle writes down something of this kind and name, whatever is wrong with it.
+    pub fn writes(&mut self, kind: &str, name: &str) {
+        self.written.insert((kind.to_owned(), name.to_owned()));
+    }
+
+    /// An error: the bundle does not define what is named. It is told unless the mistake is where that is written.
+    pub fn missing(
+        &mut self,
+        at: &At,
+        code: Code,
+        (kind, name): (&str, &str),
+        message: impl Into<String>,
+    ) {
+        let written = self.written.contains(&(kind.to_owned(), name.to_owned()));
+        let to = if written || self.unread { &mut self.follow } else { &mut self.found };
+        push(to, Severity::Error, at, code, message.into());
     }
 
     /// Something that only age brought.
@@ -75,26 +102,36 @@ impl Findings {
     /// Whether there is an error among them.
     #[must_use]
     pub fn failed(&self) -> bool {
-        self.0.iter().any(|finding| finding.severity == Severity::Error)
+        let mut all = self.found.iter().chain(&self.follow);
+        all.any(|finding| finding.severity == Severity::Error)
     }
 
-    /// All of them, by file, line and column.
+    /// All of them, by file, line and column. What follows from other errors is left out beside them, and never without them.
     #[must_use]
-    pub fn into_sorted(mut self) -> Vec<Finding> {
-        self.0.sort_by(|a, b| {
+    pub fn into_sorted(self) -> Vec<Finding> {
+        let mut all = self.found;
+        if !all.iter().any(|finding| finding.severity == Severity::Error) {
+            all.extend(self.follow);
+        }
+        all.sort_by(|a, b| {
             (&a.file, a.line, a.column, a.code.id).cmp(&(&b.file, b.line, b.column, b.code.id))
         });
-        self.0
+        all
     }
 
     fn push(&mut self, severity: Severity, at: &At, code: Code, message: String) {
-        // When there are too many, the first of each severity still counts: none may hide that a bundle is refused.
-        if self.0.len() >= FINDINGS_MAX && self.0.iter().any(|found| found.severity == severity) {
-            return;
-        }
-        let (line, column) = at.place;
-        self.0.push(Finding { severity, code, file: at.file.clone(), line, column, message });
+        self.unread |= code == policy::BAD_FILE && !at.file.starts_with("tests/");
+        push(&mut self.found, severity, at, code, message);
     }
+}
+
+fn push(to: &mut Vec<Finding>, severity: Severity, at: &At, code: Code, message: String) {
+    // When there are too many, the first of each severity still counts: none may hide that a bundle is refused.
+    if to.len() >= FINDINGS_MAX && to.iter().any(|found| found.severity == severity) {
+        return;
+    }
+    let (line, column) = at.place;
+    to.push(Finding { severity, code, file: at.file.clone(), line, column, message });
 }
 
 /// Findings that one check reports: more than this nobody reads, and a hostile bundle must not fill memory.

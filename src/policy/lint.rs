@@ -25,7 +25,8 @@ pub fn entities(rules: &[Rule], store: &Store, people: &People, findings: &mut F
                 continue;
             }
             let name = uid.id().unescaped().to_owned();
-            let (code, hint) = match Kind::of(&uid) {
+            let kind = Kind::of(&uid);
+            let (code, hint) = match kind {
                 Some(Kind::Action) | None => continue,
                 Some(Kind::Person) if person_exists(people, &name) => continue,
                 Some(Kind::Broker) => {
@@ -40,7 +41,8 @@ pub fn entities(rules: &[Rule], store: &Store, people: &People, findings: &mut F
                 "policy `{}` names `{uid}`, which the bundle does not define{hint}",
                 rule.id
             );
-            findings.error(&rule.at, code, message);
+            let kind = kind.map(Kind::as_str).unwrap_or_default().to_lowercase();
+            findings.missing(&rule.at, code, (&kind, &name), message);
             seen.push(uid);
         }
     }

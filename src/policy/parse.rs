@@ -46,6 +46,37 @@ struct Raw {
     identities: Vec<(Source, raw::Identities)>,
 }
 
+impl Raw {
+    /// Notes all that is defined somewhere, so that a mistake in one of them is told once, where it is.
+    fn written(&self, findings: &mut Findings) {
+        let mut names = |kind: &str, names: &mut dyn Iterator<Item = &Text>| {
+            names.for_each(|name| findings.writes(kind, name.get_ref()));
+        };
+        if let Some((_, people)) = &self.people {
+            names("group", &mut people.group.keys());
+            names("person", &mut people.person.keys());
+        }
+        if let Some((_, issuers)) = &self.issuers {
+            names("issuer", &mut issuers.issuer.keys());
+        }
+        for (_, identities) in &self.identities {
+            names("identity", &mut identities.identity.keys());
+            names("team", &mut identities.identity.values().map(|one| &one.team));
+        }
+        let Some((_, catalog)) = &self.catalog else { return };
+        names("tier", &mut catalog.tier.keys());
+        names("class", &mut catalog.class.keys());
+        names("secret", &mut catalog.secret.keys());
+        names("resource", &mut catalog.resource.keys());
+        for (resource, values) in &catalog.resource {
+            for scope in values.scope.keys() {
+                let name = format!("{}#{}", resource.get_ref(), scope.get_ref());
+                findings.writes("scope", &name);
+            }
+        }
+    }
+}
+
 /// Parses all files.
 pub fn parse(files: &Files, findings: &mut Findings) -> Parsed {
     let mut parsed = Parsed::default();
@@ -60,6 +91,7 @@ pub fn parse(files: &Files, findings: &mut Findings) -> Parsed {
         return parsed;
     }
     let raw = raw(files, &mut parsed, findings);
+    raw.written(findings);
     if let Some((source, people)) = &raw.people {
         parsed.people_of(&mut Reading { source, findings }, people, raw.issuers.as_ref());
     }

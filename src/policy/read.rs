@@ -192,7 +192,9 @@ impl Reading<'_> {
             );
             let message =
                 format!("`{}` is no group or person of people.toml{hint}", text.get_ref());
-            self.error(&text.span(), policy::UNKNOWN_OWNER, message);
+            let named = text.get_ref().split_once(':').unwrap_or(("", text.get_ref()));
+            let at = self.source.at(&text.span());
+            self.findings.missing(&at, policy::UNKNOWN_OWNER, named, message);
         }
         found
     }
@@ -201,7 +203,9 @@ impl Reading<'_> {
     pub fn unknown<'k>(&mut self, text: &Text, what: &str, known: impl Iterator<Item = &'k str>) {
         let hint = did_you_mean(text.get_ref(), known);
         let message = format!("there is no {what} `{}`{hint}", text.get_ref());
-        self.error(&text.span(), policy::UNKNOWN_REFERENCE, message);
+        let kind = what.split(' ').next().unwrap_or(what);
+        let at = self.source.at(&text.span());
+        self.findings.missing(&at, policy::UNKNOWN_REFERENCE, (kind, text.get_ref()), message);
     }
 }
 

@@ -403,10 +403,9 @@ impl Annotations<'_> {
                     GroupName::try_from(value).ok().filter(|name| self.groups.contains(name));
                 if notes.then.is_none() {
                     let hint = did_you_mean(value, self.groups.iter().map(GroupName::as_str));
-                    self.bad(
-                        policy::UNKNOWN_APPROVERS,
-                        format!("there is no group `{value}`{hint}"),
-                    );
+                    let message = format!("there is no group `{value}`{hint}");
+                    let code = policy::UNKNOWN_APPROVERS;
+                    self.findings.missing(self.at, code, ("group", value), message);
                 }
             }
             "owners" => {

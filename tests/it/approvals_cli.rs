@@ -277,7 +277,8 @@ fn an_emergency_is_at_once_and_blocks_the_next_until_somebody_looked() {
         broker.run(WORKER, &line(&line(&words, more), &["--", "sh", "-c", "exit 6"]))
     };
     let why = ["--purpose", "the shop is down"];
-    says(&ask("no-purpose", &[]).expect(125).err, &["PT-0120"]);
+    says(&ask("no-purpose", &[]).expect(2).err, &["--purpose"]);
+    says(&ask("empty-purpose", &["--purpose", ""]).expect(125).err, &["PT-0120"]);
     ask("first", &why).expect(6);
     says(&ask("second", &why).expect(125).err, &["PT-0122"]);
     let list = broker.run(OPERATOR, &["review"]).expect(0);

@@ -1,5 +1,6 @@
 //! `protem run`: the command's access, its signals, its exit code, and its end in every way there is.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -41,17 +42,33 @@ fn tmp(broker: &Broker) -> PathBuf {
 #[test]
 fn the_commands_code_is_ours_and_the_task_is_complete() {
     let broker = Broker::example();
-    let cases: [(&str, &[&str], i32); 5] = [
+    let broken = broker.home().join("broken");
+    std::fs::write(&broken, "#!/there/is/no/such/interpreter\n").unwrap();
+    std::fs::set_permissions(&broken, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let cases: [(&str, &[&str], i32); 4] = [
         ("ok", &["true"], 0),
         ("three", &["sh", "-c", "exit 3"], 3),
         ("killed", &["sh", "-c", "kill -9 $$"], 128 + 9),
-        ("none", &["./there-is-no-such-command"], 127),
-        ("folder", &["/"], 126),
+        ("broken", &["./broken"], 127),
     ];
     for (task, command, code) in cases {
         let ran = run(&broker, task, &[], command).expect(code);
         assert_eq!(end_reason(&broker, task).as_deref(), Some("END_REASON_COMPLETED"), "{ran:?}");
         assert!(files_under(&tmp(&broker)).is_empty(), "{ran:?}");
+    }
+    // What cannot begin asks nobody for access.
+    std::fs::write(broker.home().join("text"), "no program\n").unwrap();
+    for (task, command, code) in [
+        ("none", "./there-is-no-such-command", 127),
+        ("no-path", "there-is-no-such-command", 127),
+        ("folder", "/", 126),
+        ("text", "./text", 126),
+    ] {
+        let ran = run(&broker, task, &[], &[command]).expect(code);
+        assert!(ran.err.contains("PT-0710") && ran.err.contains(command), "{ran:?}");
+        let task = format!("{AGENT}#{task}");
+        let asked = broker.run(OPERATOR, &["grants", "--task", &task]).expect(0);
+        assert!(asked.out.is_empty(), "it asked all the same: {asked:?}");
     }
     let done = run(&broker, "receipt", &[], &["true"]).expect(0);
     assert!(

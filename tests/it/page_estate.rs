@@ -44,7 +44,8 @@ fn grants_are_found_by_whose_what_for_on_what_and_where_they_stand() {
     let end: String = first.chars().skip(first.len() - 8).collect();
     assert_eq!(go(&window, &broker, &format!("/ui/grants?id={end}")), 200);
     assert!(window.url().ends_with(&format!("/ui/grants/{first}")), "{}", window.url());
-    assert_eq!(go(&window, &broker, "/ui/grants?id=zzzzzzzz"), 400);
+    assert_eq!(go(&window, &broker, "/ui/grants?id=zzzzzzzz"), 404);
+    assert!(window.text("main").contains("ends with “zzzzzzzz”"), "{}", window.text("main"));
 }
 
 /// More grants than a page holds come on further pages, each once.
