@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use protem::config::TlsVersion;
+use protem::serve::server::Drain;
 use protem::serve::tls::{Tls, TlsFiles};
 use protem_clock::clock::{Clock, SystemClock};
 use protem_proto::wire::v1;
@@ -23,8 +24,8 @@ use tonic::{Code, Request, Status};
 
 use crate::broker::{Clients, TestBroker, Wish, fresh_task, reason};
 use crate::pki::{AGENT, Authority, Pki, bundle, server, svid, svid_until};
-
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::process::PATIENCE;
+use crate::stall::Stall;
 
 /// A broker whose development key counts for nobody: certificates and tokens alone.
 pub async fn broker(pki: &Pki) -> TestBroker {
@@ -264,7 +265,7 @@ async fn attack_slow_handshake_flood() {
     panic!("an honest client waited {waits:?}");
 }
 
-/// How long who stalls may hold a place that nobody else wants, less a little: who waits for that waits longer than this.
+/// How long who says nothing may hold a place that nobody else wants, less a little: who waits for that waits longer than this.
 const HOLDS: Duration = Duration::from_secs(4);
 /// A machine that was away for so long is asked again; who makes others wait does so each time.
 const ROUNDS: usize = 4;
@@ -382,7 +383,7 @@ fn attack_a_key_that_others_may_read() {
     assert!(load(folder).is_err());
 }
 
-/// The end, over TLS: streams are told, what has begun is finished, nobody new comes in, and nobody is waited for in vain.
+/// The end, over TLS: streams are told, what has begun is finished, nobody new comes in, and nobody else is waited for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_draining_broker_lets_everybody_go_over_tls() {
     let pki = Pki::new();
@@ -394,30 +395,45 @@ async fn a_draining_broker_lets_everybody_go_over_tls() {
             return;
         }
     }
-    panic!("it waits for who says nothing: {drains:?}");
+    panic!("who says nothing stays: {drains:?}");
 }
 
-/// How long a broker took to end.
+/// How long one was waited for that has not spoken TLS yet, while the broker's end waited for a call.
 async fn drained(pki: &Pki) -> Duration {
-    let broker = broker(pki).await;
+    let (stall, store) = Stall::new();
+    let (files, journal, drain) = (pki.files(), Some(store), Drain(PATIENCE));
+    let wish = Wish { files, journal, drain, no_dev: true, ..Wish::default() };
+    let broker = TestBroker::with(wish).await;
     let (url, port) = (broker.url.clone(), broker.port);
     let mut agent = Clients::over(pki.channel(&url, Some("agent")), None);
-    let task = fresh_task();
+    let (task, other) = (fresh_task(), fresh_task());
     agent.ask(&task).await.unwrap();
+    agent.ask(&other).await.unwrap();
     let (beats, beating) = tokio::sync::mpsc::channel(1);
     beats.send(v1::HoldTaskRequest { task_id: task, lease: None }).await.unwrap();
     let beating = tokio_stream::wrappers::ReceiverStream::new(beating);
     let mut held = agent.access.hold_task(beating).await.unwrap().into_inner();
     held.message().await.unwrap().unwrap();
-    // One that has not spoken TLS yet must not hold the end up either.
-    let silent = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let done = stall.completing(&broker, &agent, &other).await;
     let began = Instant::now();
-    broker.stop().await;
+    let mut silent = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    // Once a later one is served, it has been accepted.
+    let next = Arc::new(config(pki, &[&version::TLS13]));
+    get(&mut open(&broker, &next).await.unwrap()).await.unwrap();
+    let stopping = tokio::spawn(broker.stop());
+    let closed = tokio::time::timeout(PATIENCE, silent.read_to_end(&mut Vec::new())).await;
     let took = began.elapsed();
-    let status = held.message().await.unwrap_err();
+    assert!(closed.is_ok(), "it stays open");
+    let status = tokio::time::timeout(PATIENCE, held.message()).await.expect("it is told");
+    let status = status.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "PT-0509"));
     assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());
-    drop((silent, beats));
+    assert!(!stopping.is_finished(), "a call is waited for");
+    stall.end();
+    done.await.unwrap().expect("what has begun is finished");
+    let began = Instant::now();
+    stopping.await.unwrap();
+    assert!(began.elapsed() < PATIENCE / 2, "nothing else is: {:?}", began.elapsed());
+    drop(beats);
     took
 }
