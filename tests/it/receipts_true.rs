@@ -14,8 +14,10 @@ use crate::proxies::prober::Prober;
 use crate::proxies::relay::{Relay, Way};
 use crate::proxies::site::{Credential, Revoker, credential, told};
 
-/// The greatest `fresh` of all credentials here, and a hundredth: when a silent gate's receipt says that the bound has passed.
-const BOUND: Duration = Duration::from_millis(2_020);
+/// The greatest `fresh` of all credentials where a gate is to be given up soon: the least there is.
+const SOON: u64 = 2;
+/// The same where a gate that is well must have acknowledged before: far beyond what a loaded machine needs for that.
+const LATE: u64 = 10;
 
 /// What a revoker was told, and when.
 #[derive(Clone, Debug)]
@@ -24,13 +26,12 @@ struct Told {
     answer: v1::RevokeResponse,
 }
 
-/// A broker whose credentials all have the least `fresh`, so that no bound takes long.
-fn brief_broker() -> Broker {
+/// A broker whose credentials' greatest `fresh` is so many seconds.
+fn brief_broker(fresh: u64) -> Broker {
+    let fresh = format!("max_staleness    = \"{fresh}s\"");
     let files: Vec<(&str, String)> = FILES
         .iter()
-        .map(|(name, text)| {
-            (*name, text.replace("max_staleness    = \"10s\"", "max_staleness    = \"2s\""))
-        })
+        .map(|(name, text)| (*name, text.replace("max_staleness    = \"10s\"", &fresh)))
         .collect();
     let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, &**text)).collect();
     Broker::with_env(&files, vec![("PROTEM_DEV_JWKS_WAIT", "0s".to_owned())])
@@ -38,6 +39,8 @@ fn brief_broker() -> Broker {
 
 /// Two gates: one that nothing happens to, and one that trouble finds behind a line of its own.
 struct Pair {
+    /// When a silent gate's receipt says that the bound has passed.
+    bound: Duration,
     broker: Broker,
     line: Relay,
     well: Gate,
@@ -47,8 +50,10 @@ struct Pair {
 }
 
 impl Pair {
-    fn start() -> Self {
-        let broker = brief_broker();
+    /// With this greatest `fresh`.
+    fn start(fresh: u64) -> Self {
+        let bound = Duration::from_millis(fresh * 1_010);
+        let broker = brief_broker(fresh);
         let line = Relay::to(&broker);
         let well = Gate::start(told(&broker, broker.url(), Some("nginx")));
         let hurt = Gate::start(told(&broker, line.url(), Some("nginx")));
@@ -64,7 +69,7 @@ impl Pair {
         for prober in &probers {
             prober.passes("let through", Instant::now(), 2);
         }
-        Self { broker, line, well, hurt, revoked, probers }
+        Self { bound, broker, line, well, hurt, revoked, probers }
     }
 
     /// Revokes, and follows the receipts until nothing is left to wait for; `meanwhile` happens when the first answer is here.
@@ -106,7 +111,7 @@ impl Pair {
                         answer.enforcement.iter().filter(|one| one.how() == How::BoundPassed);
                     for one in after {
                         let after = Duration::try_from(one.after.unwrap()).unwrap();
-                        assert!(after >= BOUND, "it speaks of a bound of {after:?}");
+                        assert!(after >= self.bound, "it speaks of a bound of {after:?}");
                     }
                 }
                 let asked = prober.asked();
@@ -125,7 +130,7 @@ impl Pair {
 
 #[test]
 fn receipts_of_gates_that_are_well_are_acknowledgements() {
-    let mut pair = Pair::start();
+    let mut pair = Pair::start(LATE);
     let told = pair.revoke(|_| ());
     assert_eq!(pair.check(&told), [Some(How::Acknowledged); 2], "{told:?}");
     assert!(told.last().unwrap().answer.enforced_everywhere, "{told:?}");
@@ -134,7 +139,7 @@ fn receipts_of_gates_that_are_well_are_acknowledgements() {
 /// A replica that vanished says nothing, so nothing is said in its name.
 #[test]
 fn a_gate_that_vanished_is_only_ever_bound_passed() {
-    let mut pair = Pair::start();
+    let mut pair = Pair::start(SOON);
     pair.hurt.kill();
     let told = pair.revoke(|_| ());
     let hurt = pair.hurt.instance();
@@ -151,7 +156,7 @@ fn a_gate_that_vanished_is_only_ever_bound_passed() {
 /// One whose line is dead goes on letting through for a while, and nobody says otherwise.
 #[test]
 fn a_gate_that_hears_nothing_is_bound_passed_when_it_must_have_closed() {
-    let mut pair = Pair::start();
+    let mut pair = Pair::start(LATE);
     pair.line.hold(&[Way::Back, Way::There]);
     let told = pair.revoke(|_| ());
     assert_eq!(pair.check(&told), [Some(How::Acknowledged), Some(How::BoundPassed)], "{told:?}");
@@ -161,7 +166,7 @@ fn a_gate_that_hears_nothing_is_bound_passed_when_it_must_have_closed() {
 /// One that comes again on another connection: what it says there is as good, and what was not said before is not made up.
 #[test]
 fn a_gate_that_moves_to_another_connection_speaks_for_itself() {
-    let mut pair = Pair::start();
+    let mut pair = Pair::start(LATE);
     pair.line.hold(&[Way::Back]);
     let told = pair.revoke(|pair| {
         pair.line.cut();
@@ -177,7 +182,7 @@ fn a_gate_that_moves_to_another_connection_speaks_for_itself() {
 /// A broker that was restarted knows nobody: it claims nothing before a bound has passed since its start, whoever is there.
 #[test]
 fn a_broker_that_began_anew_claims_nothing_of_gates_it_never_met() {
-    let mut pair = Pair::start();
+    let mut pair = Pair::start(SOON);
     // It lives on what it was proven a moment ago, and cannot come back.
     pair.line.hold(&[Way::Back]);
     pair.broker.kill();
@@ -194,7 +199,7 @@ fn a_broker_that_began_anew_claims_nothing_of_gates_it_never_met() {
 /// What the command line prints when its broker goes in the middle: what is durable, and no word about what was not seen.
 #[test]
 fn a_revocation_whose_broker_goes_prints_only_what_was_seen() {
-    let mut pair = Pair::start();
+    let mut pair = Pair::start(LATE);
     pair.line.hold(&[Way::Back]);
     let grant = pair.revoked.grant.clone();
     let mut command = pair.broker.cli();
