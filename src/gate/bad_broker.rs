@@ -37,6 +37,8 @@ use crate::connect::TlsFiles;
 use crate::gate::{Gate, GateConfig};
 use crate::login::{CallerToken, Login, LoginFailed};
 
+/// Far beyond what a loaded machine needs.
+const PATIENCE: Duration = Duration::from_secs(60);
 const ISSUER: &str = "http://broker.test";
 const CATALOG: &str = r#"{"resources":{"orders-api":{"audience":"https://orders.example","scopes":{
     "orders:read":{"risk":"low","operations":["GET /v1/orders"]},
@@ -258,13 +260,12 @@ impl Bench {
     }
 
     async fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
-        for _ in 0..1_500 {
-            if done(self) {
-                return;
-            }
+        let end = SystemClock.boot() + PATIENCE;
+        while !done(self) {
+            let state = self.gate.state();
+            assert!(SystemClock.boot() < end, "not {what} after {PATIENCE:?}; {state:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("not {what} after 15 s; {:?}", self.gate.state());
     }
 
     async fn call(

@@ -18,7 +18,7 @@ async fn an_item_that_never_came_is_noticed_and_a_snapshot_asked_for() {
     let bench = Bench::start().await;
     bench.broker.turn(|script| script.streams.clear());
     bench.broker.revoke(Some(Target::Grant(vec![6; 16]))).await;
-    bench.until("reopened", |bench| bench.broker.turn(|script| script.opens.len()) == 2).await;
+    bench.until("reopened", |bench| bench.broker.turn(|script| script.opens.len()) >= 2).await;
     bench.until("fresh", |bench| bench.gate.state() == State::Fresh).await;
     let second = bench.broker.turn(|script| script.opens[1].clone());
     assert!(second.after.is_none(), "what is held no longer connects");
@@ -35,7 +35,7 @@ async fn a_lost_stream_goes_on_from_its_cursor() {
     for stream in streams {
         let _ = stream.send(Err(Status::unavailable("restarting"))).await;
     }
-    bench.until("reopened", |bench| bench.broker.turn(|script| script.opens.len()) == 2).await;
+    bench.until("reopened", |bench| bench.broker.turn(|script| script.opens.len()) >= 2).await;
     let second = bench.broker.turn(|script| script.opens[1].clone());
     assert_eq!(second.after, cursor(101));
     assert_eq!(bench.status().await, 401, "what was revoked stays so meanwhile");
@@ -97,19 +97,25 @@ async fn a_broker_that_goes_back_is_not_believed_even_after_a_restart() {
 async fn without_a_proof_the_gateway_closes_within_the_bound() {
     let bench = Bench::start().await;
     bench.broker.turn(|script| script.proving = false);
+    // No ping is proven that was sent later than this, so nothing is decided by a view that is younger.
     let begun = SystemClock.boot();
-    while bench.status().await == 200 {
+    loop {
+        let asked = SystemClock.boot();
+        if bench.status().await != 200 {
+            break;
+        }
+        let late = (asked - begun).saturating_sub(Duration::from_secs(2));
+        assert!(late.is_zero(), "let through {late:?} too late");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(bench.status().await, 503);
-    assert!(SystemClock.boot() - begun < Duration::from_millis(2_300));
 }
 
 #[tokio::test]
 async fn a_broker_that_says_nothing_is_left() {
     let bench = Bench::start().await;
     bench.broker.turn(|script| script.proving = false);
-    bench.until("reopened", |bench| bench.broker.turn(|script| script.opens.len()) == 2).await;
+    bench.until("reopened", |bench| bench.broker.turn(|script| script.opens.len()) >= 2).await;
 }
 
 #[tokio::test]
@@ -198,7 +204,8 @@ async fn attack_long_upload_survives_revocation() {
     let answer = tokio::spawn(bench.gate.layer(resource()).layer(reading).oneshot(call));
     tokio::time::sleep(Duration::from_millis(50)).await;
     bench.broker.revoke(Some(Target::Grant(vec![5; 16]))).await;
-    assert_eq!(answer.await.unwrap().unwrap().status(), StatusCode::UNAUTHORIZED);
+    let answer = tokio::time::timeout(PATIENCE, answer).await.expect("it is never cut");
+    assert_eq!(answer.unwrap().unwrap().status(), StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]
@@ -221,9 +228,8 @@ async fn attack_long_stream_survives_revocation() {
         bench.gate.layer(resource()).layer(endless).oneshot(call).await.unwrap().into_body();
     assert!(body.frame().await.unwrap().is_ok());
     bench.broker.revoke(Some(Target::Grant(vec![5; 16]))).await;
-    let begun = SystemClock.boot();
-    while body.frame().await.unwrap().is_ok() {}
-    assert!(SystemClock.boot() - begun < Duration::from_millis(1_500));
+    let ticks = async { while body.frame().await.unwrap().is_ok() {} };
+    tokio::time::timeout(PATIENCE, ticks).await.expect("it is never cut");
 }
 
 #[tokio::test]
@@ -254,7 +260,7 @@ async fn attack_caller_who_takes_no_answer_goes_on_writing() {
     let tick = || http_body::Frame::data(bytes::Bytes::from("tick"));
     frames.send(Ok(tick())).await.unwrap();
     bench.broker.revoke(Some(Target::Grant(vec![5; 16]))).await;
-    let read = tokio::time::timeout(Duration::from_secs(15), was_cut).await;
+    let read = tokio::time::timeout(PATIENCE, was_cut).await;
     assert!(read.expect("it is never cut").unwrap() >= 1, "what came before was read");
     assert!(frames.send(Ok(tick())).await.is_err(), "nobody takes any more");
 }
