@@ -18,6 +18,7 @@ use crate::limits::{
 use crate::refusal::Refusal;
 use crate::request::{AccessRequest, Workload, field, proof_field};
 use crate::state::State;
+use crate::usual::{findings, unmoved};
 use crate::verdict::{ApprovalRule, Effect, Ruling, Verdict};
 
 /// Proof that policy, or enough approvers, said yes to exactly this request. Used up by [`activate`].
@@ -68,7 +69,11 @@ pub(crate) fn request(
     if request.emergency && state.open_review(identity).is_some() {
         return Err(Refusal::ReviewOpen(identity.clone()));
     }
+    let past_moved = verdict.reads_findings() && past_moved(state, &request, verdict.ruling());
     let ruling = still_true(state, verdict, request.content(), identity, now)?;
+    if past_moved {
+        return Err(Refusal::VerdictStale);
+    }
     match ruling.effect {
         Effect::Deny => Ok(vec![Event::AccessRefused(Box::new(Asked { request, ruling }))]),
         Effect::Issue => {
@@ -145,6 +150,13 @@ pub(crate) fn still_true(
         return Err(Refusal::VerdictStale);
     }
     Ok(ruling)
+}
+
+/// Whether something else is unusual about a request than policy saw, at the moment that it looked at.
+// INVARIANT(only_one_first_request_is_the_first): of two at once, the second is looked at again.
+fn past_moved(state: &State, request: &AccessRequest, ruling: &Ruling) -> bool {
+    let past = state.usual(&request.by.identity);
+    !unmoved(&ruling.findings, &findings(past.map(|it| &**it), request, ruling.at))
 }
 
 fn wait(

@@ -1,6 +1,7 @@
 //! Apply: what happened changes the state. Total: it cannot fail.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use protem_verify::ids::{GrantId, Hash, Seq};
 use protem_verify::names::{IdentityName, PersonName, TaskId, TaskKind, Words};
@@ -13,6 +14,7 @@ use crate::grant::{CutOff, Grant, Hold, KeyRecord, KeyState, Newest, Status, Tas
 use crate::limits::REMEMBER;
 use crate::request::AccessRequest;
 use crate::state::{Facts, Forgettable, State, Tally, Use};
+use crate::usual::Usual;
 
 impl State {
     /// Folds the next entry of the journal, which happened at `at`.
@@ -224,7 +226,21 @@ impl State {
             }
         });
         self.deadlines.insert((activated.until, id));
+        self.learn(at, &id);
         self.credential_issued(issued, activated.asked.as_ref().map(|asked| asked.ruling.bundle));
+    }
+
+    /// What was granted becomes usual.
+    fn learn(&mut self, at: Time, id: &GrantId) {
+        let Some(grant) = self.grants.get(id) else { return };
+        let former = self.usual.get(&grant.by.identity);
+        let now =
+            Arc::new(Usual::after(former.map(|it| &**it), &grant.resource, &grant.scopes, at));
+        let identity = grant.by.identity.clone();
+        if former.is_none_or(|it| it.is_bare()) {
+            self.forgettable.insert((now.forget_at(), Forgettable::Usual(identity.clone())));
+        }
+        self.usual.insert(identity, now);
     }
 
     fn fresh(&mut self, id: GrantId, at: Time, asked: &Asked, status: Status) -> Grant {

@@ -20,6 +20,7 @@ pub mod standing;
 pub mod state;
 pub mod tick;
 pub mod tracked;
+pub mod usual;
 pub mod verdict;
 
 mod approval_tests;
@@ -27,3 +28,4 @@ mod key_tests;
 mod law_tests;
 mod random_tests;
 mod testbed;
+mod usual_tests;

@@ -1,11 +1,14 @@
 //! The state as plain lists, for snapshots: what is derived is left out and made again.
 
+use std::sync::Arc;
+
 use protem_verify::ids::{RequestId, Seq};
 use protem_verify::names::{IdentityName, TaskId};
 
 use crate::grant::{CutOff, Grant, KeyRecord, Status, TaskState};
 use crate::limits::REMEMBER;
 use crate::state::{Facts, Forgettable, State, Tally, Use};
+use crate::usual::Usual;
 
 /// All of a state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub struct Parts {
     pub uses: Vec<(IdentityName, RequestId, Use)>,
     /// What is counted for each identity; the counts are made again, quarantine and review are kept.
     pub tallies: Vec<(IdentityName, Tally)>,
+    /// What is usual for each identity.
+    pub usual: Vec<(IdentityName, Arc<Usual>)>,
     /// Every cut-off by its entry.
     pub cut_offs: Vec<(Seq, CutOff)>,
     /// Every signing key.
@@ -46,6 +51,10 @@ impl State {
                 .map()
                 .iter()
                 .map(|(name, tally)| (name.clone(), tally.clone()))
+                .collect(),
+            usual: self
+                .all_usual()
+                .map(|(name, usual)| (name.clone(), Arc::clone(usual)))
                 .collect(),
             cut_offs: self.cut_offs.map().iter().map(|(seq, cut)| (*seq, cut.clone())).collect(),
             keys: self.keys.map().values().cloned().collect(),
@@ -75,6 +84,13 @@ impl State {
         }
         for (identity, key, used) in parts.uses {
             state.uses.insert((identity, key), used);
+        }
+        for (identity, usual) in parts.usual {
+            if !usual.is_bare() {
+                let forget = Forgettable::Usual(identity.clone());
+                state.forgettable.insert((usual.forget_at(), forget));
+            }
+            state.usual.insert(identity, usual);
         }
         for (seq, cut) in parts.cut_offs {
             if let Some(forget) = cut.forget_after {

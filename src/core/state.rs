@@ -11,6 +11,7 @@ use crate::event::{KeyPurpose, Target};
 use crate::grant::{CutOff, Grant, Hold, KeyRecord, KeyState, Status, TaskState};
 use crate::request::{AccessRequest, Scopes};
 use crate::tracked::{Tracked, TrackedSet};
+use crate::usual::{Hour, Usual};
 
 /// The fold of a journal.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +22,8 @@ pub struct State {
     pub(crate) tasks: Tracked<(IdentityName, TaskId), TaskState>,
     pub(crate) uses: Tracked<(IdentityName, RequestId), Use>,
     pub(crate) tallies: Tracked<IdentityName, Tally>,
+    /// What each identity was granted, by the hour: for ever when it was granted something last, the rest for 90 days.
+    pub(crate) usual: Tracked<IdentityName, Arc<Usual>>,
     /// Live grants by identity and task.
     pub(crate) by_task: TrackedSet<(IdentityName, TaskId, GrantId)>,
     /// Live grants by resource.
@@ -100,6 +103,7 @@ pub(crate) enum Forgettable {
     Grant(GrantId),
     Task(IdentityName, TaskId),
     CutOff(Seq),
+    Usual(IdentityName),
 }
 
 /// One copy of each name, so that a million grants share them.
@@ -283,6 +287,17 @@ impl State {
         self.tally(identity).and_then(|tally| tally.review)
     }
 
+    /// What is usual for an identity that was granted anything.
+    #[must_use]
+    pub fn usual(&self, identity: &IdentityName) -> Option<&Arc<Usual>> {
+        self.usual.get(identity)
+    }
+
+    /// The same for every identity.
+    pub fn all_usual(&self) -> impl Iterator<Item = (&IdentityName, &Arc<Usual>)> {
+        self.usual.map().iter()
+    }
+
     pub(crate) fn tally(&self, identity: &IdentityName) -> Option<&Tally> {
         self.tallies.get(identity)
     }
@@ -349,6 +364,7 @@ impl State {
                 Forgettable::CutOff(seq) => {
                     self.cut_offs.remove(&seq);
                 }
+                Forgettable::Usual(identity) => self.forget_usual(now, identity),
             }
         }
         false
@@ -372,6 +388,16 @@ impl State {
         let stale = self.tasks.get(&key).is_some_and(|task| task.forgotten(now));
         if stale {
             self.tasks.remove(&key);
+        }
+    }
+
+    fn forget_usual(&mut self, now: Time, identity: IdentityName) {
+        let Some(usual) = self.usual.get(&identity) else { return };
+        if usual.forgotten(Hour::of(now)) {
+            let bare = Usual::bare(usual.last);
+            self.usual.insert(identity, Arc::new(bare));
+        } else {
+            self.forgettable.insert((usual.forget_at(), Forgettable::Usual(identity)));
         }
     }
 
@@ -410,6 +436,7 @@ impl State {
             tasks,
             uses,
             tallies,
+            usual,
             by_task,
             by_resource,
             deadlines,

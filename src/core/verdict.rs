@@ -12,19 +12,31 @@ use protem_verify::time::{Lifetime, Staleness, Time};
 pub struct Verdict {
     ruling: Ruling,
     approvers: Vec<(PersonName, bool)>,
+    reads_findings: bool,
 }
 
 impl Verdict {
     /// For `policy/` alone.
     #[must_use]
     pub fn from_policy(ruling: Ruling) -> Self {
-        Self { ruling, approvers: Vec::new() }
+        Self { ruling, approvers: Vec::new(), reads_findings: false }
     }
 
     /// For `policy/` alone: those who have approved the request, and whether each may still do so.
     #[must_use]
     pub fn with_approvers(self, approvers: Vec<(PersonName, bool)>) -> Self {
         Self { approvers, ..self }
+    }
+
+    /// For `policy/` alone: some policy may look at what is unusual, so its findings of the past must be those of the turn.
+    #[must_use]
+    pub fn reading_findings(self, reads_findings: bool) -> Self {
+        Self { reads_findings, ..self }
+    }
+
+    /// Whether a policy may have looked at its findings.
+    pub(crate) fn reads_findings(&self) -> bool {
+        self.reads_findings
     }
 
     /// What it says.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protem_core::event::{Draft, Event, Target};
+use protem_core::state::State;
 use protem_core::verdict::Standing;
 use protem_verify::ids::{GrantId, Hash, Seq, TurnId};
 use protem_verify::merkle::{Frontier, leaf};
@@ -235,6 +236,40 @@ fn every_entry_is_proven_and_every_tree_grows_from_the_last() {
         }
         assert!(reader.root_at(10_000).is_err());
     });
+}
+
+/// A snapshot, what comes after it, and a whole replay are one state: also of what is usual for each identity.
+#[test]
+fn a_snapshot_and_the_rest_are_the_fold_of_the_whole() {
+    each(|(mut journal, reader)| {
+        let hour = Duration::from_secs(3_600);
+        let later = |number: u32| {
+            let draft = granted(u64::from(number));
+            Draft { at: draft.at + hour * (number * number), ..draft }
+        };
+        append(&mut *journal, vec![opened()]);
+        append(&mut *journal, (1..40).map(later).collect());
+        let mut state = State::new();
+        fold(&*reader, &mut state);
+        assert!(state.all_usual().count() > 1 && state.all_usual().any(|(_, it)| it.days > 1));
+        reader.keep_snapshot(&reader.head().unwrap(), &state.parts()).unwrap();
+        append(&mut *journal, (40..60).map(later).collect());
+        let (head, parts) = reader.snapshot().unwrap().unwrap();
+        assert_eq!(head.seq, state.seq());
+        let mut again = State::from_parts(parts);
+        assert_eq!(again.parts(), state.parts());
+        fold(&*reader, &mut again);
+        let mut whole = State::new();
+        fold(&*reader, &mut whole);
+        assert_eq!(again.parts(), whole.parts());
+    });
+}
+
+/// Applies what comes after `state`.
+fn fold(reader: &dyn Reader, state: &mut State) {
+    for row in reader.read(state.seq(), 1_000).unwrap() {
+        state.apply(row.at(), row.what());
+    }
 }
 
 /// A store that fails on command.

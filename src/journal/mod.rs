@@ -20,6 +20,7 @@ pub mod records;
 pub mod rows;
 pub mod several;
 pub mod snapshot;
+pub mod snapshot_usual;
 pub mod snapshots;
 pub mod sqlite;
 pub mod sqlite_error;

@@ -15,15 +15,15 @@ use protem_verify::names::{IdentityName, Malformed, TaskId};
 use protem_verify::time::{Lifetime, Time};
 
 use crate::journal::decode::{self, bytes, hash, name, optional, seq};
-use crate::journal::encode;
+use crate::journal::{encode, snapshot_usual};
 
 /// The form of snapshots that this version writes and reads.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// The parts as bytes.
 #[must_use]
 pub fn encode(parts: &Parts) -> Vec<u8> {
-    let Parts { facts, grants, tasks, uses, tallies, cut_offs, keys } = parts;
+    let Parts { facts, grants, tasks, uses, tallies, usual, cut_offs, keys } = parts;
     let snapshot = wire::Snapshot {
         version: VERSION,
         seq: facts.seq.0,
@@ -41,6 +41,7 @@ pub fn encode(parts: &Parts) -> Vec<u8> {
         tallies: tallies.iter().map(tally).collect(),
         cut_offs: cut_offs.iter().map(cut_off).collect(),
         keys: keys.iter().map(key).collect(),
+        usual: usual.iter().map(snapshot_usual::write).collect(),
     };
     snapshot.encode_to_vec()
 }
@@ -76,6 +77,7 @@ fn read(it: wire::Snapshot) -> Result<Parts, Malformed> {
         tasks: it.tasks.into_iter().map(read_task).collect::<Result<_, _>>()?,
         uses: it.uses.iter().map(read_use).collect::<Result<_, _>>()?,
         tallies: it.tallies.iter().map(read_tally).collect::<Result<_, _>>()?,
+        usual: it.usual.iter().map(snapshot_usual::read).collect::<Result<_, _>>()?,
         cut_offs: it.cut_offs.into_iter().map(read_cut_off).collect::<Result<_, _>>()?,
         keys: it.keys.iter().map(read_key).collect::<Result<_, _>>()?,
     })
@@ -315,6 +317,6 @@ fn read_key(it: &wire::SnapKey) -> Result<KeyRecord, Malformed> {
     })
 }
 
-fn gone(field: &'static str) -> Malformed {
+pub(in crate::journal) fn gone(field: &'static str) -> Malformed {
     Malformed { field, why: "is missing or unknown" }
 }
