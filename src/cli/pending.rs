@@ -45,7 +45,8 @@ fn list(screen: &Screen, pending: &[v1::PendingGrant]) {
     }
 }
 
-const HEADS: [&str; 8] = ["GRANT", "WHO", "WANTS", "FOR", "RISK", "APPROVALS", "DECIDE BY", "YOU"];
+const HEADS: [&str; 9] =
+    ["GRANT", "WHO", "WANTS", "FOR", "RISK", "UNUSUAL", "APPROVALS", "DECIDE BY", "YOU"];
 
 /// A table of what waits.
 #[must_use]
@@ -68,10 +69,20 @@ fn row(waiting: &v1::PendingGrant) -> Vec<String> {
         in_a_line(&format!("{} on {}", grant.scopes.join(" "), grant.resource)),
         show::length(show::duration(grant.lifetime.as_ref())),
         in_a_line(&waiting.risk),
+        unusual(&waiting.findings),
         format!("{given} of {}", grant.approvals_required),
         show::at(grant.decide_by.as_ref()),
         may,
     ]
+}
+
+/// The words of what is unusual; the numbers are for who looks at the request.
+fn unusual(findings: &[String]) -> String {
+    if findings.is_empty() {
+        return "-".to_owned();
+    }
+    let words = findings.iter().map(|finding| finding.split(':').next().unwrap_or_default());
+    in_a_line(&words.collect::<Vec<_>>().join(", "))
 }
 
 /// What a follower of the queue knows.
@@ -243,9 +254,11 @@ mod tests {
         let mut evil = waiting("gr_2", 2);
         evil.may_decide = false;
         evil.why_not = "no\u{1b}[2J\nno".into();
+        evil.findings = vec!["new-scope: `a` not".into(), "dormant: \u{1b}[2J".into()];
         let text = table(&[waiting("gr_1", 1), evil]);
         assert_eq!(text.lines().count(), 3, "{text}");
         assert!(text.contains("0 of 1") && text.contains("may decide"), "{text}");
+        assert!(text.contains("  new-scope, dormant  ") && text.contains("  -  "), "{text}");
         assert!(!text.contains('\u{1b}'), "{text:?}");
     }
 

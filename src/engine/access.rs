@@ -12,7 +12,7 @@ use protem_verify::ids::{GrantId, Seq};
 use protem_verify::names::{KeyId, PersonName};
 use protem_verify::time::Time;
 
-use crate::engine::again::again_in_use;
+use crate::engine::again::again;
 use crate::engine::broker::Broker;
 use crate::engine::changes::{Changes, Watched};
 use crate::engine::granted::{Credential, Granted};
@@ -124,8 +124,7 @@ impl Broker {
             let active = self.active(&by).await?;
             let now = self.now();
             let of_use = self.usage_findings(&by.identity, now);
-            let counts = (active, Some(of_use.as_slice()));
-            let verdict = again_in_use(&bundle, &record, &record.request, now, counts);
+            let verdict = again(&bundle, &record, &record.request, now, (active, &of_use));
             let ruling = verdict.ruling().clone();
             let command = Command::RenewCredential { by: by.clone(), grant, verdict };
             let sets = Arc::clone(&self.0.sets);
@@ -204,7 +203,7 @@ impl Broker {
         active: u32,
     ) -> protem_core::verdict::Verdict {
         let now = self.now();
-        let findings = self.usage_findings(&request.by.identity, now);
+        let findings = self.findings(request, now);
         let ask = Ask { request, login, now, active, findings: &findings, region: &self.0.region };
         self.bundle().evaluate(&ask)
     }

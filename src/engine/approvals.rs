@@ -177,7 +177,9 @@ impl Broker {
             let active = self.active(&record.request.by).await?;
             let (bundle, now) = (self.bundle(), self.now());
             let who = (person, account.as_str());
-            let (verdict, approver) = verdicts(&bundle, who, &record, &narrow, now, active);
+            let of_use = self.usage_findings(&record.request.by.identity, now);
+            let counts = (active, of_use.as_slice());
+            let (verdict, approver) = verdicts(&bundle, who, &record, &narrow, now, counts);
             let command = Command::Decide {
                 grant: id,
                 digest: decision.digest,
@@ -269,7 +271,8 @@ impl Broker {
         record: &GrantRecord,
     ) -> Result<(), String> {
         let (bundle, now) = (self.bundle(), self.now());
-        let verdict = bundle.reevaluate(&record.ruling, &record.request, now, 0, false);
+        let of_use = self.usage_findings(&record.request.by.identity, now);
+        let verdict = bundle.reevaluate(&record.ruling, &record.request, now, (0, false), &of_use);
         let ruling = verdict.ruling();
         let approver = bundle.may_decide(&bundle::Decision {
             person,

@@ -35,6 +35,7 @@ use crate::engine::stop::Stop;
 use crate::engine::tasks::Leases;
 use crate::engine::threads::Threads;
 use crate::engine::unusual::Unusual;
+use crate::engine::usual::Mirror;
 use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
 use crate::journal::port::{Head, Journal};
@@ -98,7 +99,8 @@ pub(in crate::engine) struct Inner {
     pub(in crate::engine) minder: Arc<Minder>,
     pub(in crate::engine) rotation: Arc<Rotation>,
     pub(in crate::engine) meters: Meters,
-    pub(in crate::engine) unusual: Unusual,
+    pub(in crate::engine) usual: Arc<Mirror>,
+    pub(in crate::engine) unusual: Arc<Unusual>,
     /// Whose shown checkpoint is looked at.
     pub(in crate::engine) comparing: Semaphore,
     /// Whether the state is here: turns are taken from then on.

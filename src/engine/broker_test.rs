@@ -52,20 +52,32 @@ impl Home {
     /// Opened, and not loaded before the store gives its snapshot.
     fn open(&self) -> Result<(Broker, Loading), StartError> {
         self.store.withhold_snapshot(true);
-        self.open_with(read_folder(Path::new("policies")).unwrap())
+        self.open_with(read_folder(Path::new("policies")).unwrap(), Arc::new(SystemClock))
     }
 
     pub(super) fn start_with(&self, bundle: Files) -> Result<Broker, StartError> {
-        let (broker, loading) = self.open_with(bundle)?;
+        self.start_on(bundle, Arc::new(SystemClock))
+    }
+
+    pub(super) fn start_on(
+        &self,
+        bundle: Files,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Broker, StartError> {
+        let (broker, loading) = self.open_with(bundle, clock)?;
         loading.wait().map(|()| broker)
     }
 
-    fn open_with(&self, bundle: Files) -> Result<(Broker, Loading), StartError> {
+    fn open_with(
+        &self,
+        bundle: Files,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Broker, Loading), StartError> {
         let (journal, reader) = MemoryJournal::on(&self.store, None);
         Broker::open(Start {
             journal: Box::new(journal),
             reader,
-            clock: Arc::new(SystemClock),
+            clock,
             issuer: "https://broker.example".to_owned(),
             dev: true,
             bundle,
@@ -278,6 +290,7 @@ async fn the_feed_opens_in_order_tells_of_ends_and_resumes_without_a_gap() {
     }
 }
 
+/// What no credential may exceed.
 fn items_identity() -> protem_verify::names::IdentityName {
     protem_verify::names::IdentityName::try_from("payments/agent").unwrap()
 }

@@ -20,6 +20,7 @@ use crate::engine::receipts::{Covers, Mark};
 use crate::engine::sequencer::Work;
 use crate::engine::stop::Stop;
 use crate::engine::thread;
+use crate::engine::unusual::Unusual;
 use crate::journal::fault::Fault;
 use crate::journal::reader::Reader;
 use crate::policy::bundle::{Bundle, Files, Load};
@@ -89,7 +90,13 @@ impl Bundles {
     }
 
     /// Confirms or ends every grant from before the bundle in force, whenever there is one; until closed.
-    pub(in crate::engine) fn settle(&self, lanes: &Lanes, reader: &dyn Reader, clock: &dyn Clock) {
+    pub(in crate::engine) fn settle(
+        &self,
+        lanes: &Lanes,
+        reader: &dyn Reader,
+        clock: &dyn Clock,
+        unusual: &Unusual,
+    ) {
         loop {
             let signal = self.signal();
             let waited = self.wake.wait_while(signal, |signal| !signal.work && !signal.closed);
@@ -99,7 +106,7 @@ impl Bundles {
             }
             signal.work = false;
             drop(signal);
-            match self.step(lanes, reader, clock) {
+            match self.step(lanes, reader, clock, unusual) {
                 Ok(true) => {}
                 Ok(false) => self.signal().work = true,
                 Err(stop) => {
@@ -114,7 +121,13 @@ impl Bundles {
     }
 
     /// One step of at most a thousand grants; whether all is settled.
-    fn step(&self, lanes: &Lanes, reader: &dyn Reader, clock: &dyn Clock) -> Result<bool, Stop> {
+    fn step(
+        &self,
+        lanes: &Lanes,
+        reader: &dyn Reader,
+        clock: &dyn Clock,
+        unusual: &Unusual,
+    ) -> Result<bool, Stop> {
         let found = thread::wait(lanes, Lane::Ordinary, Work::Look, |answered| {
             let state = answered.state;
             let digest = state.bundle().filter(|_| !state.settled())?;
@@ -135,7 +148,9 @@ impl Bundles {
         for (id, active) in grants {
             let record = reader.grant(&id)?;
             let record = record.ok_or(Fault::Store(format!("grant `{id}` cannot be read")))?;
-            verdicts.push((id, again(&bundle, &record, &record.request, now, active)));
+            let of_use = unusual.of(&record.request.by.identity, now);
+            let counts = (active, of_use.as_slice());
+            verdicts.push((id, again(&bundle, &record, &record.request, now, counts)));
         }
         let command = Command::Settle { digest, grants: verdicts };
         let work = Work::Command(Box::new(command));

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use protem_core::event::Event;
 use protem_core::state::State;
@@ -15,9 +14,10 @@ use crate::engine::approvals::{IdentityShown, Review, RuleShown, ScopeShown, Sim
 use crate::engine::broker::Broker;
 use crate::engine::stop::Stop;
 use crate::journal::committed::Committed;
-use crate::journal::past::{Like, Past};
+use crate::journal::past::Like;
 use crate::journal::records::{GrantRecord, Shown};
 use crate::policy::bundle::Bundle;
+use crate::policy::context::in_use;
 use crate::policy::login::Person;
 
 /// Tells when what waits for people has changed.
@@ -172,6 +172,7 @@ impl Broker {
             since: Time::from_millis(grant.requested_at.as_millis().saturating_sub(SIMILAR_MS)),
         };
         let past = self.read(move |reader| reader.past(&like)).await?;
+        let of_use = self.usage_findings(&grant.request.by.identity, self.now());
         let bundle = self.bundle();
         let rule = grant.ruling.rule.as_ref();
         let rule = RuleShown {
@@ -203,7 +204,8 @@ impl Broker {
                 .map(|resource| resource.purpose.clone())
                 .unwrap_or_default(),
             rule,
-            findings: findings(&grant, &past),
+            // What policy sees if this person decides now.
+            findings: in_use(&grant.ruling.findings, &of_use),
             similar: Similar { granted: past.granted, denied: past.denied, last: past.decided },
             may,
             approved: grant.approvals.iter().any(|one| one.by == person.name),
@@ -212,34 +214,8 @@ impl Broker {
     }
 }
 
-/// What was recorded as unusual, and what the journal says of the identity's past.
-fn findings(grant: &GrantRecord, past: &Past) -> Vec<String> {
-    let request = &grant.request;
-    let mut found = grant.ruling.findings.clone();
-    let mut add = |word: &str, text: String| {
-        if !grant.ruling.findings.iter().any(|known| known.split(':').next() == Some(word)) {
-            found.push(format!("{word}: {text}"));
-        }
-    };
-    if !past.on_resource {
-        add("new-resource", format!("nothing on `{}` was granted in 90 days", request.resource));
-    } else if !past.new_scopes.is_empty() {
-        let names: Vec<String> = past.new_scopes.iter().map(|name| format!("`{name}`")).collect();
-        add("new-scope", format!("{} not granted in 90 days", names.join(", ")));
-    }
-    let silent = past.last_granted.map(|last| grant.requested_at.since(last));
-    if let Some(silent) = silent.filter(|silent| *silent >= DORMANT) {
-        let days = silent.as_secs() / DAY.as_secs();
-        add("dormant", format!("`{}` was granted nothing for {days} days", request.by.identity));
-    }
-    found
-}
-
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// How far back decisions are similar, and grants show what is usual: 90 days.
+/// How far back decisions are similar: 90 days.
 const SIMILAR_MS: u64 = 90 * 24 * 60 * 60 * 1_000;
-/// Who was granted nothing for so long is not expected to ask.
-const DORMANT: Duration = DAY.saturating_mul(30);
 /// Closed reviews that are listed: more than anybody reads.
 const CLOSED_MAX: u32 = 1_000;
 

@@ -114,6 +114,7 @@ impl Broker {
         };
         let state = sequencer.state();
         inner.desk.learn(state);
+        inner.usual.learn(state);
         // Their streams died with the process that held them: each has one full lease to come back.
         let boot = inner.clock.boot();
         for (identity, task, hold) in state.held() {
@@ -138,7 +139,10 @@ impl Broker {
         inner.threads.start("leases", move || leases.run(&lanes, &*clock))?;
         let (bundles, lanes) = (Arc::clone(&inner.bundles), Arc::clone(&inner.lanes));
         let (reader, clock) = (Arc::clone(&inner.reader), Arc::clone(&inner.clock));
-        inner.threads.start("settle", move || bundles.settle(&lanes, &*reader, &*clock))?;
+        let unusual = Arc::clone(&inner.unusual);
+        inner.threads.start("settle", move || {
+            bundles.settle(&lanes, &*reader, &*clock, &unusual);
+        })?;
         let (minder, minded) = (Arc::clone(&inner.minder), minded(inner));
         inner.threads.start("minder", move || minder.run(&minded))?;
         let (minder, reader) = (Arc::clone(&inner.minder), Arc::clone(&inner.reader));

@@ -55,4 +55,7 @@ pub mod thread;
 pub mod threads;
 pub mod timekeeper;
 pub mod unusual;
+pub mod usual;
+#[cfg(test)]
+mod usual_test;
 pub mod verdicts;

@@ -29,7 +29,7 @@ use crate::engine::rotation::Rotation;
 use crate::engine::stop::StartError;
 use crate::engine::tasks::Leases;
 use crate::engine::threads::Threads;
-use crate::engine::unusual::Unusual;
+use crate::engine::usual::Mirror;
 use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
 use crate::journal::port::{Head, Journal};
@@ -123,7 +123,8 @@ impl Broker {
             marks: Marks::default(),
             minder: Arc::new(Minder::default()),
             meters,
-            unusual: Unusual::default(),
+            usual: Arc::new(Mirror::default()),
+            unusual: Arc::default(),
             comparing: Semaphore::new(1),
             loaded: watch::Sender::new(false),
             threads: Threads::default(),

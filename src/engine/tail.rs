@@ -22,6 +22,7 @@ use crate::engine::receipts::Receipts;
 use crate::engine::rotation::Rotation;
 use crate::engine::sequencer::Tail;
 use crate::engine::tasks::Leases;
+use crate::engine::usual::Mirror;
 use crate::journal::committed::Committed;
 use crate::journal::port::Head;
 
@@ -36,6 +37,7 @@ pub(in crate::engine) struct BrokerTail {
     leases: Arc<Leases>,
     watchers: Arc<Watchers>,
     desk: Arc<Desk>,
+    usual: Arc<Mirror>,
     ring: Arc<KeyRing>,
     rotation: Arc<Rotation>,
     meters: Meters,
@@ -54,6 +56,7 @@ impl BrokerTail {
             leases: Arc::clone(&inner.leases),
             watchers: Arc::clone(&inner.watchers),
             desk: Arc::clone(&inner.desk),
+            usual: Arc::clone(&inner.usual),
             ring: Arc::clone(&inner.keys),
             rotation: Arc::clone(&inner.rotation),
             meters: inner.meters.clone(),
@@ -112,6 +115,7 @@ impl Tail for BrokerTail {
         };
         self.watchers.committed(rows, &task);
         self.desk.committed(rows, state);
+        self.usual.committed(rows, state);
         let news = News { rows: Arc::clone(rows), head: *head, boot, keys, bundle };
         if self.news.send(news).is_err() {
             tracing::error!("the feed has ended before the sequencer");

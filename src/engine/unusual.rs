@@ -63,7 +63,7 @@ impl Broker {
 }
 
 impl Unusual {
-    fn of(&self, identity: &IdentityName, now: Time) -> Vec<String> {
+    pub(in crate::engine) fn of(&self, identity: &IdentityName, now: Time) -> Vec<String> {
         let known = self.of.read().unwrap_or_else(PoisonError::into_inner);
         let found = known.get(identity).filter(|found| found.until > now);
         found.map_or_else(Vec::new, |found| found.findings.to_vec())

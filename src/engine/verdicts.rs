@@ -12,7 +12,8 @@ use crate::policy::bundle::{Bundle, Decision};
 use crate::policy::login::Person;
 
 /// Both verdicts on a decision: of the request as it would be narrowed, and of the person on the request as it waits.
-/// `account`: the one that the person signed in with. `active`: how many live grants the identity holds.
+/// `account`: the one that the person signed in with. `active`: how many live grants the identity holds; `of_use`: what is
+/// unusual about their use.
 #[must_use]
 pub fn verdicts(
     bundle: &Bundle,
@@ -20,7 +21,7 @@ pub fn verdicts(
     record: &GrantRecord,
     narrow: &Narrow,
     now: Time,
-    active: u32,
+    (active, of_use): (u32, &[String]),
 ) -> (Verdict, ApproverVerdict) {
     let asked = &record.request;
     let request = AccessRequest {
@@ -28,8 +29,8 @@ pub fn verdicts(
         scopes: narrow.scopes.clone().unwrap_or_else(|| asked.scopes.clone()),
         ..asked.clone()
     };
-    let as_it_waits = bundle.reevaluate(&record.ruling, asked, now, active, false);
-    let verdict = again(bundle, record, &request, now, active);
+    let as_it_waits = bundle.reevaluate(&record.ruling, asked, now, (active, false), of_use);
+    let verdict = again(bundle, record, &request, now, (active, of_use));
     let waits = as_it_waits.ruling();
     // INVARIANT(who_narrows_may_approve_what_waits): dropping a scope is deciding it, so it needs the right to.
     let approver = bundle.may_decide(&Decision {

@@ -107,8 +107,7 @@ impl Reader for MemoryReader {
 
     fn past(&self, like: &Like) -> Result<Past, Fault> {
         let stored = self.store.lock();
-        let last_granted = stored.rows.identities.get(&like.identity).copied();
-        let mut past = Past { last_granted, ..Past::default() };
+        let mut past = Past::default();
         let rows = stored.rows.grants.values().filter(|row| {
             row.identity == like.identity && row.id < like.before && row.asked_at >= like.since
         });
@@ -119,11 +118,6 @@ impl Reader for MemoryReader {
                 past.count(row.asked_at, row.activated.0 > 0, end.as_ref().map(|row| row.what()));
             }
         }
-        let granted = || rows.iter().filter(|row| row.activated.0 > 0);
-        past.on_resource = granted().next().is_some();
-        let new =
-            like.scopes.iter().filter(|scope| !granted().any(|row| row.scopes.contains(scope)));
-        past.new_scopes = new.cloned().collect();
         Ok(past)
     }
 

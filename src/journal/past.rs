@@ -1,9 +1,9 @@
-//! What the journal says of an identity's past, for people who decide its next request.
+//! What people decided before on requests like one that waits.
 
 use protem_core::event::{EndReason, Event};
 use protem_core::request::Scopes;
 use protem_verify::ids::GrantId;
-use protem_verify::names::{IdentityName, ResourceName, ScopeName};
+use protem_verify::names::{IdentityName, ResourceName};
 use protem_verify::time::Time;
 
 /// A request, and how far back to look.
@@ -30,12 +30,6 @@ pub struct Past {
     pub denied: u32,
     /// When the newest of these was asked.
     pub decided: Option<Time>,
-    /// Whether the identity was granted anything on the resource.
-    pub on_resource: bool,
-    /// The scopes that it was not granted.
-    pub new_scopes: Vec<ScopeName>,
-    /// When the identity was granted anything last, however long ago.
-    pub last_granted: Option<Time>,
 }
 
 impl Past {

@@ -1,9 +1,9 @@
-//! An identity's past, and closed reviews, from SQLite's tables.
+//! What people decided before, and closed reviews, from SQLite's tables.
 
 use protem_core::event::Event;
 use protem_verify::ids::{GrantId, Seq};
 use protem_verify::time::Time;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use crate::journal::fault::Fault;
 use crate::journal::past::{DECIDED_MAX, Like, Past};
@@ -13,19 +13,13 @@ use crate::journal::sqlite_rows::{int, joined, seq};
 
 /// What came before a request.
 pub(in crate::journal) fn past(connection: &Connection, like: &Like) -> Result<Past, Fault> {
-    let mut past = Past { last_granted: last_granted(connection, like)?, ..Past::default() };
+    let mut past = Past::default();
     for (asked, activated, ended) in decided(connection, like)? {
         let over = match (activated, ended) {
             (Seq(0), Seq(1..)) => entry(connection, ended)?,
             _ => None,
         };
         past.count(asked, activated.0 > 0, over.as_ref().map(|row| row.what()));
-    }
-    past.on_resource = was_granted(connection, like, "")?;
-    for scope in like.scopes.iter() {
-        if !past.on_resource || !was_granted(connection, like, scope.as_str())? {
-            past.new_scopes.push(scope.clone());
-        }
     }
     Ok(past)
 }
@@ -66,25 +60,6 @@ fn decided(connection: &Connection, like: &Like) -> Result<Vec<(Time, Seq, Seq)>
         .query_map(values, |row| Ok((time(row, 0)?, seq(row, 1)?, seq(row, 2)?)))
         .and_then(Iterator::collect)
         .map_err(|why| store(&why))
-}
-
-/// Whether the identity was granted a scope of the resource, or with an empty one anything of it.
-fn was_granted(connection: &Connection, like: &Like, scope: &str) -> Result<bool, Fault> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM grants WHERE identity = ?1 AND id < ?2 \
-               AND activated > 0 AND resource = ?3 AND asked_at >= ?4 \
-               AND (?5 = '' OR instr(' ' || scopes || ' ', ' ' || ?5 || ' ') > 0))";
-    let (identity, resource) = (like.identity.as_str(), like.resource.as_str());
-    let since = int(like.since.as_millis());
-    let values = params![identity, like.before.0, resource, since, scope];
-    let mut statement = connection.prepare_cached(sql).map_err(|why| store(&why))?;
-    statement.query_row(values, |row| row.get(0)).map_err(|why| store(&why))
-}
-
-fn last_granted(connection: &Connection, like: &Like) -> Result<Option<Time>, Fault> {
-    let sql = "SELECT last_granted FROM identities WHERE name = ?1";
-    let mut statement = connection.prepare_cached(sql).map_err(|why| store(&why))?;
-    let found = statement.query_row([like.identity.as_str()], |row| time(row, 0)).optional();
-    found.map_err(|why| store(&why))
 }
 
 fn time(row: &Row<'_>, at: usize) -> rusqlite::Result<Time> {

@@ -107,8 +107,7 @@ impl Bundle {
             emergency,
             proof: None,
         };
-        let findings: Vec<String> =
-            case.findings.iter().map(|text| text.get_ref().clone()).collect();
+        let findings = case_findings(case);
         let ask = Ask {
             request: &request,
             login: &login,
@@ -141,6 +140,7 @@ impl Bundle {
             scopes: &case_scopes(case)?,
             lifetime,
             now: case_now(case)?,
+            findings: &case_findings(case),
         };
         Ok(match self.approves(&self.case_person(case)?, &of) {
             Ok(policies) => ("permit".to_owned(), policies, String::new()),
@@ -295,6 +295,10 @@ fn case_scopes(case: &Case) -> Result<Vec<ScopeName>, Bad> {
         name.map_err(|bad| (Some(text.span()), bad.to_string()))
     };
     case.scopes.iter().map(name).collect()
+}
+
+fn case_findings(case: &Case) -> Vec<String> {
+    case.findings.iter().map(|text| text.get_ref().clone()).collect()
 }
 
 fn case_task(case: &Case) -> Result<Task, Bad> {

@@ -6,6 +6,7 @@ use protem_verify::codes::policy;
 use protem_verify::time::Time;
 
 use crate::policy::bundle::{Bundle, Files, Load, check};
+use crate::policy::context::words;
 use crate::policy::example::example;
 use crate::policy::finding::{At, Findings, Severity};
 
@@ -370,8 +371,6 @@ fn warnings_refuse_nothing() {
     finds("catalog.toml", "", scope, "PT-0337", "crm:write");
     let policy = "\n@id(\"never\") permit (principal == Identity::\"payments/deployer\", action == Action::\"request\", resource == Scope::\"orders-api#orders:write\");";
     finds("shop.cedar", "", policy, "PT-0338", "never");
-    let unguarded = "\n@id(\"not-at-night\") forbid (principal, action == Action::\"issue\", resource) when { context.findings.contains(\"unusual-hour\") };";
-    finds("shop.cedar", "", unguarded, "PT-0367", "not-at-night");
     finds(
         "identities.toml",
         "[[identity.\"shop/checkout\".login]]\nspiffe = \"spiffe://shop.example/ns/shop/sa/checkout\"\n",
@@ -466,6 +465,38 @@ fn a_mistake_is_told_once_where_it_is() {
     findings.missing(&At::bundle(), policy::UNKNOWN_REFERENCE, named, "there is no tier");
     assert!(findings.failed());
     assert_eq!(findings.into_sorted().len(), 1);
+}
+
+/// A misspelt finding is never so, and a policy that waits for it guards nothing.
+#[test]
+fn words_that_are_no_finding_are_told() {
+    let policy = |when: &str| {
+        format!(
+            "\n@id(\"guard\") forbid (principal, action == Action::\"issue\", resource) when {{ {when} }};"
+        )
+    };
+    for when in [
+        "context.findings.contains(\"unusual-hours\")",
+        "context[\"findings\"].contains(\"unusual-hours\") && context.task.kind == \"dormant\"",
+        "context.active > 3 || context.findings.containsAny([\"dormant\", \"unusual-hours\"])",
+        "[\"unusual-hours\"].containsAll(context.findings)",
+        "!(context.findings == [\"unusual-hours\"])",
+    ] {
+        finds("shop.cedar", "", &policy(when), "PT-0367", "did you mean `unusual-hour`?");
+    }
+    let approver = "\n@id(\"calm\") forbid (principal, action == Action::\"approve\", resource) when { context.findings.contains(\"new\") };";
+    finds("shop.cedar", "", approver, "PT-0367", "`new`");
+    let case = ("findings = [\"unusual-volume\"]", "findings = [\"unusual-volumes: 9\"]");
+    let files = changed("tests/access.toml", case.0, case.1);
+    let found = check(files, TODAY);
+    let hit = found.iter().find(|finding| finding.code.id == "PT-0367");
+    assert!(hit.is_some_and(|hit| hit.file.as_ref() == "tests/access.toml"), "{found:?}");
+    // Each of the eight is one, whatever else is compared with.
+    let eight = words().map(|word| format!("context.findings.contains(\"{word}\")"));
+    let all_of_them = eight.collect::<Vec<_>>().join(" || ");
+    let other = format!("{all_of_them} || context.task.kind == \"unusual-hours\"");
+    let found = check(changed("shop.cedar", "", &policy(&other)), TODAY);
+    assert!(found.iter().all(|finding| finding.code.id != "PT-0367"), "{found:?}");
 }
 
 #[test]

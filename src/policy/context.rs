@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cedar_policy::{Context, Entity, EntityUid, RestrictedExpression};
 use protem_core::request::Task;
+use protem_core::usual::{WORDS, word};
 use protem_verify::time::Time;
 
 use crate::policy::ask::Ask;
@@ -20,7 +21,6 @@ const LOGIN: &str = "this";
 /// # Errors
 /// When Cedar does not take it, such as a moment beyond its calendar.
 pub fn access(store: &Store, ask: &Ask<'_>, lifetime: Duration) -> Result<Context, String> {
-    let findings = ask.findings.iter().map(|finding| text(word(finding)));
     let pairs = [
         ("task", task(&ask.request.task)?),
         ("lifetime", store.literals.span(lifetime)),
@@ -29,7 +29,7 @@ pub fn access(store: &Store, ask: &Ask<'_>, lifetime: Duration) -> Result<Contex
         ("login", RestrictedExpression::new_entity_uid(store.uid(Kind::Login, LOGIN))),
         ("bound", RestrictedExpression::new_bool(false)),
         ("active", RestrictedExpression::new_long(ask.active.into())),
-        ("findings", RestrictedExpression::new_set(findings)),
+        ("findings", findings(ask.findings)),
     ];
     context(pairs)
 }
@@ -43,12 +43,14 @@ pub fn approve(
     of: &Task,
     lifetime: Duration,
     now: Time,
+    unusual: &[String],
 ) -> Result<Context, String> {
     context([
         ("identity", RestrictedExpression::new_entity_uid(identity)),
         ("task", task(of)?),
         ("lifetime", span(lifetime)),
         ("now", moment(now)?),
+        ("findings", findings(unusual)),
     ])
 }
 
@@ -76,22 +78,20 @@ pub fn login(store: &Store, login: &Login) -> Result<Entity, String> {
         .map_err(|error| error.to_string())
 }
 
-/// The word of a finding that policies know: "unusual-hour: 03:12, usually 08 to 18" is `unusual-hour`.
+/// What was unusual when a request was asked, with what is unusual about its use now.
 #[must_use]
-pub fn word(finding: &str) -> &str {
-    finding.split_once(':').map_or(finding, |(word, _)| word)
-}
-
-/// Recorded findings, those from use replaced by these.
-#[must_use]
-pub fn in_use(recorded: &[String], of_use: Option<&[String]>) -> Vec<String> {
-    let Some(of_use) = of_use else { return recorded.to_vec() };
+pub fn in_use(recorded: &[String], of_use: &[String]) -> Vec<String> {
     let lasting = recorded.iter().filter(|finding| !OF_USE.contains(&word(finding)));
     lasting.chain(of_use).cloned().collect()
 }
 
-/// The findings that gateways' reports make; the others are about the request.
+/// The findings that gateways' reports make; the others are of what was granted before.
 const OF_USE: [&str; 3] = ["unusual-volume", "unusual-operation", "refused-spike"];
+
+/// Every word that `findings` may hold.
+pub fn words() -> impl Iterator<Item = &'static str> {
+    WORDS.into_iter().chain(OF_USE)
+}
 
 /// Moments and spans that were written for Cedar before. Each is a call of a function whose name Cedar parses anew, which
 /// costs more than the decision.
@@ -143,6 +143,10 @@ fn task(task: &Task) -> Result<RestrictedExpression, String> {
     RestrictedExpression::new_record(fields).map_err(|error| error.to_string())
 }
 
+fn findings(all: &[String]) -> RestrictedExpression {
+    RestrictedExpression::new_set(all.iter().map(|finding| text(word(finding))))
+}
+
 fn text(value: &str) -> RestrictedExpression {
     RestrictedExpression::new_string(value.to_owned())
 }
@@ -166,9 +170,8 @@ mod tests {
     fn only_findings_from_use_are_replaced() {
         let texts = |all: &[&str]| all.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         let recorded = texts(&["unusual-hour: 03:12", "unusual-volume: 1", "refused-spike: 2"]);
-        assert_eq!(in_use(&recorded, None), recorded);
-        assert_eq!(in_use(&recorded, Some(&[])), ["unusual-hour: 03:12"]);
+        assert_eq!(in_use(&recorded, &[]), ["unusual-hour: 03:12"]);
         let now = texts(&["refused-spike: 9"]);
-        assert_eq!(in_use(&recorded, Some(&now)), ["unusual-hour: 03:12", "refused-spike: 9"]);
+        assert_eq!(in_use(&recorded, &now), ["unusual-hour: 03:12", "refused-spike: 9"]);
     }
 }

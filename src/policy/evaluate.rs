@@ -88,32 +88,20 @@ impl Bundle {
     /// What policy says to a request. Total: whatever goes wrong is a deny with a code of its own.
     #[must_use]
     pub fn evaluate(&self, ask: &Ask<'_>) -> Verdict {
-        Verdict::from_policy(self.rule_on(ask, FRESH))
+        Verdict::from_policy(self.rule_on(ask, FRESH)).reading_findings(self.reads_findings)
     }
 
-    /// What this bundle says of a request that was ruled on before: on its recorded login, region and findings.
-    /// `as_issued`: it was granted at once, so only `issue` counts. An emergency is asked as `emergency`.
+    /// What this bundle says of a request that was ruled on before: on its recorded login and region, on what was unusual
+    /// about it then, and on what is unusual about its use now (`of_use`). `as_issued`: it was granted at once, so only
+    /// `issue` counts. An emergency is asked as `emergency`.
     #[must_use]
     pub fn reevaluate(
         &self,
         recorded: &Ruling,
         request: &AccessRequest,
         now: Time,
-        active: u32,
-        as_issued: bool,
-    ) -> Verdict {
-        self.reevaluate_in_use(recorded, request, now, (active, as_issued), None)
-    }
-
-    /// The same, with what is unusual about its use now in place of what was when it was ruled on.
-    #[must_use]
-    pub fn reevaluate_in_use(
-        &self,
-        recorded: &Ruling,
-        request: &AccessRequest,
-        now: Time,
         (active, as_issued): (u32, bool),
-        of_use: Option<&[String]>,
+        of_use: &[String],
     ) -> Verdict {
         let mode = Mode { issue_only: as_issued && !request.emergency, ..FRESH };
         let input = match Recorded::from_json(&recorded.input) {

@@ -295,7 +295,7 @@ fn a_live_grant_is_evaluated_again_as_it_was_made() {
     let (issued, waited) = (rule(&first, &read), rule(&first, &refund));
     let later = NOW + Duration::from_secs(60);
     let again = |bundle: &Bundle, ruling: &Ruling, request: &AccessRequest, as_issued| {
-        bundle.reevaluate(ruling, request, later, 1, as_issued).ruling().clone()
+        bundle.reevaluate(ruling, request, later, (1, as_issued), &[]).ruling().clone()
     };
     check(&again(&first, &issued, &read, true), Effect::Issue, &["payments-reads-orders"]);
     check(

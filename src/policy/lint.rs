@@ -1,14 +1,17 @@
 //! Checks that need the whole bundle: names in policies, who may administer, what is overdue, what nobody may get.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use protem_core::usual::word;
 use protem_verify::codes::policy;
 use protem_verify::names::{GroupName, PersonName, ResourceName, ScopeName};
 use protem_verify::time::Time;
+use serde_json::Value;
 
 use crate::policy::ask::{Action, Object};
 use crate::policy::bundle::Bundle;
 use crate::policy::catalog::{LoginRule, Owner, Owners, People, Subjects};
+use crate::policy::context::words;
 use crate::policy::entities::{BROKER, Kind, Store};
 use crate::policy::finding::{At, Findings, did_you_mean};
 use crate::policy::login::Person;
@@ -159,16 +162,7 @@ pub fn warnings(bundle: &Bundle, parsed: &Parsed, findings: &mut Findings) {
             findings.warning(&at, policy::WIDE_LOGIN, message);
         }
     }
-    for rule in &bundle.book.rules {
-        for finding in ABSENT.iter().filter(|finding| rule.text.contains(&format!("\"{finding}\"")))
-        {
-            let message = format!(
-                "policy `{}` looks for `{finding}`, which this version never tells a policy: it is as if it were never so",
-                rule.id
-            );
-            findings.warning(&rule.at, policy::FINDING_ABSENT, message);
-        }
-    }
+    finding_words(bundle, findings);
     for (name, secret) in &bundle.catalog.secrets {
         if let Some(found) = &secret.found_in {
             let message = format!("secret `{name}`, found in {found}, is not under control yet");
@@ -177,8 +171,64 @@ pub fn warnings(bundle: &Bundle, parsed: &Parsed, findings: &mut Findings) {
     }
 }
 
-/// Findings that policies may name and that no evaluation has yet. A `forbid` that waits for one would be no guard.
-const ABSENT: [&str; 5] = ["new-resource", "new-scope", "unusual-hour", "unusual-rate", "dormant"];
+/// Words that are no finding: a `forbid` that waits for one is no guard, and a case that sets one tries nothing.
+fn finding_words(bundle: &Bundle, findings: &mut Findings) {
+    let mut look = |who: String, word: &str, at: &At| {
+        if words().all(|known| known != word) {
+            let hint = did_you_mean(word, words());
+            let message = format!("{who} `{word}`, which is no finding and never so{hint}");
+            findings.warning(at, policy::FINDING_ABSENT, message);
+        }
+    };
+    for rule in bundle.book.rules.iter().filter(|rule| rule.mentions("findings")) {
+        let mut compared = BTreeSet::new();
+        compared_with_findings(&rule.cedar.to_json().unwrap_or_default(), &mut compared);
+        for word in compared {
+            look(format!("policy `{}` looks for", rule.id), &word, &rule.at);
+        }
+    }
+    for (source, cases) in &bundle.cases {
+        for case in &cases.case {
+            let case = case.get_ref();
+            for text in &case.findings {
+                let who = format!("case `{}` sets", case.name.get_ref());
+                look(who, word(text.get_ref()), &source.at(&text.span()));
+            }
+        }
+    }
+}
+
+/// The texts that stand across from `context.findings` in a policy's tree, be it `contains`, `containsAny` or `==`.
+fn compared_with_findings(tree: &Value, found: &mut BTreeSet<String>) {
+    let is = |side: &Value| {
+        let of = side.get(".");
+        of.and_then(|of| of.get("attr")).and_then(Value::as_str) == Some("findings")
+    };
+    if let (Some(left), Some(right)) = (tree.get("left"), tree.get("right")) {
+        for (one, other) in [(left, right), (right, left)] {
+            if is(one) {
+                texts(other, found);
+            }
+        }
+    }
+    match tree {
+        Value::Array(all) => all.iter().for_each(|one| compared_with_findings(one, found)),
+        Value::Object(all) => all.values().for_each(|one| compared_with_findings(one, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// Every literal text in a tree.
+fn texts(tree: &Value, found: &mut BTreeSet<String>) {
+    match tree {
+        Value::Array(all) => all.iter().for_each(|one| texts(one, found)),
+        Value::Object(all) => match all.get("Value") {
+            Some(Value::String(text)) => drop(found.insert(text.clone())),
+            _ => all.values().for_each(|one| texts(one, found)),
+        },
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
 
 /// Whether a login matches a service account of Kubernetes by what another one may be called tomorrow.
 fn by_name_alone(rule: &LoginRule) -> bool {

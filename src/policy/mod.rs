@@ -32,3 +32,5 @@ mod check_tests;
 mod evaluate_tests;
 #[cfg(test)]
 mod slicing_tests;
+#[cfg(test)]
+mod unusual_tests;

@@ -2,7 +2,7 @@
 
 use cedar_policy::{Entity, EntityUid};
 use protem_core::request::{AccessRequest, Task};
-use protem_core::verdict::{Approver, ApproverVerdict, Ruling, Standing, Verdict};
+use protem_core::verdict::{Approver, ApproverVerdict, Effect, Ruling, Standing, Verdict};
 use protem_verify::ids::Hash;
 use protem_verify::names::{
     GroupName, IdentityName, PersonName, PolicyId, ResourceName, ScopeName,
@@ -34,6 +34,8 @@ pub struct Approvable<'a> {
     pub lifetime: std::time::Duration,
     /// When.
     pub now: Time,
+    /// What is unusual about it.
+    pub findings: &'a [String],
 }
 
 /// An approval that was given.
@@ -126,6 +128,9 @@ impl Bundle {
         if self.is_behind(&decision.person.name, &input) {
             return no("they are behind the request");
         }
+        if decision.ruling.effect == Effect::Deny {
+            return no("policy would refuse the request as it is now");
+        }
         let request: &AccessRequest = decision.request;
         let needs: Vec<ScopeName> = request
             .scopes
@@ -142,6 +147,7 @@ impl Bundle {
                 scopes: &needs,
                 lifetime: decision.lifetime.0,
                 now: decision.now,
+                findings: &input.findings,
             },
         )
     }
@@ -178,8 +184,9 @@ impl Bundle {
             let object = store.uid(Kind::Scope, &format!("{}#{scope}", of.resource));
             let with = [identity.clone()];
             let slice = self.book.person(Act::Approve, &entity, &groups, object, &with);
-            let context = context::approve(identity.clone(), of.task, of.lifetime, of.now)
-                .map_err(|why| (why, Vec::new()))?;
+            let context =
+                context::approve(identity.clone(), of.task, of.lifetime, of.now, of.findings)
+                    .map_err(|why| (why, Vec::new()))?;
             let judged = self.book.judge(&slice, context, std::slice::from_ref(&entity));
             if !judged.yes {
                 let why = why_not(&judged, &format!("approve `{scope}` on `{}`", of.resource));

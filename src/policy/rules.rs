@@ -137,6 +137,12 @@ impl Rule {
         self.cedar.effect() == Effect::Permit
     }
 
+    /// Whether it can be about a request for access.
+    #[must_use]
+    pub fn is_of_access(&self) -> bool {
+        self.acts.iter().any(|act| act.is_access())
+    }
+
     /// Whether its text could speak of `word`: a text with escapes could spell any.
     #[must_use]
     pub fn mentions(&self, word: &str) -> bool {

@@ -157,7 +157,8 @@ proptest! {
             let person = Entity::new_no_attrs(person, [group.clone()].into_iter().collect());
             let identity = book.store.uid(Kind::Identity, "payments/agent");
             let task = request("payments/agent", kind).task;
-            let context = context::approve(identity.clone(), &task, Duration::from_secs(900), NOW).unwrap();
+            let lifetime = Duration::from_secs(900);
+            let context = context::approve(identity.clone(), &task, lifetime, NOW, &[]).unwrap();
             let scope = book.store.uid(Kind::Scope, "orders-api#orders:refund");
             let slice = book.person(Act::Approve, &person, &[group], scope, &[identity]);
             let (sliced, flat) = both(&book, &slice, &context, std::slice::from_ref(&person));

@@ -113,9 +113,13 @@ impl Bundles {
         loop {
             // Page by page: whoever goes away stops it.
             let (one, bundle) = (filter.clone(), Arc::clone(&bundle));
+            let broker = self.broker.clone();
             let (ends, next) = who::read(&self.broker, move |reader| {
                 let mut page = reader.grants(&one)?;
-                page.grants.retain(|grant| !permits(&bundle, grant, now));
+                page.grants.retain(|grant| {
+                    let of_use = broker.usage_findings(&grant.request.by.identity, now);
+                    !permits(&bundle, grant, now, &of_use)
+                });
                 Ok((page.grants, page.next))
             })
             .await?;
@@ -128,12 +132,13 @@ impl Bundles {
     }
 }
 
-fn permits(bundle: &Bundle, grant: &GrantRecord, now: Time) -> bool {
+fn permits(bundle: &Bundle, grant: &GrantRecord, now: Time, of_use: &[String]) -> bool {
     match &grant.status {
         Shown::Pending { .. } | Shown::Ended { .. } => true,
         Shown::Active { .. } => {
             let issued = grant.ruling.effect == Effect::Issue;
-            let verdict = bundle.reevaluate(&grant.ruling, &grant.request, now, 1, issued);
+            let verdict =
+                bundle.reevaluate(&grant.ruling, &grant.request, now, (1, issued), of_use);
             match verdict.ruling().effect {
                 Effect::Issue => true,
                 Effect::NeedsApproval => !issued,

@@ -143,7 +143,7 @@ async fn known_or_granted(broker: &Broker, identity: &IdentityName) -> Result<()
     let filter =
         GrantFilter { identity: Some(identity.clone()), limit: 1, ..GrantFilter::default() };
     let granted = who::read(broker, move |reader| reader.grants(&filter)).await?;
-    if granted.is_empty() { Err(unknown) } else { Ok(()) }
+    if granted.grants.is_empty() { Err(unknown) } else { Ok(()) }
 }
 
 /// A grant by its id, or by the shortest unique part of one, for people who read it off a screen. Only those who may see

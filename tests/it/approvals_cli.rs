@@ -343,6 +343,8 @@ fn the_queue_is_a_table_json_and_a_stream() {
     assert_eq!(seen["grant"]["purpose"], "INC-42", "{seen}");
     let table = broker.run(ALICE, &["pending"]).expect(0).out;
     says(&table, &["GRANT", "load/w0", "orders:refund on orders-api", "0 of 2", "may decide"]);
+    says(&table, &["UNUSUAL", "new-resource, new-scope"]);
+    assert_eq!(seen["findings"], seen["grant"]["verdict"]["findings"], "{seen}");
     until("it arrives", || told().contains("arrived"));
     let id = seen["grant"]["id"].as_str().unwrap();
     broker.run(ALICE, &["approve", id]).expect(0);

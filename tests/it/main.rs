@@ -96,6 +96,7 @@ mod tidy;
 mod tls;
 mod tokens;
 mod units;
+mod unusual;
 mod usage;
 mod usage_gate;
 mod verifiers;

@@ -97,7 +97,10 @@ fn it_works_without_javascript() {
     let id = one_waiting(&broker);
     let plain = Look { script: false, ..Look::default() };
     let window = signed_in(&browser, &broker, ALICE, plain);
+    assert!(window.text("#mine").contains("new resource, new scope"), "{}", window.text("#mine"));
     window.click("#mine a");
+    let found = window.text(".findings");
+    assert!(found.contains("new resource: nothing on `orders-api` was granted"), "{found}");
     window.choose("#lifetime", "300");
     window.fill("#note", "five minutes will do");
     window.click("button:text-is('Approve')");

@@ -248,6 +248,11 @@ fn weakened_broker_that_takes_one_approval_for_enough_is_found() {
 }
 
 #[test]
+fn weakened_broker_that_takes_any_past_is_found() {
+    weakened(Weak::TakesAnyPast, &["I4"]);
+}
+
+#[test]
 fn weakened_sender_that_forgets_to_tell_is_found() {
     weakened(Weak::ForgetsToTell, &["I20"]);
 }

@@ -35,6 +35,8 @@ struct Row {
     purpose: String,
     lifetime: String,
     risk: String,
+    /// The words of what is unusual.
+    unusual: String,
     approvals: String,
     by: Moment,
     /// Why the person may not decide; empty when they may.
@@ -71,6 +73,7 @@ fn row(one: &v1::PendingGrant, now: Time) -> Row {
         scopes: grant.scopes.join(", "),
         lifetime: length(span(grant.lifetime.as_ref())),
         risk: one.risk.clone(),
+        unusual: unusual(&one.findings),
         approvals: format!("{} of {}", given(&grant), count(needed, "approval", "approvals")),
         by: grant.decide_by.map(|by| Moment::of(&by, now)).unwrap_or_default(),
         why_not,
@@ -80,4 +83,9 @@ fn row(one: &v1::PendingGrant, now: Time) -> Row {
         resource: grant.resource,
         purpose: grant.purpose,
     }
+}
+
+fn unusual(findings: &[String]) -> String {
+    let words = findings.iter().map(|finding| finding.split(':').next().unwrap_or_default());
+    words.map(|word| word.replace('-', " ")).collect::<Vec<_>>().join(", ")
 }

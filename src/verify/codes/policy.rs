@@ -121,7 +121,7 @@ crate::codes! {
     GROUP_ISSUER = "PT-0366", "a group does not say whose word counts",
         "with several issuers for people, each could put its own people into the group by writing the claim", "name the one whose claims count: `issuer = \"corp\"`";
     FINDING_ABSENT = "PT-0367", "a policy waits for a finding that is never made",
-        "this version tells policies only what gateways report of use; the other findings are shown to approvers", "do not rely on it: decide by scope, time or task instead";
+        "no finding has this name, so the policy is as if it were never so, and a case that sets it tries nothing", "name one of those that `protem policy schema` lists";
     NOBODY_DECIDES = "PT-0368", "a request that nobody can decide",
         "policy lets somebody ask for the scope, and no `approve` policy lets anybody decide: each request waits until it lapses", "permit a group to `approve` it, or do not let it be requested";
     SEVERAL_ACCOUNTS = "PT-0369", "one person, several accounts, and each with groups of its own",

@@ -7,6 +7,8 @@ use protem::policy::ask::Ask;
 use protem::policy::bundle::Bundle;
 use protem::policy::login::Principal;
 use protem_core::request::{AccessRequest, Scopes, Task, Workload};
+use protem_core::state::State;
+use protem_core::usual::findings;
 use protem_core::verdict::Verdict;
 use protem_verify::ids::RequestId;
 use protem_verify::names::{
@@ -89,9 +91,14 @@ pub fn request(name: &str, task: &str, now: Time, chance: &mut Chance) -> Access
 }
 
 /// What policy says to a request, as a broker asks it.
-pub fn verdict(request: &AccessRequest, bundle: &Bundle, active: u32, now: Time) -> Verdict {
+pub fn verdict(request: &AccessRequest, bundle: &Bundle, state: &State, now: Time) -> Verdict {
     let login = login(request.by.identity.as_str(), request.task.id.as_str());
-    bundle.evaluate(&Ask { request, login: &login, now, active, findings: &[], region: "" })
+    let active = state.active(&request.by.identity);
+    let past = state.usual(&request.by.identity);
+    let found = findings(past.map(|past| &**past), request, now);
+    let findings: Vec<String> = found.iter().map(ToString::to_string).collect();
+    let ask = Ask { request, login: &login, now, active, findings: &findings, region: "" };
+    bundle.evaluate(&ask)
 }
 
 /// The person behind a request, as a broker learns it from the sign-in.

@@ -1,12 +1,12 @@
 //! The invariants, as one fold over a history: each fact is held against all that came before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use protem_core::event::{CredentialIssued, EndReason, Event, Target};
+use protem_core::event::{Asked, CredentialIssued, EndReason, Event, Target};
 use protem_core::limits::LIFETIME_MAX;
 use protem_verify::ids::{Epoch, GrantId, Hash, RequestId, Seq};
-use protem_verify::names::IdentityName;
+use protem_verify::names::{IdentityName, ResourceName, ScopeName};
 use protem_verify::time::Time;
 
 use super::history::{Applied, Decided, Fact, Got, Record};
@@ -40,6 +40,8 @@ pub struct Checker {
     /// When the end at this place was first answered, in true milliseconds.
     answered: BTreeMap<Seq, u64>,
     gateways: BTreeMap<usize, View>,
+    /// All that was ever granted.
+    granted: BTreeSet<(IdentityName, ResourceName, ScopeName)>,
     quorum: Quorum,
 }
 
@@ -77,6 +79,7 @@ impl Checker {
             keys: BTreeMap::new(),
             answered: BTreeMap::new(),
             gateways: BTreeMap::new(),
+            granted: BTreeSet::new(),
             quorum: Quorum::default(),
         }
     }
@@ -121,6 +124,13 @@ impl Checker {
                 let before = self.grants.insert(id, grant);
                 let twice = before.is_some_and(|grant| grant.activated.is_some());
                 hold(!twice, "I8", || format!("{seq} activates {id} again"))?;
+                if let Some(asked) = &activated.asked {
+                    self.saw_the_past(asked, seq)?;
+                }
+                let (by, on) = (&credential.by.identity, &credential.resource);
+                let granted = credential.scopes.iter();
+                let granted = granted.map(|scope| (by.clone(), on.clone(), scope.clone()));
+                self.granted.extend(granted);
                 let request = activated.asked.as_ref().map(|asked| &asked.request);
                 if let Some(key) = request.and_then(|request| request.key) {
                     self.one_grant_a_key(&credential.by.identity, key, id, seq)?;
@@ -132,9 +142,11 @@ impl Checker {
                 let grant = Grant { until: Time::MAX, activated: None, ended: None };
                 let twice = self.grants.insert(requested.grant, grant).is_some();
                 hold(!twice, "I8", || format!("{seq} requests {} again", requested.grant))?;
+                self.saw_the_past(&requested.asked, seq)?;
                 let Some(key) = request.key else { return Ok(()) };
                 self.one_grant_a_key(&request.by.identity, key, requested.grant, seq)
             }
+            Event::AccessRefused(asked) => self.saw_the_past(asked, seq),
             Event::CredentialIssued(credential) => self.credential(credential, seq, at),
             Event::RequestRepeated { identity, key, grant, .. } => {
                 self.one_grant_a_key(identity, *key, *grant, seq)
@@ -158,6 +170,22 @@ impl Checker {
             }
             _ => Ok(()),
         }
+    }
+
+    /// I4: what the rules saw as new is what the journal does not have yet.
+    fn saw_the_past(&self, asked: &Asked, seq: Seq) -> Result<(), Violation> {
+        let (request, findings) = (&asked.request, &asked.ruling.findings);
+        let had = |scope: Option<&ScopeName>| {
+            self.granted.iter().any(|(by, on, known)| {
+                *by == request.by.identity
+                    && *on == request.resource
+                    && scope.is_none_or(|scope| scope == known)
+            })
+        };
+        let said = |word: &str| findings.iter().any(|finding| finding.starts_with(word));
+        let same = said("new-resource: ") != had(None)
+            && said("new-scope: ") == request.scopes.iter().any(|scope| !had(Some(scope)));
+        hold(same, "I4", || format!("{seq} was looked at with {findings:?}, which is not so"))
     }
 
     /// I2: while a grant is live, its key answers no other.

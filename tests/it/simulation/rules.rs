@@ -282,6 +282,10 @@ permit (principal == Identity::"shop/b", action == Action::"issue", resource == 
 @remind("4s")
 @then("backup")
 permit (principal == Identity::"shop/b", action == Action::"request", resource == Scope::"billing#write");
+@id("would-mind-what-is-new")
+@mode("shadow")
+forbid (principal, action in [Action::"issue", Action::"request", Action::"emergency"], resource)
+when { context.findings.contains("new-resource") || context.findings.contains("new-scope") };
 @id("desk-approves")
 permit (principal in Group::"desk", action == Action::"approve", resource in Class::"write");
 @id("backup-approves-bills")

@@ -26,6 +26,8 @@ pub enum Weak {
     KeepsApprovals,
     /// A broker grants what one person approved, whatever number the rule says.
     OneIsEnough,
+    /// A broker takes a verdict although what is unusual about the request has changed since.
+    TakesAnyPast,
     /// What tells people passes over a message that did not arrive.
     ForgetsToTell,
     /// The requester's people close the review of their own emergency.

@@ -209,9 +209,8 @@ impl World {
         };
         let Some(bundle) = self.brokers[broker].bundle() else { return };
         let state = self.state(broker);
-        let active = state.active(&request.by.identity);
         let at = now.max(state.last_at());
-        let verdict = self.weakened(verdict(&request, bundle, active, at), None);
+        let verdict = self.weakened(verdict(&request, bundle, state, at), None);
         let behind = behind(&request, bundle).filter(|_| self.weak != Weak::AsksNobody);
         let actor = format!("identity:{}", request.by.identity);
         let op = Op::Asks(Box::new(request.clone()));
@@ -226,7 +225,7 @@ impl World {
         let record = self.store.grant(grant)?;
         let active = state.active(&record.request.by.identity);
         let at = self.time().max(state.last_at());
-        let verdict = again(bundle, &record, &record.request, at, active);
+        let verdict = again(bundle, &record, &record.request, at, (active, &[]));
         Some(self.weakened(verdict, Some(&record)))
     }
 
