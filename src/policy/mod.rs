@@ -24,6 +24,8 @@ pub mod rulebook;
 pub mod rules;
 pub mod seen;
 pub mod template;
+#[cfg(test)]
+mod warning_tests;
 pub mod who;
 
 #[cfg(test)]

@@ -101,6 +101,7 @@ mod usage;
 mod usage_gate;
 mod verifiers;
 mod webhooks;
+mod webhooks_attacks;
 mod webhooks_kill;
 mod wire_attacks;
 mod workload_api;
