@@ -22,7 +22,6 @@ use crate::usual::{findings, unmoved};
 use crate::verdict::{ApprovalRule, Effect, Ruling, Verdict};
 
 /// Proof that policy, or enough approvers, said yes to exactly this request. Used up by [`activate`].
-#[derive(Debug)]
 pub struct Authority {
     request: AccessRequest,
     ruling: Ruling,

@@ -295,15 +295,17 @@ impl State {
     fn credential_issued(&mut self, issued: &CredentialIssued, bundle: Option<Hash>) {
         let seq = self.facts.seq;
         let in_force = self.facts.bundle;
-        let newest = Newest {
-            number: issued.number,
-            iat: issued.iat,
-            exp: issued.exp,
-            seq,
-            key: issued.key.clone(),
-        };
         self.grants.change(&issued.grant, |grant| {
-            grant.newest = Some(newest);
+            // INVARIANT(an_older_credential_may_outlive_the_newest): a bundle may shorten lives, and takes no token back.
+            let last_exp = grant.last_exp().map_or(issued.exp, |last| last.max(issued.exp));
+            grant.newest = Some(Newest {
+                number: issued.number,
+                iat: issued.iat,
+                exp: issued.exp,
+                last_exp,
+                seq,
+                key: issued.key.clone(),
+            });
             // A renewal was evaluated under the bundle in force, so it confirms the grant.
             grant.bundle = bundle.or(in_force).unwrap_or(grant.bundle);
         });
@@ -325,7 +327,7 @@ impl State {
                     self.owe(told, -1);
                 }
             }
-            self.forgettable.insert((at + REMEMBER, Forgettable::Grant(ended.grant)));
+            self.forgettable.insert((grant.forgettable_at(at), Forgettable::Grant(ended.grant)));
             return;
         }
         let seq = self.facts.seq;
@@ -385,8 +387,7 @@ impl State {
             task.last = at;
         });
         self.forgettable.insert((at + REMEMBER, Forgettable::Task(identity, grant.task.clone())));
-        let exp = grant.newest.as_ref().map(|newest| newest.exp).unwrap_or_default();
-        self.forgettable.insert(((at + REMEMBER).max(exp), Forgettable::Grant(grant.id)));
+        self.forgettable.insert((grant.forgettable_at(at), Forgettable::Grant(grant.id)));
         grant.status = status;
         grant.waiting = None;
         self.grants.insert(grant.id, grant);

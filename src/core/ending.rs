@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use protem_verify::ids::{GrantId, HoldId};
+use protem_verify::ids::{GrantId, HoldId, Seq};
 use protem_verify::names::{IdentityName, TaskId, Words};
 use protem_verify::time::Time;
 
 use crate::event::{EndReason, Ended, Event, Target};
-use crate::grant::Grant;
+use crate::grant::{Grant, Status};
 use crate::limits::{LEASE_MAX, LEASE_MIN, TASKS_MAX};
 use crate::refusal::Refusal;
 use crate::state::State;
@@ -185,6 +185,24 @@ pub(crate) fn cut_off(
 
 /// The end of one grant, by an entry of its own.
 pub(crate) fn ended(grant: &Grant, reason: EndReason, note: Words, now: Time) -> Event {
+    entry(grant, reason, note, now, None)
+}
+
+/// The entry that is still owed for a grant that a cut-off ended.
+pub(crate) fn owed(grant: &Grant) -> Option<Event> {
+    let Status::Ended { reason, at, told_by, recorded: false, .. } = grant.status else {
+        return None;
+    };
+    Some(entry(grant, reason, Words::default(), at, told_by))
+}
+
+fn entry(
+    grant: &Grant,
+    reason: EndReason,
+    note: Words,
+    ended: Time,
+    told_by: Option<Seq>,
+) -> Event {
     Event::GrantEnded(Box::new(Ended {
         grant: grant.id,
         identity: grant.by.identity.clone(),
@@ -192,9 +210,9 @@ pub(crate) fn ended(grant: &Grant, reason: EndReason, note: Words, now: Time) ->
         resource: grant.resource.clone(),
         reason,
         note,
-        ended: now,
-        exp: grant.newest.as_ref().map(|newest| newest.exp),
-        told_by: None,
+        ended,
+        last_exp: grant.last_exp(),
+        told_by,
     }))
 }
 

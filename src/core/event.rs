@@ -307,8 +307,8 @@ pub struct Ended {
     pub note: Words,
     /// When; a cut-off's grants ended at the cut-off, whenever the row was written.
     pub ended: Time,
-    /// When the newest credential under it dies by itself; absent when it never had one.
-    pub exp: Option<Time>,
+    /// When the last of its credentials dies by itself; absent when it never had one.
+    pub last_exp: Option<Time>,
     /// The entry that already told gateways: a cut-off.
     pub told_by: Option<Seq>,
 }

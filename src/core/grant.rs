@@ -88,6 +88,8 @@ pub struct Newest {
     pub iat: Time,
     /// Whole seconds.
     pub exp: Time,
+    /// When the last of all its grant's credentials dies: an earlier one may be the last, if rules have shortened lives since.
+    pub last_exp: Time,
     /// The entry that records it.
     pub seq: Seq,
     /// The key that signs it.
@@ -176,6 +178,17 @@ impl Grant {
 }
 
 impl Grant {
+    /// When the last of its credentials dies by itself; none when it never had one.
+    #[must_use]
+    pub fn last_exp(&self) -> Option<Time> {
+        self.newest.as_ref().map(|newest| newest.last_exp)
+    }
+
+    /// When it may be forgotten, if its end was recorded at `at`: nobody asks for it any more, and nothing of it is alive.
+    pub(crate) fn forgettable_at(&self, at: Time) -> Time {
+        (at + REMEMBER).max(self.last_exp().unwrap_or_default())
+    }
+
     /// Whether it had a credential and was ended before its time by an entry of its own.
     #[must_use]
     pub fn ended_early(&self) -> bool {

@@ -27,5 +27,6 @@ mod approval_tests;
 mod key_tests;
 mod law_tests;
 mod random_tests;
+mod settle_tests;
 mod testbed;
 mod usual_tests;

@@ -126,8 +126,7 @@ impl State {
                 self.count(&identity, |tally| tally.active = tally.active.saturating_add(1));
             }
             Status::Ended { at, seq, told_by, recorded, .. } => {
-                let exp = grant.newest.as_ref().map(|newest| newest.exp).unwrap_or_default();
-                self.forgettable.insert(((at + REMEMBER).max(exp), Forgettable::Grant(id)));
+                self.forgettable.insert((grant.forgettable_at(at), Forgettable::Grant(id)));
                 let early = grant.ended_early();
                 if !recorded {
                     self.unrecorded.insert(id);

@@ -11,7 +11,7 @@ use protem_verify::names::{KeyId, ResourceName, Words};
 use protem_verify::time::Time;
 
 use crate::command::{Choice, Command};
-use crate::event::{CredentialIssued, EndReason, Event, Target};
+use crate::event::{CredentialIssued, EndReason, Ended, Event, Target};
 use crate::grant::Status;
 use crate::standing::Revocation;
 use crate::state::State;
@@ -26,10 +26,11 @@ type Step = (u8, usize, usize, usize, u16);
 
 fn command(world: &World, known: &[GrantId], step: Step) -> Command {
     let (what, who, which, pick, _) = step;
+    let what = what % 24;
     let (identity, id) = (WHO[who], TASKS[which]);
     let grant = known.get(pick % known.len().max(1)).copied().unwrap_or(GrantId([9; 16]));
     let by = workload(identity);
-    match what % 20 {
+    match what {
         0..=2 => world.ask(request(identity, id), Effect::Issue),
         3 => world
             .ask(keyed(identity, id, world.now, u8::try_from(pick % 4).unwrap()), Effect::Issue),
@@ -58,15 +59,23 @@ fn command(world: &World, known: &[GrantId], step: Step) -> Command {
             note: words("odd"),
         },
         15..=18 => of_keys(what, which, pick),
+        19..=22 => world.renew(active(world, known, pick).unwrap_or(grant), Effect::Issue),
         _ => Command::Tick,
     }
+}
+
+/// One that can be renewed, if there is any.
+fn active(world: &World, known: &[GrantId], pick: usize) -> Option<GrantId> {
+    let is = |id: &&GrantId| world.state.grant(id).is_some_and(|one| one.active_at(world.now));
+    let active: Vec<_> = known.iter().filter(is).copied().collect();
+    active.get(pick % active.len().max(1)).copied()
 }
 
 fn of_keys(what: u8, which: usize, pick: usize) -> Command {
     let id = format!("k{}", pick % 5);
     let key = KeyId::try_from(id.as_str()).unwrap();
     let note = words("drill");
-    match (what % 20, which) {
+    match (what, which) {
         (15, _) => Command::PublishKey(crate::testbed::key(&id)),
         (16, _) => Command::ActivateKey { key },
         (17, 0) => Command::RetireKey { key, compromised: true, note },
@@ -101,6 +110,41 @@ impl Keys {
                 assert!(dead || self.void.contains(key), "a live token lost its key");
             }
             _ => {}
+        }
+    }
+}
+
+/// What a gateway that begins late must still be told, as the events alone tell it.
+#[derive(Default)]
+struct Ends {
+    /// When the last credential of each grant dies.
+    last_exp: BTreeMap<GrantId, Time>,
+    /// The entry that voids what is left of a grant.
+    voided_at: BTreeMap<GrantId, Seq>,
+}
+
+impl Ends {
+    fn issued(&mut self, issued: &CredentialIssued) {
+        let last = self.last_exp.entry(issued.grant).or_default();
+        *last = issued.exp.max(*last);
+    }
+
+    fn ended(&mut self, ended: &Ended, seq: Seq) {
+        if ended.reason != EndReason::Expired {
+            self.voided_at.insert(ended.grant, ended.told_by.unwrap_or(seq));
+        }
+    }
+
+    /// I8, I10: while any credential of an ended grant may live, whoever begins now is told, for as long as it may.
+    fn told(&self, world: &World) {
+        let told: BTreeMap<_, _> =
+            world.revocations().into_iter().map(|one| (one.seq, one.forget_after)).collect();
+        for (grant, seq) in &self.voided_at {
+            let Some(exp) = self.last_exp.get(grant).filter(|exp| world.now < **exp) else {
+                continue;
+            };
+            let until = told.get(seq).unwrap_or_else(|| panic!("{seq} is not told until {exp}"));
+            assert!(until.is_none_or(|until| *exp <= until), "{seq} is forgotten before {exp}");
         }
     }
 }
@@ -169,11 +213,14 @@ proptest! {
         let mut world = World::new();
         let mut known = Vec::new();
         let mut keys = Keys::default();
+        let mut void = Ends::default();
         let mut ends: BTreeMap<GrantId, EndReason> = BTreeMap::new();
         let mut beginner = Beginner::default();
         let mut charter = world.state.charter();
         for step in steps {
             world.now = world.now + Duration::from_millis(u64::from(step.4) * 50);
+            // Rules that shorten lives, and lengthen them again, take no token back.
+            world.credential = Duration::from_secs([90, 10, 45][usize::from(step.4) % 3]);
             // A turn that is taken back leaves no trace (the run-ahead after an unknown commit).
             let before = world.state.parts();
             let deadline = world.state.next_deadline();
@@ -197,17 +244,20 @@ proptest! {
                     Event::GrantActivated(activated) => {
                         let issued = &activated.credential;
                         keys.issued(issued);
+                        void.issued(issued);
                         known.push(issued.grant);
                         // I3: no credential outlives its grant; I8: nothing ended lives again.
                         assert!(issued.exp <= activated.until && !ends.contains_key(&issued.grant));
                     }
                     Event::CredentialIssued(issued) => {
                         keys.issued(issued);
+                        void.issued(issued);
                         assert!(issued.exp <= issued.until && !ends.contains_key(&issued.grant));
                     }
                     // I7: a grant ends exactly once, with one reason.
                     Event::GrantEnded(ended) => {
                         assert_eq!(ends.insert(ended.grant, ended.reason), None, "ended twice");
+                        void.ended(ended, seq);
                     }
                     _ => {}
                 }
@@ -217,6 +267,7 @@ proptest! {
             assert!(keys.void.iter().all(|key| charter.is_cut_off(key)));
             consistent(&world.state);
             beginner.step(&world);
+            void.told(&world);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What the whole journal lives by: its opening and epochs, bundles and their settling, signing keys.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use protem_verify::ids::{Epoch, GrantId, Hash, JournalId};
-use protem_verify::names::{KeyId, Words};
+use protem_verify::names::{IdentityName, KeyId, Words};
 use protem_verify::time::Time;
 
 use crate::access::{
@@ -69,12 +70,19 @@ pub(crate) fn settle(
     let mut events = Vec::new();
     let mut confirmed = Vec::new();
     let mut looked_at = 0_usize;
+    // INVARIANT(a_step_makes_one_grant_of_an_identity_active): all verdicts of a step are about the state before it.
+    let mut moved: BTreeSet<&IdentityName> = BTreeSet::new();
     for (id, verdict) in grants.into_iter().take(STEP_MAX) {
         let grant = state.grant(&id).filter(|_| state.unsettled.set().contains(&id));
         let Some(grant) = grant else { continue };
-        match settle_one(state, grant, verdict, now) {
+        let identity = &grant.by.identity;
+        match settle_one(state, grant, verdict, moved.contains(identity), now) {
             Ok(Settled::Stays) => confirmed.push(id),
             Ok(Settled::Changes(changes)) => events.extend(changes),
+            Ok(Settled::Begins(changes)) => {
+                moved.insert(identity);
+                events.extend(changes);
+            }
             // What policy saw of this one has changed: it is looked at again, and the others do not wait for it.
             Err(Refusal::VerdictStale) => continue,
             Err(refusal) => return Err(refusal),
@@ -90,55 +98,67 @@ pub(crate) fn settle(
     Ok(events)
 }
 
+/// What becomes of one grant.
 enum Settled {
+    /// It goes on as it is.
     Stays,
+    /// It ends, or waits by other rules.
     Changes(Vec<Event>),
+    /// It waited, and is active.
+    Begins(Vec<Event>),
 }
 
+/// `moved`: its identity has one more active grant since the verdict was made.
 fn settle_one(
     state: &State,
     grant: &Grant,
     verdict: Verdict,
+    moved: bool,
     now: Time,
 ) -> Result<Settled, Refusal> {
+    let end = |reason, note| Settled::Changes(vec![ended(grant, reason, note, now)]);
     if let Some(reason) = due(grant, now) {
-        return Ok(Settled::Changes(vec![ended(grant, reason, Words::default(), now)]));
+        return Ok(end(reason, Words::default()));
     }
     let approved = grant.waiting.as_ref().map_or(&grant.approvers, |waiting| &waiting.approved);
     let counting = counting(approved, &verdict)?;
     let ruling = still_true(state, verdict, grant.content, &grant.by.identity, now)?;
-    let end = |note| Settled::Changes(vec![ended(grant, EndReason::Policy, note, now)]);
-    let Some(waiting) = &grant.waiting else {
-        let stays = still_allowed(&ruling, counting.len());
-        return Ok(if stays { Settled::Stays } else { end(refused_note(&ruling)) });
+    let goes_on = match &grant.waiting {
+        None => still_allowed(&ruling, counting.len()),
+        Some(_) => ruling.effect != Effect::Deny,
     };
-    match ruling.effect {
-        Effect::Deny => Ok(end(refused_note(&ruling))),
-        Effect::Issue | Effect::NeedsApproval => {
-            let rule = ruling.rule.as_ref().unwrap_or(&waiting.rule);
-            let digest = digest(&waiting.request, &ruling, rule);
-            let same = digest == waiting.digest;
-            let given = if same { counting.len() } else { 0 };
-            let request = waiting.request.clone();
-            // An approval of what has changed is void as it is; of what has not, it counts while its giver may still give it.
-            let lost = waiting.approved.difference(&counting).filter(|_| same);
-            let lost = lost.map(|by| Event::ApprovalTakenBack { grant: grant.id, by: by.clone() });
-            let mut changes: Vec<Event> = lost.collect();
-            if let Some(yes) = Authority::of_quorum(request, ruling.clone(), given) {
-                let became = activate(state, yes, Becomes::Waited(grant.id), now);
-                return Ok(match became {
-                    Ok(events) => {
-                        changes.extend(events);
-                        Settled::Changes(changes)
-                    }
-                    Err(refusal) => {
-                        end(Words::parse("note", &refusal.to_string()).unwrap_or_default())
-                    }
-                });
-            }
-            let ruling = Box::new(ruling);
-            changes.push(Event::RequestReevaluated { grant: grant.id, ruling, digest });
-            Ok(Settled::Changes(changes))
+    if !goes_on {
+        return Ok(end(EndReason::Policy, refused_note(&ruling)));
+    }
+    if moved && ruling.active.is_some() {
+        return Err(Refusal::VerdictStale);
+    }
+    let Some(waiting) = &grant.waiting else { return Ok(Settled::Stays) };
+    let rule = ruling.rule.as_ref().unwrap_or(&waiting.rule);
+    let digest = digest(&waiting.request, &ruling, rule);
+    let same = digest == waiting.digest;
+    let given = if same { counting.len() } else { 0 };
+    let request = waiting.request.clone();
+    // An approval of what has changed is void as it is; of what has not, it counts while its giver may still give it.
+    let lost = waiting.approved.difference(&counting).filter(|_| same);
+    let lost = lost.map(|by| Event::ApprovalTakenBack { grant: grant.id, by: by.clone() });
+    let mut changes: Vec<Event> = lost.collect();
+    let Some(yes) = Authority::of_quorum(request, ruling.clone(), given) else {
+        let ruling = Box::new(ruling);
+        changes.push(Event::RequestReevaluated { grant: grant.id, ruling, digest });
+        return Ok(Settled::Changes(changes));
+    };
+    if moved {
+        return Err(Refusal::VerdictStale); // the caps must count what this very step has made active
+    }
+    match activate(state, yes, Becomes::Waited(grant.id), now) {
+        Ok(events) => {
+            changes.extend(events);
+            Ok(Settled::Begins(changes))
+        }
+        Err(refusal) => {
+            let note = Words::parse("note", &refusal.to_string()).unwrap_or_default();
+            Ok(end(EndReason::Policy, note))
         }
     }
 }

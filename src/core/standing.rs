@@ -4,7 +4,7 @@ use protem_verify::ids::{GrantId, Seq};
 use protem_verify::names::{IdentityName, ResourceName};
 use protem_verify::time::Time;
 
-use crate::event::{EndReason, Target};
+use crate::event::{EndReason, Event, Target};
 use crate::grant::{CutOff, Status};
 use crate::state::State;
 
@@ -36,6 +36,47 @@ pub struct Standing {
     pub next: Option<Seq>,
 }
 
+impl Revocation {
+    /// What the entry at `seq` makes void; also a grant that merely expired, of which few want to hear. An end that a cut-off
+    /// told of, and that of a request which never had a credential, make nothing void.
+    #[must_use]
+    pub fn of(seq: Seq, at: Time, event: &Event) -> Option<Self> {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "two kinds of entry end credentials; the law's tests know when a third does"
+        )]
+        match event {
+            Event::GrantEnded(ended) if ended.told_by.is_none() => {
+                ended.last_exp.map(|last_exp| Self {
+                    seq,
+                    target: Target::Grant(ended.grant),
+                    resource: Some(ended.resource.clone()),
+                    identity: Some(ended.identity.clone()),
+                    reason: ended.reason,
+                    at,
+                    forget_after: Some(last_exp),
+                })
+            }
+            Event::CutOff { target, reason, forget_after, .. } => Some(Self {
+                seq,
+                target: target.clone(),
+                resource: target.resource().cloned(),
+                identity: target.identity().cloned(),
+                reason: *reason,
+                at,
+                forget_after: *forget_after,
+            }),
+            _ => None,
+        }
+    }
+
+    /// Whether it ends what would live on without it.
+    #[must_use]
+    pub fn early(&self) -> bool {
+        self.reason != EndReason::Expired
+    }
+}
+
 impl State {
     /// What a gateway without a view must be told, in order, from `after` on: grants that ended early while a credential of
     /// theirs may live at `now`, and cut-offs that are not forgotten. It looks at no more than `limit` of either.
@@ -64,15 +105,15 @@ impl State {
     fn ended(&self, now: Time, seq: Seq, id: GrantId) -> Option<Revocation> {
         let grant = self.grants.get(&id)?;
         let Status::Ended { reason, at, .. } = grant.status else { return None };
-        let exp = grant.newest.as_ref()?.exp;
-        (now < exp).then(|| Revocation {
+        let last_exp = grant.last_exp()?;
+        (now < last_exp).then(|| Revocation {
             seq,
             target: Target::Grant(id),
             resource: Some(grant.resource.clone()),
             identity: Some(grant.by.identity.clone()),
             reason,
             at,
-            forget_after: Some(exp),
+            forget_after: Some(last_exp),
         })
     }
 }
@@ -88,4 +129,82 @@ fn cut_off(now: Time, seq: Seq, cut: &CutOff) -> Option<Revocation> {
         at: cut.at,
         forget_after: cut.forget_after,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use protem_verify::names::Words;
+    use protem_verify::time::Lifetime;
+
+    use super::*;
+    use crate::command::Command;
+    use crate::request::AccessRequest;
+    use crate::testbed::{START, World, name, request, revoke, workload};
+    use crate::verdict::Effect;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A grant of an hour, its first credential of so many seconds, and a second one of ten that dies before it.
+    fn outlived(secs: u32) -> (World, GrantId, Time) {
+        let mut world = World::new();
+        world.credential = SECOND * secs;
+        let lifetime = Some(Lifetime(SECOND * 3_600));
+        let grant = world.granted(AccessRequest { lifetime, ..request("team/a", "t") });
+        let first = world.grant(grant).newest.clone().unwrap();
+        world.wait(first.renew_at().since(START).as_secs() + 1);
+        world.credential = SECOND * 10;
+        world.ok(world.renew(grant, Effect::Issue));
+        let newest = world.grant(grant).newest.clone().unwrap();
+        assert!(newest.number == 1 && newest.exp + SECOND * 20 < first.exp);
+        (world, grant, first.exp)
+    }
+
+    /// A token that was given out counts until its own end, whatever rules say of the next one.
+    #[test]
+    fn an_older_credential_may_outlive_the_newest() {
+        let give_back =
+            |grant| Command::ReturnGrant { by: workload("team/a"), grant, note: Words::default() };
+        for end in [|grant| revoke(Target::Grant(grant)), give_back] {
+            let (mut world, grant, exp) = outlived(300);
+            let events = world.ok(end(grant));
+            let (seq, at) = (world.state.seq(), world.now);
+            let told = Revocation::of(seq, at, events.first().unwrap()).unwrap();
+            assert_eq!(told.forget_after, Some(exp), "what gateways are told at once");
+            world.now = exp.minus(SECOND);
+            assert_eq!(world.revocations(), [told], "what they are told when they begin late");
+            world.now = exp;
+            assert_eq!(world.revocations(), []);
+        }
+    }
+
+    #[test]
+    fn what_is_alive_is_not_forgotten() {
+        let (mut world, grant, exp) = outlived(3_500);
+        world.ok(revoke(Target::Grant(grant)));
+        // Long after the time for which retries are remembered, and after a restart.
+        world.now = exp.minus(SECOND);
+        for state in [world.state.clone(), State::from_parts(world.state.parts())] {
+            world.state = state;
+            assert!(world.state.sweep(world.now, usize::MAX));
+            assert_eq!(world.revocations().len(), 1);
+        }
+        assert!(world.state.sweep(exp, usize::MAX));
+        assert!(world.state.grant(&grant).is_none());
+    }
+
+    #[test]
+    fn a_cut_off_and_the_rows_that_it_owes_know_of_the_older_credential() {
+        let (mut world, grant, exp) = outlived(3_500);
+        world.ok(revoke(Target::Identity(name("team/a"))));
+        let rows = world.ok(Command::Tick);
+        let Some(Event::GrantEnded(row)) = rows.first() else { panic!("{rows:?}") };
+        assert_eq!(row.last_exp, Some(exp));
+        world.now = exp.minus(SECOND);
+        assert!(world.state.sweep(world.now, usize::MAX));
+        let cut = world.revocations();
+        assert!(matches!(cut.as_slice(), [one] if one.forget_after == Some(exp)), "{cut:?}");
+        assert!(world.state.grant(&grant).is_some());
+    }
 }

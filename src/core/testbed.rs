@@ -38,6 +38,8 @@ pub(crate) struct World {
     pub(crate) state: State,
     pub(crate) now: Time,
     pub(crate) dice: Counting,
+    /// How long policy lets credentials live now.
+    pub(crate) credential: Duration,
 }
 
 pub(crate) const START: Time = Time::from_millis(1_800_000_000_500);
@@ -51,7 +53,8 @@ impl World {
 
     /// An open journal with a bundle and a signing key.
     pub(crate) fn new() -> Self {
-        let mut world = Self { state: State::new(), now: START, dice: Counting(0) };
+        let credential = Duration::from_secs(300);
+        let mut world = Self { state: State::new(), now: START, dice: Counting(0), credential };
         let (journal, epoch) = (JournalId([1; 16]), Epoch(START.as_millis()));
         world.ok(Command::OpenJournal {
             journal,
@@ -168,7 +171,7 @@ impl World {
             policies: Vec::new(),
             bundle: self.state.bundle().unwrap_or_default(),
             at: self.now,
-            terms: terms(request),
+            terms: terms(request, self.credential),
             limits: Vec::new(),
             findings: Vec::new(),
             code: String::new(),
@@ -190,11 +193,11 @@ pub(crate) fn edit(verdict: &Verdict, change: impl FnOnce(&mut Ruling)) -> Verdi
     Verdict::from_policy(ruling)
 }
 
-fn terms(request: &AccessRequest) -> Terms {
+fn terms(request: &AccessRequest, credential: Duration) -> Terms {
     let asked = request.lifetime.map_or(Duration::from_secs(900), |life| life.0);
     Terms {
         lifetime: Lifetime(asked.min(Duration::from_secs(3_600))),
-        credential: Lifetime(Duration::from_secs(300)),
+        credential: Lifetime(credential),
         fresh: Staleness(Duration::from_secs(5)),
         audience: "https://orders".into(),
         claims: Arc::new([]),

@@ -3,9 +3,8 @@
 use protem_verify::names::Words;
 use protem_verify::time::Time;
 
-use crate::ending::{due as reason_due, ended};
-use crate::event::{Ended, Event};
-use crate::grant::{Grant, Status};
+use crate::ending::{due as reason_due, ended, owed};
+use crate::event::Event;
 use crate::limits::STEP_MAX;
 use crate::state::State;
 
@@ -26,21 +25,4 @@ pub(crate) fn due(state: &State, now: Time) -> Vec<Event> {
     });
     let owed = state.unrecorded.set().iter().filter_map(|id| owed(state.grant(id)?));
     passed.chain(owed).take(STEP_MAX).collect()
-}
-
-fn owed(grant: &Grant) -> Option<Event> {
-    let Status::Ended { reason, at, told_by, recorded: false, .. } = grant.status else {
-        return None;
-    };
-    Some(Event::GrantEnded(Box::new(Ended {
-        grant: grant.id,
-        identity: grant.by.identity.clone(),
-        task: grant.task.clone(),
-        resource: grant.resource.clone(),
-        reason,
-        note: Words::default(),
-        ended: at,
-        exp: grant.newest.as_ref().map(|newest| newest.exp),
-        told_by,
-    })))
 }

@@ -7,10 +7,11 @@ use protem_core::command::Command;
 use protem_core::event::{EndReason, Event, Target};
 use protem_core::refusal::Refusal;
 use protem_verify::ids::{GrantId, HoldId, Seq};
-use protem_verify::names::{IdentityName, ResourceName, TaskId, Words};
+use protem_verify::names::{IdentityName, TaskId, Words};
 
 use crate::engine::access::workload;
 use crate::engine::broker::Broker;
+use crate::engine::feed::ended;
 use crate::engine::granted::{Finished, Revoked};
 use crate::engine::lane::Lane;
 use crate::engine::receipts::{Covers, Mark};
@@ -70,11 +71,10 @@ impl Broker {
         let command = Command::Revoke { targets: targets.clone(), note };
         let read = move |answered: &Answered<'_>| {
             // What a cut-off ended is ended at once; its rows follow in steps and name it.
-            let by_cut = answered.rows.iter().filter(|row| is_cut_off(row.what()));
-            let by_cut: usize = by_cut.map(|row| answered.state.owed_by(row.seq())).sum();
-            let single = answered.rows.iter().filter(|row| is_end(row.what())).count();
-            let ended = u64::try_from(by_cut.saturating_add(single)).unwrap_or(u64::MAX);
-            (ended, ends(answered).mark)
+            let by_cut = answered.rows.iter().map(|row| answered.state.owed_by(row.seq()));
+            let Ends { grants, mark } = ends(answered);
+            let ended = by_cut.sum::<usize>().saturating_add(grants.len());
+            (u64::try_from(ended).unwrap_or(u64::MAX), mark)
         };
         let (grants_ended, mark) = self.submit(Lane::Ending, caller.actor(), command, read).await?;
         self.0.marks.keep(&mark);
@@ -160,38 +160,13 @@ fn mark(rows: &[Committed<Event>], head: Seq, committed: Duration) -> Mark {
         return Mark { seq: head, committed, covers: Covers::Everything };
     };
     // What gateways hear of: what a turn records beyond it, they acknowledge only with their next proof.
-    let told = rows.iter().rfind(|row| is_end(row.what()) || is_cut_off(row.what()));
-    let seq = told.unwrap_or(last).seq();
-    let mut resources: BTreeSet<ResourceName> = BTreeSet::new();
-    for row in rows {
-        #[expect(clippy::wildcard_enum_match_arm, reason = "two kinds of entry end credentials")]
-        match row.what() {
-            Event::GrantEnded(ended) => {
-                resources.insert(ended.resource.clone());
-            }
-            Event::CutOff {
-                target: Target::Resource(resource) | Target::Scope(resource, _),
-                ..
-            } => {
-                resources.insert(resource.clone());
-            }
-            Event::CutOff { .. } => {
-                return Mark { seq, committed, covers: Covers::Everything };
-            }
-            _ => {}
-        }
-    }
-    Mark { seq, committed, covers: Covers::Resources(resources) }
+    ended(rows, committed).unwrap_or(Mark {
+        seq: last.seq(),
+        committed,
+        covers: Covers::Resources(BTreeSet::new()),
+    })
 }
 
 fn ended_grant(event: &Event) -> Option<GrantId> {
     if let Event::GrantEnded(ended) = event { Some(ended.grant) } else { None }
-}
-
-fn is_end(event: &Event) -> bool {
-    ended_grant(event).is_some()
-}
-
-fn is_cut_off(event: &Event) -> bool {
-    matches!(event, Event::CutOff { .. })
 }

@@ -248,7 +248,7 @@ impl Drop for Seat {
 }
 
 /// What a turn ended, if anything: its last entry that gateways are told, and whom it concerns.
-fn ended(rows: &[Committed<Event>], committed: Duration) -> Option<Mark> {
+pub(in crate::engine) fn ended(rows: &[Committed<Event>], committed: Duration) -> Option<Mark> {
     let told = rows.iter().filter_map(|row| Some((row.seq(), ends(row)?)));
     told.fold(None, |before: Option<Mark>, (seq, covers)| {
         let covers = before.map_or(covers.clone(), |mark| mark.covers.and(covers));

@@ -88,35 +88,8 @@ impl Filter {
     /// What an entry means to it, if anything.
     #[must_use]
     pub fn item(&self, row: &Committed<Event>) -> Option<Item> {
-        #[expect(
-            clippy::wildcard_enum_match_arm,
-            reason = "two kinds of entry end credentials; the law's tests know when a third does"
-        )]
-        match row.what() {
-            Event::GrantEnded(ended) => {
-                let told = ended.told_by.is_some() || ended.exp.is_none();
-                let expired = ended.reason == EndReason::Expired && !self.expiries;
-                let target = Target::Grant(ended.grant);
-                let takes = self.takes(&target, Some(&ended.resource), Some(&ended.identity));
-                (takes && !told && !expired).then(|| Item {
-                    seq: row.seq(),
-                    target,
-                    reason: ended.reason,
-                    at: row.at(),
-                    forget_after: ended.exp,
-                })
-            }
-            Event::CutOff { target, reason, forget_after, .. } => {
-                self.takes(target, target.resource(), target.identity()).then(|| Item {
-                    seq: row.seq(),
-                    target: target.clone(),
-                    reason: *reason,
-                    at: row.at(),
-                    forget_after: *forget_after,
-                })
-            }
-            _ => None,
-        }
+        let told = told(row).filter(|told| told.early() || self.expiries)?;
+        self.standing(&told)
     }
 
     /// What a snapshot's entry means to it, if anything.
@@ -223,20 +196,12 @@ impl Item {
 /// The part of the catalog that an entry ends access on, if it is one that gateways are told of.
 #[must_use]
 pub fn ends(row: &Committed<Event>) -> Option<Covers> {
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "two kinds of entry end credentials; the law's tests know when a third does"
-    )]
-    let resource = match row.what() {
-        Event::GrantEnded(ended) => {
-            let told = ended.told_by.is_some() || ended.exp.is_none();
-            let expired = ended.reason == EndReason::Expired;
-            Some(&ended.resource).filter(|_| !told && !expired).map(Some)?
-        }
-        Event::CutOff { target, .. } => target.resource(),
-        _ => return None,
-    };
-    Some(resource.map_or(Covers::Everything, |one| Covers::Resources([one.clone()].into())))
+    let told = told(row).filter(Revocation::early)?;
+    Some(told.resource.map_or(Covers::Everything, |one| Covers::Resources([one].into())))
+}
+
+fn told(row: &Committed<Event>) -> Option<Revocation> {
+    Revocation::of(row.seq(), row.at(), row.what())
 }
 
 /// A message as the bytes that all its subscribers share.

@@ -23,7 +23,7 @@ fn ended(resource_name: &str, reason: EndReason) -> Event {
         reason,
         note: Words::default(),
         ended: Time::from_secs(1),
-        exp: Some(Time::from_secs(9)),
+        last_exp: Some(Time::from_secs(9)),
         told_by: None,
     }))
 }

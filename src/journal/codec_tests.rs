@@ -4,18 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::{any, proptest};
+use prost::Message;
 use protem_core::event::{
     Activated, Actor, Asked, CredentialIssued, EndReason, Event, KeyPurpose, PublicKey, Target,
 };
+use protem_core::limits::LIFETIME_MAX;
 use protem_core::request::{AccessRequest, ProofKey, Workload};
 use protem_core::verdict::{ApprovalRule, Effect, Ruling, Standing, Terms};
+use protem_proto::wire::journal as wire;
 use protem_verify::ids::{Epoch, GrantId, Hash, HoldId, JournalId, RequestId, Seq};
 use protem_verify::merkle::leaf;
 use protem_verify::names::{KeyId, Words};
 use protem_verify::time::{Lifetime, Staleness, Time};
 
 use crate::journal::codec::{decode, encode, kind};
-use crate::journal::testbed::{asked, ended, id, issued, person, requested, scopes, words};
+use crate::journal::testbed::{START, asked, ended, id, issued, person, requested, scopes, words};
 
 /// Picks from one random number after the other; when they run out, the plainest.
 struct Pick(Vec<u64>);
@@ -242,7 +245,7 @@ impl Pick {
                     ended.reason = self.reason();
                     ended.note = self.words();
                     ended.ended = self.time();
-                    ended.exp = self.maybe(time);
+                    ended.last_exp = self.maybe(time);
                     ended.told_by = self.maybe(seq);
                 }
                 event
@@ -341,6 +344,24 @@ fn a_credential_costs_no_second_copy_of_its_request() {
     let refused = plain(Event::AccessRefused(Box::new(asked)));
     let granted = plain(Event::GrantActivated(Box::new(whole)));
     assert!(granted < refused + 120, "{granted} bytes, {refused} without a credential");
+}
+
+/// What was written before ends said when the last credential dies must not let a gateway forget one too early.
+#[test]
+fn an_end_of_before_is_remembered_for_as_long_as_any_credential_may_live() {
+    let last_exp = |of_all, last_exp_ms| {
+        let body = encode(Seq(1), Time::ZERO, &Actor("a".into()), &ended(1).event);
+        let mut entry = wire::Entry::decode(body.as_slice()).unwrap();
+        let Some(wire::entry::Event::GrantEnded(row)) = &mut entry.event else { panic!() };
+        (row.of_all, row.last_exp_ms) = (of_all, last_exp_ms);
+        let back = decode(Seq(1), &entry.encode_to_vec()).unwrap();
+        let Event::GrantEnded(ended) = back.what() else { panic!() };
+        ended.last_exp.map(|last| last.since(ended.ended))
+    };
+    let exp = (START + Duration::from_secs(300)).as_millis();
+    assert_eq!(last_exp(true, exp), Some(Duration::from_secs(300)));
+    assert_eq!(last_exp(false, exp), Some(LIFETIME_MAX));
+    assert_eq!(last_exp(false, 0), None, "it never had one");
 }
 
 /// The leaf of a fixed entry never changes: what was signed once must verify for ever.

@@ -7,6 +7,7 @@ use protem_core::event::{
     Activated, Asked, CredentialIssued, EndReason, Ended, Event, KeyPurpose, PublicKey, Requested,
     Target,
 };
+use protem_core::limits::LIFETIME_MAX;
 use protem_core::request::{AccessRequest, ProofKey, Scopes, Task, Workload};
 use protem_core::verdict::{ApprovalRule, Effect, Ruling, Standing, Terms};
 use protem_proto::wire::journal as wire;
@@ -191,6 +192,9 @@ fn asked(it: Option<wire::Asked>) -> Result<Asked, Malformed> {
 }
 
 fn ended(it: &wire::GrantEnded) -> Result<Ended, Malformed> {
+    let (ended, last_exp) = (Time::from_millis(it.ended_ms), Time::from_millis(it.last_exp_ms));
+    // A row of before says when the newest credential dies. An older one may outlive that, but no grant.
+    let last_exp = if it.of_all { last_exp } else { last_exp.max(ended + LIFETIME_MAX) };
     Ok(Ended {
         grant: it.grant.parse()?,
         identity: name(&it.identity)?,
@@ -198,8 +202,8 @@ fn ended(it: &wire::GrantEnded) -> Result<Ended, Malformed> {
         resource: name(&it.resource)?,
         reason: reason(it.reason)?,
         note: words(&it.note)?,
-        ended: Time::from_millis(it.ended_ms),
-        exp: (it.exp_ms != 0).then(|| Time::from_millis(it.exp_ms)),
+        ended,
+        last_exp: (it.last_exp_ms != 0).then_some(last_exp),
         told_by: seq(it.told_by),
     })
 }

@@ -212,8 +212,9 @@ fn ended(it: &Ended) -> wire::GrantEnded {
         reason: reason(it.reason).into(),
         note: it.note.to_string(),
         ended_ms: it.ended.as_millis(),
-        exp_ms: it.exp.map_or(0, |time| time.as_millis()),
+        last_exp_ms: it.last_exp.map_or(0, |time| time.as_millis()),
         told_by: it.told_by.map_or(0, |seq| seq.0),
+        of_all: it.last_exp.is_some(),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::journal::decode::{self, bytes, hash, name, optional, seq};
 use crate::journal::{encode, snapshot_usual};
 
 /// The form of snapshots that this version writes and reads.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// The parts as bytes.
 #[must_use]
@@ -116,6 +116,7 @@ fn grant(it: &Grant) -> wire::SnapGrant {
             number: newest.number,
             iat_ms: newest.iat.as_millis(),
             exp_ms: newest.exp.as_millis(),
+            last_exp_ms: newest.last_exp.as_millis(),
             seq: newest.seq.0,
             key: newest.key.to_string(),
         }),
@@ -148,6 +149,7 @@ fn read_grant(it: wire::SnapGrant) -> Result<Grant, Malformed> {
             number: it.number,
             iat: Time::from_millis(it.iat_ms),
             exp: Time::from_millis(it.exp_ms),
+            last_exp: Time::from_millis(it.last_exp_ms),
             seq: Seq(it.seq),
             key: name(&it.key)?,
         })

@@ -13,7 +13,7 @@ use crate::journal::port::{Head, Journal, Turn};
 use crate::journal::reader::{GrantFilter, Reader, Stage};
 use crate::journal::sqlite::SqliteJournal;
 use crate::journal::sqlite_grants::walk;
-use crate::journal::testbed::{ended, granted, id, opened, requested};
+use crate::journal::testbed::{ended, granted, id, opened, renewed, requested};
 use crate::journal::verify::{rebuild, verify_store};
 
 fn path(folder: &tempfile::TempDir) -> PathBuf {
@@ -153,7 +153,11 @@ fn snapshots_come_back_and_bad_ones_are_passed_over() {
     let mut kept = Vec::new();
     for number in 0..3 {
         let known = journal.head().unwrap();
-        journal.turn(&known, TurnId([2; 16]), &mut |_| vec![granted(10 + number)]).unwrap();
+        journal
+            .turn(&known, TurnId([2; 16]), &mut |_| {
+                vec![granted(10 + number), renewed(10 + number)]
+            })
+            .unwrap();
         for row in reader.read(state.seq(), 100).unwrap() {
             state.apply(row.at(), row.what());
         }
@@ -163,12 +167,12 @@ fn snapshots_come_back_and_bad_ones_are_passed_over() {
         assert_eq!(snapshot(&*reader), kept.last().cloned());
     }
     let file = |seq: u64| folder.path().join(format!("journal.db.snapshot-{seq:020}"));
-    assert!(!file(5).exists() && file(6).exists() && file(7).exists());
-    let mut bytes = std::fs::read(file(7)).unwrap();
+    assert!(!file(6).exists() && file(8).exists() && file(10).exists());
+    let mut bytes = std::fs::read(file(10)).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
-    std::fs::write(file(7), bytes).unwrap();
+    std::fs::write(file(10), bytes).unwrap();
     assert_eq!(snapshot(&*reader), Some(kept[1].clone()));
-    std::fs::write(file(6), "short").unwrap();
+    std::fs::write(file(8), "short").unwrap();
     assert!(reader.snapshot().unwrap().is_none());
 }
 

@@ -7,7 +7,7 @@ use protem_core::event::{
 };
 use protem_core::request::{AccessRequest, Scopes, Task, Workload};
 use protem_core::verdict::{ApprovalRule, Effect, Ruling, Terms};
-use protem_verify::ids::{Epoch, GrantId, Hash, JournalId};
+use protem_verify::ids::{Epoch, GrantId, Hash, JournalId, Seq};
 use protem_verify::names::{KeyId, PersonName, TaskId, TaskKind, Words};
 use protem_verify::time::{Lifetime, Staleness, Time};
 
@@ -132,6 +132,19 @@ pub(in crate::journal) fn granted(number: u64) -> Draft {
     })))
 }
 
+/// A renewal of it that dies before its first credential does.
+pub(in crate::journal) fn renewed(number: u64) -> Draft {
+    let first = issued(number);
+    let (exp, activated) = (first.exp.minus(Duration::from_secs(60)), Some(Seq(1)));
+    draft(Event::CredentialIssued(Box::new(CredentialIssued {
+        number: 1,
+        iat: exp.minus(Duration::from_secs(10)),
+        exp,
+        activated,
+        ..first
+    })))
+}
+
 pub(in crate::journal) fn requested(number: u64) -> Draft {
     let mut asked = asked(number);
     asked.ruling.effect = Effect::NeedsApproval;
@@ -170,7 +183,7 @@ pub(in crate::journal) fn ended(number: u64) -> Draft {
         reason: EndReason::Completed,
         note: words("done"),
         ended: START,
-        exp: Some(exp),
+        last_exp: Some(exp),
         told_by: None,
     })))
 }

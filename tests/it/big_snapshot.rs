@@ -101,7 +101,7 @@ fn end_many(store: &MemoryStore, template: &Event) -> Vec<GrantId> {
                 reason: EndReason::Completed,
                 note: Words::default(),
                 ended: at,
-                exp: Some(issued.exp),
+                last_exp: Some(issued.exp),
                 told_by: None,
             };
             all.push(issued.grant);

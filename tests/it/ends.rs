@@ -3,16 +3,21 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protem::journal::memory::{Call, MemoryJournal, MemoryStore, Mishap};
 use protem_clock::clock::{Clock, ManualClock, SystemClock};
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::selector::By;
+use protem_verify::time::Time;
+use protem_verify::verifier::Reason;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use crate::broker::{TestBroker, Wish, ask, fresh_task, reason};
+use crate::broker::{TestBroker, Wish, ask, fresh_task, policies, reason};
+use crate::key_scope::Guard;
+use crate::process::PATIENCE;
+use crate::streams::{apply, edited};
 
 /// Row 12: while the store fails, no end is answered as one, and the grant lives on as recorded.
 #[tokio::test(flavor = "multi_thread")]
@@ -196,6 +201,64 @@ async fn attack_grep_every_sink_for_canary_token() {
             let found = sink.windows(secret.len()).any(|part| part == secret.as_bytes());
             assert!(!found, "a token is in {}", String::from_utf8_lossy(sink));
         }
+    }
+    broker.stop().await;
+}
+
+/// New rules shorten the lives of credentials, so the older token of a job outlives the newer one. A revocation is remembered for
+/// as long as it lives, by a gateway that was there and by one that begins when the newer one is dead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shorter_renewal_lets_no_older_token_through() {
+    let live = |life: &str| {
+        edited(&policies(), "catalog.toml", |text| {
+            text.replace(r#"credential       = "5m""#, &format!("credential = \"{life}\""))
+        })
+    };
+    let clock = Arc::new(ManualClock::new(SystemClock.unix()));
+    let broker = TestBroker::with(Wish {
+        clock: Some(Arc::clone(&clock) as Arc<dyn Clock>),
+        bundle: Some(live("1h")),
+        ..Wish::default()
+    })
+    .await;
+    let mut agent = broker.identity("payments/agent");
+    let (mut revoked, mut spared) = (ask(&fresh_task()), ask(&fresh_task()));
+    for request in [&mut revoked, &mut spared] {
+        request.lifetime = Some(prost_types::Duration { seconds: 7_200, nanos: 0 });
+    }
+    let mut granted = Vec::new();
+    for request in [revoked, spared] {
+        granted.push(agent.access.request_access(request).await.unwrap().into_inner());
+    }
+    let older: Vec<_> = granted.iter().map(|one| one.credential.clone().unwrap()).collect();
+    let there = Guard::of(&broker).await;
+    assert_eq!(there.reads_orders(&older[0].token).await, Ok(()));
+
+    apply(&broker, &live("10s")).await;
+    clock.advance(Duration::from_secs(2_401));
+    for one in &granted {
+        let grant_id = one.grant.clone().unwrap().id;
+        let renew = v1::RenewCredentialRequest { grant_id };
+        let newer = agent.access.renew_credential(renew).await.unwrap().into_inner();
+        let (newer, older) = (newer.credential.unwrap(), one.credential.clone().unwrap());
+        let ends = |one: v1::Credential| one.expires_at.unwrap().seconds;
+        assert_eq!(ends(older) - ends(newer), 3_600 - 2_411);
+    }
+    clock.advance(Duration::from_secs(2));
+    let end = By::Grant(granted[0].grant.clone().unwrap().id);
+    assert_eq!(broker.operator().revoke(end).await.unwrap().grants_ended, 1);
+
+    // Ten minutes later, longer than a gateway keeps what it may forget.
+    clock.advance(Duration::from_secs(600));
+    let now = Time::from(clock.unix());
+    let end = Instant::now() + PATIENCE;
+    while there.gate.verifier().known().proven.is_none_or(|proven| proven.at < now) {
+        assert!(Instant::now() < end, "no proof of this moment");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for guard in [there, Guard::of(&broker).await] {
+        assert_eq!(guard.reads_orders(&older[0].token).await, Err(Reason::Revoked));
+        assert_eq!(guard.reads_orders(&older[1].token).await, Ok(()), "nobody revoked it");
     }
     broker.stop().await;
 }

@@ -59,6 +59,8 @@ const SOMETIMES: &[&str] = &[
     "resumed",
     "snapshot",
     "hold lost",
+    "outlived",
+    "outlived its end",
     // people
     "decision stuck",
     "decision repeated",
@@ -151,6 +153,7 @@ fn two_hundred_worlds_keep_every_promise() {
         counts.all(&counted);
         failures.extend(failed);
     }
+    eprintln!("{counts:#?}");
     for (seed, violation) in &failures {
         eprintln!("seed {seed}: {violation}");
         eprintln!("  PROTEM_SIM_SEED={seed} cargo test --test it simulation -- --nocapture");

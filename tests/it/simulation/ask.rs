@@ -82,7 +82,7 @@ pub fn request(name: &str, task: &str, now: Time, chance: &mut Chance) -> Access
         },
         resource: resource(chance.pick(&RESOURCES).unwrap()),
         scopes: Scopes::new(scopes).unwrap(),
-        lifetime: Some(Lifetime(Duration::from_secs(chance.between(10, 60)))),
+        lifetime: Some(Lifetime(Duration::from_secs(chance.between(10, 90)))),
         purpose: if silent { Words::default() } else { words("simulated") },
         key: chance.percent(90).then(|| key(now, chance)),
         emergency,

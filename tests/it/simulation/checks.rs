@@ -9,7 +9,7 @@ use protem_verify::ids::{Epoch, GrantId, Hash, RequestId, Seq};
 use protem_verify::names::{IdentityName, ResourceName, ScopeName};
 use protem_verify::time::Time;
 
-use super::history::{Applied, Decided, Fact, Got, Record};
+use super::history::{Applied, Decided, Fact, Got, Item, Record};
 use super::quorum::Quorum;
 
 /// A broker may work on a wall clock that is wrong by this much; credentials may live on by as much.
@@ -156,7 +156,7 @@ impl Checker {
                 hold(ended.told_by.is_some() || covered.is_none(), "I7", || {
                     format!("{seq} ends {} on its own after cut-off {covered:?}", ended.grant)
                 })?;
-                let told = ended.told_by.is_none() && ended.exp.is_some();
+                let told = ended.told_by.is_none() && ended.last_exp.is_some();
                 let told = told && ended.reason != EndReason::Expired;
                 let Some(grant) = self.grants.get_mut(&ended.grant) else { return Ok(()) };
                 let before = grant.ended.replace(seq);
@@ -270,16 +270,56 @@ impl Checker {
     fn applied(&mut self, gateway: usize, item: &Applied) -> Result<(), Violation> {
         let view = self.gateways.entry(gateway).or_default();
         match item {
-            Applied::Snapshot { at } => view.applied = Some(*at),
-            Applied::Item { seq } => {
+            Applied::Snapshot { at, now, told } => {
+                view.applied = Some(*at);
+                told.iter().try_for_each(|item| self.remembered(item))?;
+                self.snapshot(*at, *now, told)
+            }
+            Applied::Item(item) => {
+                let seq = item.seq;
                 let next = view.applied.and_then(|after| next_told(&self.ends, after));
-                view.applied = Some(*seq);
-                hold(next == Some(*seq), "I9", || {
+                view.applied = Some(seq);
+                hold(next == Some(seq), "I9", || {
                     format!("gateway {gateway} applied {seq}, and {next:?} was next")
                 })?;
+                self.remembered(item)
             }
         }
+    }
+
+    /// I10: no gateway may forget an end while a credential that it voids is alive.
+    fn remembered(&self, item: &Item) -> Result<(), Violation> {
+        let Item { seq, forget: Some(forget) } = item else { return Ok(()) };
+        let last = self.last_exp(*seq);
+        hold(last <= *forget, "I10", || {
+            format!("{seq} may be forgotten at {forget}, and voids what lives until {last}")
+        })
+    }
+
+    /// I10: a snapshot tells every end that voids what may be alive.
+    fn snapshot(&self, at: Seq, now: u64, told: &[Item]) -> Result<(), Violation> {
+        let told: BTreeSet<Seq> = told.iter().map(|item| item.seq).collect();
+        let ends = self.ends.range(..=at).filter(|(seq, end)| end.told && !told.contains(seq));
+        let now = Time::from_millis(self.start + now);
+        for (seq, _) in ends {
+            let last = self.last_exp(*seq);
+            hold(last <= now + CLOCK_BOUND, "I10", || {
+                format!(
+                    "a snapshot at {at} is silent on {seq}, which voids what lives until {last}"
+                )
+            })?;
+        }
         Ok(())
+    }
+
+    /// When the last credential dies that an end voids.
+    fn last_exp(&self, seq: Seq) -> Time {
+        let Some(end) = self.ends.get(&seq) else { return Time::ZERO };
+        let covered = self
+            .credentials
+            .iter()
+            .filter(|((grant, _), record)| covers(&end.target, seq, grant, record));
+        covered.map(|(_, record)| record.exp).max().unwrap_or_default()
     }
 
     /// I25: a view does not go back.

@@ -10,6 +10,7 @@ use protem_proto::wire::v1;
 use protem_proto::wire::v1::subscribe_response::Message as Wire;
 use protem_verify::ids::{Epoch, Seq};
 use protem_verify::known::Moment;
+use protem_verify::time::Time;
 use protem_verify::verifier::{Call, Verdict, Verifier};
 use protem_verify::view::{Broken, View};
 
@@ -17,7 +18,7 @@ use super::ask::{ISSUER, resource};
 use super::chance::Chance;
 use super::checks::DRIFT_PPM;
 use super::feed::Sub;
-use super::history::{Applied, Fact};
+use super::history::{Applied, Fact, Item};
 use super::weak::Weak;
 
 /// A gateway that hears nothing for this long connects anew.
@@ -40,6 +41,8 @@ pub struct Gateway {
     ping_at: u64,
     /// The last item that was applied.
     last: u64,
+    /// The items of a snapshot that is not complete.
+    told: Vec<Item>,
     /// Batches that a broker with a defect left out.
     pub lost: u64,
     weak: Weak,
@@ -95,6 +98,7 @@ impl Gateway {
             drift,
             ping_at: 0,
             last: 0,
+            told: Vec::new(),
             lost: 0,
             weak,
             chance,
@@ -133,7 +137,7 @@ impl Gateway {
     /// Reads what arrived, pings, and gives up on silence.
     pub fn step(&mut self, now: u64, facts: &mut Vec<Fact>) {
         while let Some(message) = self.arrived(now) {
-            if let Err(broken) = self.read(&message, facts) {
+            if let Err(broken) = self.read(&message, now, facts) {
                 facts.push(Fact::Note(format!("gateway {}: {broken}", self.index)));
                 return self.disconnect(now);
             }
@@ -166,7 +170,7 @@ impl Gateway {
         Some(message)
     }
 
-    fn read(&mut self, message: &Encoded, facts: &mut Vec<Fact>) -> Result<(), Broken> {
+    fn read(&mut self, message: &Encoded, at: u64, facts: &mut Vec<Fact>) -> Result<(), Broken> {
         let mut response = v1::SubscribeResponse::decode(message.0.clone()).unwrap();
         let batch = matches!(&response.message, Some(Wire::Batch(batch)) if batch.cursor.is_some());
         if batch && self.chance.percent(LOSS) {
@@ -179,18 +183,20 @@ impl Gateway {
         let message = response.message.clone().unwrap();
         let told = self.follower.message(response, now)?;
         match message {
+            Wire::SnapshotBegin(_) => self.told.clear(),
             Wire::SnapshotEnd(end) => {
                 self.last = end.last_sent;
-                let item = Applied::Snapshot { at: Seq(end.at_seq) };
+                let told = std::mem::take(&mut self.told);
+                let item = Applied::Snapshot { at: Seq(end.at_seq), now: at, told };
                 facts.push(Fact::Applied { gateway, item });
             }
             Wire::Batch(batch) if batch.cursor.is_some() => {
-                for item in batch.items {
+                for item in &batch.items {
                     self.last = item.seq;
-                    let item = Applied::Item { seq: Seq(item.seq) };
-                    facts.push(Fact::Applied { gateway, item });
+                    facts.push(Fact::Applied { gateway, item: Applied::Item(item_of(item)) });
                 }
             }
+            Wire::Batch(batch) => self.told.extend(batch.items.iter().map(item_of)),
             Wire::Checkpoint(checkpoint) => {
                 let (epoch, seq) = (Epoch(checkpoint.epoch), Seq(checkpoint.seq));
                 facts.push(Fact::Stands { gateway, epoch, seq });
@@ -240,4 +246,10 @@ impl Gateway {
             Verdict::Deny(reason) => Err(reason.code().id),
         }
     }
+}
+
+fn item_of(item: &v1::Revocation) -> Item {
+    let seconds = |at: &prost_types::Timestamp| Time::from_secs(at.seconds as u64);
+    let forget = item.forget_after.as_ref().map(seconds);
+    Item { seq: Seq(item.seq), forget }
 }

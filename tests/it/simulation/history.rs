@@ -54,10 +54,17 @@ pub struct Got {
 /// One step of a view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// From here on the view holds what a snapshot at this place says.
-    Snapshot { at: Seq },
+    /// From here on the view holds what a snapshot at this place says. `now` is when it was whole, in true milliseconds.
+    Snapshot { at: Seq, now: u64, told: Vec<Item> },
     /// One more item.
-    Item { seq: Seq },
+    Item(Item),
+}
+
+/// What a gateway is told of an end: where it is, and until when it must be remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    pub seq: Seq,
+    pub forget: Option<Time>,
 }
 
 /// What a gateway said to one credential.

@@ -91,12 +91,15 @@ pub fn login(identity: &str, task: &str) -> Login {
 }
 
 /// The bundles in the order of their letters. A is the first in force. B words the rule of `ops/c` anew, lets partners decide
-/// nothing, joins Dee's accounts and shortens what writes. C is A but for `ops/d`.
+/// nothing, joins Dee's accounts and shortens what writes. C is A but for `ops/d`, and for credentials: those of A live so long
+/// that the next, under B or C, may die before them.
 static BUNDLES: LazyLock<[Bundle; 3]> = LazyLock::new(|| {
-    [('a', "50s", ""), ('b', "40s", DEE), ('c', "50s", "")].map(|(letter, life, dee)| {
+    let all = [('a', "50s", "45s", ""), ('b', "40s", "10s", DEE), ('c', "50s", "10s", "")];
+    all.map(|(letter, life, credential, dee)| {
         let life = format!("[class.write]\nrisk = \"high\"\nmax_lifetime = \"{life}\"\n");
+        let catalog = CATALOG.replace("CREDENTIAL", credential);
         let files: [(&str, String); 5] = [
-            ("catalog.toml", format!("{CATALOG}{life}")),
+            ("catalog.toml", format!("{catalog}{life}")),
             ("identities.toml", IDENTITIES.to_owned()),
             ("issuers.toml", ISSUERS.to_owned()),
             ("people.toml", format!("{PEOPLE}{dee}")),
@@ -131,7 +134,7 @@ const CATALOG: &str = r#"
 [tier.near]
 max_lifetime = "1h"
 default_lifetime = "30s"
-credential = "15s"
+credential = "CREDENTIAL"
 max_staleness = "2s"
 active_max = 40
 rate = "1000/s"
@@ -139,7 +142,7 @@ pending_max = 5
 [tier.far]
 max_lifetime = "1h"
 default_lifetime = "30s"
-credential = "15s"
+credential = "CREDENTIAL"
 max_staleness = "5s"
 active_max = 40
 rate = "1000/s"

@@ -7,6 +7,7 @@ use std::time::Duration;
 use protem::engine::again::again;
 use protem_core::command::Command;
 use protem_core::event::{KeyPurpose, Target};
+use protem_core::grant::Newest;
 use protem_core::request::AccessRequest;
 use protem_core::state::State;
 use protem_core::verdict::Verdict;
@@ -229,13 +230,31 @@ impl World {
         Some(self.weakened(verdict, Some(&record)))
     }
 
+    /// A workload renews when two thirds of a credential's life are over; some do at any time.
     fn renew(&mut self, broker: usize) {
-        let Some(held) = self.work.any_token() else { return };
+        let now = self.time();
+        let due = |_: &Held, newest: &Newest| newest.renew_at() <= now;
+        let Some(held) = self.token(broker, due) else { return };
         let Some(verdict) = self.again(broker, &held.grant) else { return };
         let (by, grant) = (self.requests[&held.grant].by.clone(), held.grant);
         let actor = format!("identity:{}", by.identity);
         let command = Command::RenewCredential { by, grant, verdict };
         self.send(broker, &actor, Op::Renews, command, Look::Grant(grant));
+    }
+
+    /// Mostly a token of a live grant that `is` what is looked for, as its newest credential tells; else any.
+    fn token(&mut self, broker: usize, is: impl Fn(&Held, &Newest) -> bool) -> Option<Held> {
+        let (now, state) = (self.time(), self.state(broker));
+        let fits = |held: &&Held| {
+            let grant = state.grant(&held.grant).filter(|grant| grant.active_at(now));
+            grant.and_then(|grant| grant.newest.as_ref()).is_some_and(|newest| is(held, newest))
+        };
+        let some: Vec<Held> = self.work.tokens.iter().filter(fits).cloned().collect();
+        let work = &mut self.work;
+        if some.is_empty() || work.chance.percent(25) {
+            return work.any_token();
+        }
+        work.chance.pick(&some).cloned()
     }
 
     fn open_task(&mut self) -> Option<usize> {
@@ -314,8 +333,10 @@ impl World {
         self.send(broker, &actor, Op::Ends, command, Look::Nothing);
     }
 
+    /// What leaks is often a token that has been renewed since.
     fn revoke(&mut self, broker: usize) {
-        let Some(held) = self.work.any_token() else { return };
+        let renewed = |held: &Held, newest: &Newest| held.number < newest.number;
+        let Some(held) = self.token(broker, renewed) else { return };
         let request = self.requests[&held.grant].clone();
         let on = resource(self.chance.pick(&RESOURCES).unwrap());
         let target = match self.chance.below(20) {

@@ -24,7 +24,7 @@ use super::work::{Held, Op, Work};
 
 /// Unix milliseconds of a world's beginning.
 pub const START: u64 = 1_800_000_000_000;
-/// Steps of one seed: about a minute of its time.
+/// Steps of one seed: about a minute and a half of its time.
 const STEPS: u64 = 300;
 /// Of these, the last ones are calm: what is slow must arrive.
 const CALM: u64 = 40;
@@ -46,6 +46,8 @@ pub struct World {
     seen: Seq,
     /// What was asked for each grant, from the journal.
     pub(super) requests: BTreeMap<GrantId, AccessRequest>,
+    /// When the last credential of a live grant dies, and when its newest does.
+    lives: BTreeMap<GrantId, (Time, Time)>,
     /// When a broker that is down comes up, when a clock that is wrong is set, when bad weather ends.
     repairs: Vec<(u64, usize, Repair)>,
 }
@@ -82,6 +84,7 @@ impl World {
             checked: 0,
             seen: Seq(0),
             requests: BTreeMap::new(),
+            lives: BTreeMap::new(),
             repairs: Vec::new(),
         }
     }
@@ -114,7 +117,7 @@ impl World {
     }
 
     fn advance(&mut self) {
-        let by = self.chance.between(5, 400);
+        let by = self.chance.between(5, 600);
         self.now += by;
         self.brokers.iter().for_each(|broker| broker.clock.advance(Duration::from_millis(by)));
         self.gateways.iter_mut().for_each(|gateway| gateway.advance(by));
@@ -318,9 +321,34 @@ impl World {
             if let Some((grant, asked)) = asked {
                 self.requests.insert(grant, asked.request.clone());
             }
+            self.outlived(row.what());
             self.counts.add(protem::journal::codec::kind(row.what()));
             let event = Box::new(row.what().clone());
             self.history.push(Fact::Row { seq: row.seq(), at: row.at(), event });
+        }
+    }
+
+    /// Counts renewals that die before an older credential does, and ends of such grants meanwhile.
+    fn outlived(&mut self, event: &Event) {
+        match event {
+            Event::GrantActivated(activated) => {
+                let exp = activated.credential.exp;
+                self.lives.insert(activated.credential.grant, (exp, exp));
+            }
+            Event::CredentialIssued(issued) => {
+                let (last, newest) = self.lives.entry(issued.grant).or_default();
+                (*last, *newest) = (issued.exp.max(*last), issued.exp);
+                if newest < last {
+                    self.counts.add("outlived");
+                }
+            }
+            Event::GrantEnded(ended) => {
+                let outlived = |(last, newest): (Time, Time)| newest < last && ended.ended < last;
+                if self.lives.remove(&ended.grant).is_some_and(outlived) {
+                    self.counts.add("outlived its end");
+                }
+            }
+            _ => {}
         }
     }
 
