@@ -16,6 +16,7 @@ use protem_clock::clock::SystemClock;
 use protem_gate::connect::TlsFiles;
 use protem_gate::gate::{Gate, GateConfig};
 use protem_gate::login::{CallerToken, Login, LoginFailed};
+use protem_gate::report::LAST_WITHIN;
 use protem_verify::names::{GatewayName, ResourceName};
 
 #[tokio::main]
@@ -44,7 +45,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .route("/v1/orders", get(orders))
         .layer(gate.layer(ResourceName::try_from("orders-api")?));
     let listener = tokio::net::TcpListener::bind(setting("LISTEN", "127.0.0.1:7430")).await?;
-    axum::serve(listener, app).await?;
+    let ended = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
+    axum::serve(listener, app).with_graceful_shutdown(ended).await?;
+    // What was counted since the last report would end with the process.
+    gate.tell_uses(LAST_WITHIN).await;
     Ok(())
 }
 

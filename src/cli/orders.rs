@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use protem_gate::gate::Gate;
+use protem_gate::report::LAST_WITHIN;
 use protem_verify::names::ResourceName;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -16,7 +17,7 @@ use tokio::net::TcpListener;
 /// The resource of the example bundle that it is.
 pub const RESOURCE: &str = "orders-api";
 
-/// Serves until `shutdown`; then finishes what it began. Everything but `/healthz` needs a credential for [`RESOURCE`].
+/// Serves until `shutdown`; then finishes what it began, and tells the broker of the last calls. Everything but `/healthz` needs a credential for [`RESOURCE`].
 ///
 /// # Errors
 /// What the listener says.
@@ -31,9 +32,12 @@ pub async fn serve_orders(
         .route("/v1/orders/{id}", get(one))
         .route("/v1/orders/{id}/refund", post(refund))
         .layer(gate.layer(resource));
-    let healthz = move || async move { health(&gate) };
+    let shown = gate.clone();
+    let healthz = move || async move { health(&shown) };
     let app = Router::new().route("/healthz", get(healthz)).merge(orders);
-    axum::serve(listener, app).with_graceful_shutdown(shutdown).await
+    axum::serve(listener, app).with_graceful_shutdown(shutdown).await?;
+    gate.tell_uses(LAST_WITHIN).await;
+    Ok(())
 }
 
 fn health(gate: &Gate) -> Response {

@@ -18,6 +18,7 @@ use protem_proto::wire::v1::revocation_service_server::{
 };
 use protem_proto::wire::v1::subscribe_request::Message as Asked;
 use protem_proto::wire::v1::subscribe_response::Message;
+use protem_proto::wire::v1::usage_service_server::{UsageService, UsageServiceServer};
 use protem_verify::checkpoint::Checkpoint;
 use protem_verify::claims::Claims;
 use protem_verify::ids::{Epoch, GrantId, Hash, JournalId, Seq};
@@ -55,6 +56,17 @@ struct Script {
     streams: Vec<mpsc::Sender<Result<v1::SubscribeResponse, Status>>>,
     opens: Vec<v1::Open>,
     acked: u64,
+    /// What becomes of a report of usage.
+    reports: Reports,
+    /// Calls that reports told of.
+    used: u64,
+}
+
+#[derive(Clone, Copy)]
+enum Reports {
+    Taken,
+    Refused,
+    Unanswered,
 }
 
 #[derive(Clone)]
@@ -80,6 +92,8 @@ impl Broker {
             streams: Vec::new(),
             opens: Vec::new(),
             acked: 0,
+            reports: Reports::Taken,
+            used: 0,
         })))
     }
 
@@ -160,6 +174,7 @@ impl Broker {
         let address = listener.local_addr().unwrap();
         let server = tonic::transport::Server::builder()
             .add_service(RevocationServiceServer::new(self.clone()))
+            .add_service(UsageServiceServer::new(self.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);
         address
@@ -216,6 +231,28 @@ impl RevocationService for Broker {
         _: tonic::Request<v1::HeadRequest>,
     ) -> Result<tonic::Response<v1::HeadResponse>, Status> {
         Err(Status::unimplemented("not here"))
+    }
+}
+
+#[tonic::async_trait]
+impl UsageService for Broker {
+    async fn report_usage(
+        &self,
+        request: tonic::Request<Streaming<v1::ReportUsageRequest>>,
+    ) -> Result<tonic::Response<v1::ReportUsageResponse>, Status> {
+        let mut messages = request.into_inner();
+        let mut used = 0;
+        while let Some(message) = messages.message().await? {
+            used += message.allowed;
+        }
+        match self.turn(|script| script.reports) {
+            Reports::Taken => {
+                self.turn(|script| script.used += used);
+                Ok(tonic::Response::new(v1::ReportUsageResponse::default()))
+            }
+            Reports::Refused => Err(Status::unavailable("not now")),
+            Reports::Unanswered => std::future::pending().await,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use protem_verify::known::State;
 use protem_verify::names::{GatewayName, ResourceName};
 use protem_verify::verifier::Verifier;
 use protem_verify::view::View;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::apply::Follower;
@@ -53,6 +54,8 @@ pub struct Gate {
     clock: Arc<dyn Clock>,
     tally: Arc<Tally>,
     uses: Uses,
+    /// Where the reporter is asked to tell all at once.
+    tell: mpsc::Sender<oneshot::Sender<()>>,
     ledger: Ledger,
     _running: Arc<Running>,
 }
@@ -122,8 +125,11 @@ impl Gate {
         let instance = format!("{}.{}", store.instance, HEXLOWER.encode(process.split_at(4).0));
         let lost = Lost::new(ledger.meters.dropped_here());
         let (uses, from) = Uses::new(lost.clone());
+        // One at a time is enough: whoever comes next asks for more than that.
+        let (tell, asked) = mpsc::channel(1);
         let report = Reporter {
             from,
+            asked,
             sums: Sums::new(config.gateway.to_string(), instance, lost),
             broker: broker.clone(),
             login: config.login.clone(),
@@ -144,7 +150,7 @@ impl Gate {
         };
         let running = Running([tokio::spawn(follow.run()), tokio::spawn(report.run())]);
         let (clock, running) = (config.clock, Arc::new(running));
-        Ok(Self { verifier, clock, tally, uses, ledger, _running: running })
+        Ok(Self { verifier, clock, tally, uses, tell, ledger, _running: running })
     }
 
     /// How it stands.
@@ -170,6 +176,20 @@ impl Gate {
     #[must_use]
     pub fn uses(&self) -> &Uses {
         &self.uses
+    }
+
+    /// Tells the broker at once what was counted and not told yet; whether that was done `within` this time. What a process
+    /// has not told when it ends is lost: call it last, with [`crate::report::LAST_WITHIN`].
+    pub async fn tell_uses(&self, within: Duration) -> bool {
+        let told = async {
+            let (tell, told) = oneshot::channel();
+            self.tell.send(tell).await.is_ok() && told.await.is_ok()
+        };
+        let told = tokio::time::timeout(within, told).await.unwrap_or(false);
+        if !told {
+            tracing::warn!(issuer = %self.verifier.known().issuer, "the broker could not be told of the last calls");
+        }
+        told
     }
 
     /// What checks credentials.

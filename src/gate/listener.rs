@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixSocket};
 
 /// A place to listen at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,11 +75,8 @@ impl Listener {
             Place::Address(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
             Place::Socket(path) => {
                 clear(path).await?;
-                let listener = UnixListener::bind(path)?;
-                // For this moment the umask says who may connect: without a credential nobody learns anything here.
-                fs::set_permissions(path, Permissions::from_mode(mode))?;
-                let inode = fs::symlink_metadata(path)?.ino();
-                Ok(Self::Unix(listener, SocketFile { path: path.clone(), inode }))
+                let (socket, file) = bound(path, mode)?;
+                Ok(Self::Unix(socket.listen(BACKLOG)?, file))
             }
         }
     }
@@ -108,6 +105,19 @@ impl Listener {
             Self::Unix(listener, _) => Ok(Box::new(listener.accept().await?.0)),
         }
     }
+}
+
+/// Connections that the kernel holds until they are accepted, as many as the system allows by default.
+const BACKLOG: u32 = 4_096;
+
+/// A socket with its file and its mode, that does not listen yet: until it does the kernel refuses whoever connects, so there is
+/// no moment in which the umask says who may.
+fn bound(path: &Path, mode: u32) -> io::Result<(UnixSocket, SocketFile)> {
+    let socket = UnixSocket::new_stream()?;
+    socket.bind(path)?;
+    let file = SocketFile { path: path.into(), inode: fs::symlink_metadata(path)?.ino() };
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
+    Ok((socket, file))
 }
 
 /// Removes a socket's file that a gateway left which was killed; nothing else, and none that is in use.
@@ -150,6 +160,20 @@ mod tests {
         for bad in ["", "unix:", "7431", "localhost:1", "/run/gate.sock"] {
             assert!(bad.parse::<Place>().is_err(), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn nobody_connects_before_the_sockets_mode_says_who_may() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gate.sock");
+        let (socket, file) = bound(&path, 0o600).unwrap();
+        let early = tokio::net::UnixStream::connect(&path).await.unwrap_err();
+        assert_eq!(early.kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let listener = socket.listen(1).unwrap();
+        tokio::net::UnixStream::connect(&path).await.unwrap();
+        drop((listener, file));
+        assert!(!path.exists());
     }
 
     #[tokio::test]

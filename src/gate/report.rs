@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::usage_service_client::UsageServiceClient;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::{Code, Request, Status};
 
 use crate::connect::Dial;
@@ -18,6 +18,8 @@ use crate::usage::{Sums, Use};
 pub struct Reporter {
     /// What checks hand on.
     pub from: mpsc::Receiver<Use>,
+    /// Who wants all told that was counted until now, and hears when it is; of one that cannot be told, its end drops the word.
+    pub asked: mpsc::Receiver<oneshot::Sender<()>>,
     /// What is not told yet.
     pub sums: Sums,
     /// The way to the broker.
@@ -34,20 +36,39 @@ pub const EVERY: Duration = Duration::from_secs(5);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How long a report may take: the broker counts those of a fleet one after another.
 const WITHIN: Duration = Duration::from_secs(35);
+/// How long the last report of a process may take: somebody waits for its end, and a container's runtime ten seconds at most,
+/// five of which are for calls that have begun.
+pub const LAST_WITHIN: Duration = Duration::from_secs(3);
+
+/// Why summing up ended.
+enum Gathered {
+    /// It was long enough.
+    Enough,
+    /// Somebody wants all told at once.
+    Asked(oneshot::Sender<()>),
+    /// Nobody will ever call again.
+    Over,
+}
 
 impl Reporter {
     /// Reports until dropped.
     pub async fn run(mut self) {
         let mut pause = EVERY;
         loop {
-            if !self.gather(spread(pause)).await {
-                return;
-            }
+            let asked = match self.gather(spread(pause)).await {
+                Gathered::Enough => None,
+                Gathered::Asked(asked) => Some(asked),
+                Gathered::Over => return,
+            };
             if let Some(rate) = &self.ledger.rate {
                 rate.tidy();
             }
-            pause = match self.report().await {
-                Ok(()) => EVERY,
+            pause = match self.report(asked.is_some()).await {
+                Ok(()) => {
+                    // Who asked may have stopped waiting.
+                    let _ = asked.map(|asked| asked.send(()));
+                    EVERY
+                }
                 Err(why) => {
                     tracing::warn!(%why, "usage was not reported");
                     pause.saturating_mul(2).min(PAUSE_MAX)
@@ -56,21 +77,28 @@ impl Reporter {
         }
     }
 
-    /// Sums up for a while, or until a report is full. `false`: nobody will ever call again.
-    async fn gather(&mut self, how_long: Duration) -> bool {
+    /// Sums up for a while, or until somebody wants all told.
+    async fn gather(&mut self, how_long: Duration) -> Gathered {
         let mut over = std::pin::pin!(tokio::time::sleep(how_long));
         loop {
             tokio::select! {
-                () = over.as_mut() => return true,
+                () = over.as_mut() => return Gathered::Enough,
+                Some(asked) = self.asked.recv() => {
+                    while let Ok(one) = self.from.try_recv() {
+                        self.sums.add(one);
+                    }
+                    return Gathered::Asked(asked);
+                }
                 one = self.from.recv() => match one {
                     Some(one) => self.sums.add(one),
-                    None => return false,
+                    None => return Gathered::Over,
                 },
             }
         }
     }
 
-    async fn report(&mut self) -> Result<(), String> {
+    /// Tells what fills reports, or `all` there is.
+    async fn report(&mut self, all: bool) -> Result<(), String> {
         loop {
             let messages = self.sums.report().to_vec();
             if messages.is_empty() {
@@ -94,7 +122,7 @@ impl Reporter {
                 }
                 Err(status) => return Err(status.to_string()),
             }
-            if !self.sums.is_full() {
+            if !(all || self.sums.is_full()) {
                 return Ok(());
             }
         }

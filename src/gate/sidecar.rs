@@ -22,6 +22,7 @@ use crate::login::{Login, LoginFailed, TokenFile};
 use crate::private::keep_to_itself;
 use crate::probes::Probes;
 use crate::rate::Rate;
+use crate::report::LAST_WITHIN;
 use crate::secrets::{LOOK_EVERY, Secrets};
 use crate::settings::{BrokerSettings, Settings};
 
@@ -118,7 +119,7 @@ impl Sidecar {
         &self.gates
     }
 
-    /// Answers until `shutdown` is done, and then what has begun.
+    /// Answers until `shutdown` is done, and then what has begun; tells its brokers of the last calls.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
         let (drain, draining) = watch::channel(false);
         // Dropped, and so ended, when this returns.
@@ -134,7 +135,11 @@ impl Sidecar {
             drain.send_replace(true);
         };
         self.door.serve(self.listener, ending).await;
-        drop(self.gates);
+        let mut last = JoinSet::new();
+        for gate in self.gates {
+            last.spawn(async move { gate.tell_uses(LAST_WITHIN).await });
+        }
+        while last.join_next().await.is_some() {}
     }
 }
 

@@ -133,3 +133,23 @@ fn a_socket_is_served_and_gone_when_the_gate_ends() {
     assert_eq!(gate.process.ended(PATIENCE), Some(0));
     assert!(!path.exists());
 }
+
+/// Counts are told every few seconds: those of the last ones are told when the gate ends, and not lost.
+#[test]
+fn a_gate_that_ends_tells_of_its_last_calls() {
+    let broker = Broker::with_bundle(FILES);
+    let mut gate = Gate::start(&broker, &[]);
+    let (token, grant) = credential(&broker, "t-1", "orders:read");
+    for _ in 0..3 {
+        assert_eq!(gate.nginx("GET", "/v1/orders", &token).status, 200);
+    }
+    assert_eq!(gate.nginx("PUT", "/v1/orders/7", &token).status, 403);
+    gate.process.signal(Signal::TERM);
+    assert_eq!(gate.process.ended(PATIENCE), Some(0));
+    let usage = broker.run(OPERATOR, &["grant", &grant, "-o", "json"]).expect(0).json();
+    let count = |of: &str| {
+        let all = usage["usage"][of].as_array().into_iter().flatten();
+        all.map(|one| one["count"].as_str().unwrap().parse::<u64>().unwrap()).sum::<u64>()
+    };
+    assert_eq!((count("used"), count("refused")), (3, 1), "{usage}");
+}

@@ -264,3 +264,30 @@ async fn attack_caller_who_takes_no_answer_goes_on_writing() {
     assert!(read.expect("it is never cut").unwrap() >= 1, "what came before was read");
     assert!(frames.send(Ok(tick())).await.is_err(), "nobody takes any more");
 }
+
+/// A report that was not taken, and what was counted since: all of it is told when somebody asks.
+#[tokio::test]
+async fn what_was_counted_is_told_at_once_when_somebody_asks() {
+    let bench = Bench::start().await;
+    bench.broker.turn(|script| script.reports = Reports::Refused);
+    assert_eq!(bench.status().await, 200);
+    assert!(!bench.gate.tell_uses(PATIENCE).await, "it was refused");
+    assert_eq!(bench.status().await, 200);
+    assert_eq!(bench.status().await, 200);
+    bench.broker.turn(|script| script.reports = Reports::Taken);
+    assert!(bench.gate.tell_uses(PATIENCE).await);
+    assert_eq!(bench.broker.turn(|script| script.used), 3);
+}
+
+#[tokio::test]
+async fn a_broker_that_takes_no_report_holds_up_nobodys_end() {
+    let bench = Bench::start().await;
+    bench.broker.turn(|script| script.reports = Reports::Unanswered);
+    assert_eq!(bench.status().await, 200);
+    let told = bench.gate.tell_uses(Duration::from_millis(50));
+    let told = tokio::time::timeout(PATIENCE, told).await;
+    assert_eq!(told.ok(), Some(false));
+}
+
+/// Longer than a slow machine needs, and shorter than a report may take.
+const PATIENCE: Duration = Duration::from_secs(20);
