@@ -1,8 +1,6 @@
 //! The key that `protem dev` and `protem demo` trust: a file only its own user can read; the command line signs with it.
 
 use std::fmt;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +8,7 @@ use data_encoding::{BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
 use ed25519_dalek::{Signer, SigningKey};
 use protem_clock::clock::{Clock, SystemClock};
 use protem_clock::random;
+use protem_private::file::{self, Readers, Unfit};
 use protem_verify::codes::tool;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -94,21 +93,19 @@ pub fn read(state: &Path, port: u16) -> Result<DevKey, Failure> {
     let folder = folder(state, port);
     let path = folder.join(KEY);
     let bad = |what: String| Failure::of(Exit::NotAuthenticated, tool::DEV_KEY, what);
-    let file = std::fs::File::open(&path).map_err(|why| {
-        let missing = why.kind() == std::io::ErrorKind::NotFound;
-        let missing =
-            missing.then(|| format!("what listens at port {port} is no `protem dev` of yours"));
-        bad(missing.unwrap_or_else(|| format!("`{}`: {why}", path.display())))
-    })?;
-    let meta = file.metadata().map_err(|why| Failure::file(&path, &why))?;
-    if meta.mode() & 0o077 != 0 || meta.uid() != rustix::process::geteuid().as_raw() {
-        return Err(bad(format!("`{}` is not a file that only you can read", path.display())));
-    }
-    let mut text = Zeroizing::new(String::new());
     // A key is 64 digits; more is something else.
-    file.take(128).read_to_string(&mut text).map_err(|why| Failure::file(&path, &why))?;
-    let seed =
-        Zeroizing::new(HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).unwrap_or_default());
+    let text = file::read(&path, 128, Readers::Nobody).map_err(|why| {
+        bad(match why {
+            Unfit::File(why) if why.kind() == std::io::ErrorKind::NotFound => {
+                format!("what listens at port {port} is no `protem dev` of yours")
+            }
+            Unfit::File(why) => format!("`{}`: {why}", path.display()),
+            Unfit::Open { .. } | Unfit::Foreign(_) => {
+                format!("`{}` is not a file that only you can read", path.display())
+            }
+        })
+    })?;
+    let seed = Zeroizing::new(HEXLOWER_PERMISSIVE.decode(text.trim_ascii()).unwrap_or_default());
     let seed = <&[u8; 32]>::try_from(seed.as_slice())
         .map_err(|_| bad(format!("`{}` is no development key", path.display())))?;
     let names = std::fs::read(folder.join(NAMES)).unwrap_or_default();

@@ -1,11 +1,12 @@
 //! Files that only their own user can read: keys, tokens.
 
-use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
 use protem_clock::random;
+use protem_private::file::{self, Readers, Unfit};
 use protem_verify::codes::tool;
 use zeroize::Zeroizing;
 
@@ -43,26 +44,27 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 /// # Errors
 /// When somebody else could, or it is larger than `max` bytes.
 pub fn read_private(path: &Path, max: u64) -> Result<Option<Zeroizing<String>>, Failure> {
-    let file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(why) => return Err(Failure::file(path, &why)),
+    let mut bytes = match file::read(path, max, Readers::Nobody) {
+        Ok(bytes) => bytes,
+        Err(Unfit::File(why)) if why.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(Unfit::File(why)) => return Err(Failure::file(path, &why)),
+        Err(Unfit::Open { .. } | Unfit::Foreign(_)) => {
+            let what = format!("`{}` is not a file that only you can read", path.display());
+            return Err(Failure::of(Exit::NotAuthenticated, tool::LOCAL_FILE, what)
+                .helps("remove it, and sign in again"));
+        }
     };
-    let meta = file.metadata().map_err(|why| Failure::file(path, &why))?;
-    if meta.mode() & 0o077 != 0 || meta.uid() != rustix::process::geteuid().as_raw() {
-        let what = format!("`{}` is not a file that only you can read", path.display());
-        return Err(Failure::of(Exit::NotAuthenticated, tool::LOCAL_FILE, what)
-            .helps("remove it, and sign in again"));
-    }
-    let mut text = Zeroizing::new(String::new());
-    file.take(max).read_to_string(&mut text).map_err(|why| Failure::file(path, &why))?;
-    Ok(Some(text))
+    // Moved, not copied: nothing of it stays behind.
+    let text = String::from_utf8(std::mem::take(&mut *bytes));
+    let text = text.map_err(|_| Failure::file(path, &ErrorKind::InvalidData.into()))?;
+    Ok(Some(Zeroizing::new(text)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_private_file_is_private() {

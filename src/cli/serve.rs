@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use protem_clock::clock::SystemClock;
 use protem_gate::connect;
-use protem_gate::private::keep_to_itself;
+use protem_private::memory::keep_to_itself;
 use protem_verify::codes::{fault, tool};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use protem_private::file::{self, Readers};
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::ring;
@@ -24,8 +25,6 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tower::Service;
-
-use crate::private;
 
 /// Whom a client believes, and what it shows of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -215,7 +214,8 @@ impl Connector {
             (None, None) => builder.with_no_client_auth(),
             (None, Some((cert, key))) => {
                 let chain = certificates(cert)?;
-                let secret = private::read(key, KEY_FILE_MAX).map_err(|why| bad(key, &why))?;
+                let secret = file::read(key, KEY_FILE_MAX, Readers::Group);
+                let secret = secret.map_err(|why| bad(key, &why))?;
                 let key = PrivateKeyDer::from_pem_slice(&secret).map_err(|why| bad(key, &why))?;
                 let unfit = |why| bad(cert, &format!("does not go with its key: {why}"));
                 builder.with_client_auth_cert(chain, key).map_err(unfit)?

@@ -15,7 +15,6 @@ pub mod layer;
 pub mod listener;
 pub mod login;
 pub mod meters;
-pub mod private;
 pub mod probes;
 pub mod rate;
 pub mod refusal;

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 
-use crate::private;
+use protem_private::file::{self, Readers};
 
 /// A caller token that may be sent; it never prints.
 #[derive(Clone)]
@@ -52,7 +52,7 @@ impl TokenFile {
     /// When it cannot be read, others may read it, or it is empty.
     pub fn read(&self) -> Result<CallerToken, LoginFailed> {
         let file = self.0.display();
-        let read = private::read(&self.0, TOKEN_MAX);
+        let read = file::read(&self.0, TOKEN_MAX, Readers::Group);
         let text = read.map_err(|why| LoginFailed(format!("`{file}`: {why}")))?;
         match std::str::from_utf8(&text).map(str::trim) {
             Ok("") => Err(LoginFailed(format!("`{file}` is empty"))),

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
-
-use crate::private::{self, Unfit};
+use protem_private::file::{self, Readers, Unfit};
 
 /// The secrets that a gateway holds, by the names that the catalog gives them.
 #[derive(Clone, Debug, Default)]
@@ -130,7 +129,7 @@ enum Unusable {
 }
 
 fn read(path: &Path) -> Result<Secret, Unusable> {
-    let text = private::read(path, SECRET_MAX)?;
+    let text = file::read(path, SECRET_MAX, Readers::Group)?;
     let text = text.trim_ascii();
     if text.is_empty() {
         return Err(Unusable::NotYet("it is empty"));

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use protem_clock::clock::{Clock, SystemClock};
+use protem_private::memory::keep_to_itself;
 use protem_verify::merkle::leaf;
 use protem_verify::names::ResourceName;
 use tokio::net::TcpListener;
@@ -19,7 +20,6 @@ use crate::door::Door;
 use crate::gate::{CONNECT, Gate, GateConfig, StartError};
 use crate::listener::{Listener, Place};
 use crate::login::{Login, LoginFailed, TokenFile};
-use crate::private::keep_to_itself;
 use crate::probes::Probes;
 use crate::rate::Rate;
 use crate::report::LAST_WITHIN;

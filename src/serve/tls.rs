@@ -3,12 +3,12 @@
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use protem_clock::clock::Clock;
+use protem_private::file::{self, Readers, Unfit};
 use protem_verify::time::Time;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -282,28 +282,13 @@ fn read(
     Ok((Arc::new(certified), content.finalize().into()))
 }
 
-/// Reads a key that nobody but this process's user (or root) may read: what is looked at is the open file, not its name.
+/// Reads a key, or another secret, that nobody but this process's user (or root) may read.
 pub(in crate::serve) fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let unreadable = |why: io::Error| format!("cannot be read: {why}");
-    // Opening a pipe waits for its writer, who may never come.
-    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
-        return Err("is no file with a key".into());
-    }
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    let about = file.metadata().map_err(unreadable)?;
-    if about.mode() & 0o077 != 0 {
-        return Err(format!("has mode {:04o}; make it 0600", about.mode() & 0o7777));
-    }
-    if ![0, rustix::process::geteuid().as_raw()].contains(&about.uid()) {
-        return Err(format!("belongs to user {}, not to the one who serves", about.uid()));
-    }
-    if !about.is_file() || about.len() > KEY_FILE_MAX {
-        return Err("is no file that could hold it".into());
-    }
-    let mut secret = Zeroizing::new(Vec::new());
-    io::Read::read_to_end(&mut io::Read::take(file, KEY_FILE_MAX), &mut secret)
-        .map_err(unreadable)?;
-    Ok(secret)
+    let secret = file::read(path, KEY_FILE_MAX, Readers::Nobody);
+    secret.map_err(|why| match why {
+        Unfit::File(why) => format!("cannot be read: {why}"),
+        Unfit::Open { .. } | Unfit::Foreign(_) => format!("cannot be used: {why}"),
+    })
 }
 
 /// A key file: RSA with 8,192 bits in PEM fits many times.

@@ -275,7 +275,7 @@ fn attack_start_with_unreadable_key_ca_policy() {
     };
     let cases: [(&dyn Fn(), &str, &str); 15] = [
         (&|| gone(key), "PT-0704", "key.pem` cannot be read"),
-        (&|| open(key, 0o644), "PT-0704", "make it 0600"),
+        (&|| open(key, 0o644), "PT-0704", "must be 0600"),
         (&|| put(key, "no key"), "PT-0704", "holds no private key"),
         (&|| put(key, &pki.ca.issue(&server()).key), "PT-0704", "cannot be used with"),
         (&|| gone(cert), "PT-0704", "cert.pem` cannot be read"),

@@ -375,7 +375,7 @@ fn attack_a_key_that_others_may_read() {
         let file = pki.path("tls.key");
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
         let why = load(pki.tls()).unwrap_err().to_string();
-        assert!(why.contains("make it 0600"), "{why}");
+        assert!(why.contains("must be 0600"), "{why}");
     }
     let missing = TlsFiles { key: pki.path("nothing"), ..pki.tls() };
     assert!(load(missing).unwrap_err().to_string().contains("cannot be read"));
