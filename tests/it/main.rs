@@ -88,6 +88,7 @@ mod served;
 mod sign_in;
 mod simulation;
 mod site;
+mod slim;
 mod stall;
 mod streams;
 mod svid_rules;

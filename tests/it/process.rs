@@ -309,7 +309,12 @@ pub fn ran(output: Output) -> Ran {
 
 /// The program, with `home` as its user's home and working directory, and nothing else of the environment that it reads.
 pub fn program(home: &Path) -> Command {
-    let mut command = Command::new(PROTEM);
+    at_home(Path::new(PROTEM), home)
+}
+
+/// The same of another program of ours.
+pub fn at_home(program: &Path, home: &Path) -> Command {
+    let mut command = Command::new(program);
     let foreign = |name: &String| {
         ["PROTEM", "GITHUB_", "GITLAB_", "ACTIONS_", "RUNNER_", "CI", "XDG_", "NO_COLOR", "SPIFFE_"]
             .iter()
