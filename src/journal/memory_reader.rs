@@ -105,6 +105,10 @@ impl Reader for MemoryReader {
         Ok(ids.take(RESOLVED_MAX).copied().collect())
     }
 
+    fn last_granted(&self, identity: &IdentityName) -> Result<Option<Time>, Fault> {
+        Ok(self.store.lock().rows.identities.get(identity).copied())
+    }
+
     fn past(&self, like: &Like) -> Result<Past, Fault> {
         let stored = self.store.lock();
         let mut past = Past::default();

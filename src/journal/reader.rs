@@ -52,6 +52,11 @@ pub trait Reader: Outbox + Usage + Send + Sync {
     /// # Errors
     /// When the store cannot be asked.
     fn resolve(&self, part: &str) -> Result<Vec<GrantId>, Fault>;
+    /// When an identity was last granted anything; what only waited or was refused is no grant.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn last_granted(&self, identity: &IdentityName) -> Result<Option<Time>, Fault>;
     /// What came before a request of the same identity.
     ///
     /// # Errors

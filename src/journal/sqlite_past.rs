@@ -2,8 +2,9 @@
 
 use protem_core::event::Event;
 use protem_verify::ids::{GrantId, Seq};
+use protem_verify::names::IdentityName;
 use protem_verify::time::Time;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::journal::fault::Fault;
 use crate::journal::past::{DECIDED_MAX, Like, Past};
@@ -60,6 +61,17 @@ fn decided(connection: &Connection, like: &Like) -> Result<Vec<(Time, Seq, Seq)>
         .query_map(values, |row| Ok((time(row, 0)?, seq(row, 1)?, seq(row, 2)?)))
         .and_then(Iterator::collect)
         .map_err(|why| store(&why))
+}
+
+/// When an identity was last granted anything.
+pub(in crate::journal) fn last_granted(
+    connection: &Connection,
+    identity: &IdentityName,
+) -> Result<Option<Time>, Fault> {
+    let sql = "SELECT last_granted FROM identities WHERE name = ?1";
+    let mut statement = connection.prepare_cached(sql).map_err(|why| store(&why))?;
+    let found = statement.query_row([identity.as_str()], |row| time(row, 0)).optional();
+    found.map_err(|why| store(&why))
 }
 
 fn time(row: &Row<'_>, at: usize) -> rusqlite::Result<Time> {

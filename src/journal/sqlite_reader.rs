@@ -7,6 +7,8 @@ use protem_core::charter::Charter;
 use protem_core::event::Event;
 use protem_core::parts::Parts;
 use protem_verify::ids::{GrantId, Hash, Seq, TurnId};
+use protem_verify::names::IdentityName;
+use protem_verify::time::Time;
 use protem_verify::{merkle, proof};
 use rusqlite::{Connection, OpenFlags, Row, Transaction};
 
@@ -111,6 +113,10 @@ impl Reader for SqliteReader {
 
     fn resolve(&self, part: &str) -> Result<Vec<GrantId>, Fault> {
         self.with(|moment| sqlite_grants::resolve(moment, part))
+    }
+
+    fn last_granted(&self, identity: &IdentityName) -> Result<Option<Time>, Fault> {
+        self.with(|moment| sqlite_past::last_granted(moment, identity))
     }
 
     fn past(&self, like: &Like) -> Result<Past, Fault> {

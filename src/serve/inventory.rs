@@ -102,14 +102,14 @@ impl Wanted {
     }
 
     fn one(&self, reader: &dyn Reader, name: IdentityName) -> Result<Option<Past>, Fault> {
-        let filter = GrantFilter { identity: Some(name.clone()), limit: 1, ..Default::default() };
         if self.granted_on.is_some() {
-            let on = GrantFilter { resource: self.granted_on.clone(), ..filter.clone() };
+            let (identity, resource) = (Some(name.clone()), self.granted_on.clone());
+            let on = GrantFilter { identity, resource, limit: 1, ..Default::default() };
             if first(reader, on)?.is_none() {
                 return Ok(None);
             }
         }
-        let last_granted = first(reader, filter)?.map(|grant| grant.requested_at);
+        let last_granted = reader.last_granted(&name)?;
         let uses = reader.usage_of_identity(&name)?;
         let uses: Vec<_> = uses.into_iter().filter(|one| one.scope.is_some()).collect();
         let last_used = uses.iter().map(|one| one.last).max();

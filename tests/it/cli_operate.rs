@@ -34,6 +34,20 @@ fn a_revocation_shows_each_gateways_receipt() {
     broker.run(OPERATOR, &["revoke", "--grant", &id[id.len() - 8..], "--note", "x"]).expect(0);
     assert_eq!(call(&broker, &token), 401);
     broker.run("vera:auditors", &["revoke", "--everything", "--note", "x"]).expect(3);
+    // A slip ends nothing, and is told as one to those who might have ended it alone.
+    for (axis, slip, meant) in [
+        ("--identity", "payments/agnt", "did you mean `payments/agent`"),
+        ("--task", "payments/agnt#t", "did you mean `payments/agent`"),
+        ("--owner", "payments-oncall", "did you mean `group:payments-oncall`"),
+        ("--owner", "group:payments-oncal", "did you mean `group:payments-oncall`"),
+    ] {
+        let slip = ["revoke", axis, slip, "--note", "x"];
+        let told = broker.run(OPERATOR, &slip).expect(2);
+        assert!(told.err.contains("PT-0202") && told.err.contains(meant), "{told:?}");
+        if axis != "--owner" {
+            broker.run("vera:auditors", &slip).expect(3);
+        }
+    }
     broker.run(OPERATOR, &["revoke", "--everything"]).expect(2);
 }
 

@@ -216,6 +216,15 @@ async fn the_inventory_says_who_is_dormant_and_who_was_granted_what() {
     assert_eq!(names(on("legacy-crm")).await.1, 0);
     let (agent, _) = names(on("orders-api")).await;
     assert_eq!(agent.unwrap().unused_scopes, ["orders-api#orders:read"]);
+    // What only waits for people is no grant.
+    let mut deployer = stage.broker.identity("payments/deployer");
+    let mut waits = crate::broker::ask(&fresh_task());
+    waits.scopes = vec!["orders:refund".into()];
+    let asked = deployer.access.request_access(waits).await.unwrap().into_inner().grant.unwrap();
+    assert_eq!(asked.state(), v1::GrantState::Pending);
+    let dormants = operator.governance.list_identities(dormant(3_600)).await.unwrap().into_inner();
+    let one = dormants.identities.iter().find(|one| one.name == "payments/deployer");
+    assert_eq!(one.map(|one| one.last_granted), Some(None), "asked a moment ago, granted nothing");
     // By pages of one, with a filter that passes over the others.
     let mut seen = 0;
     let mut page = v1::ListIdentitiesRequest { page_size: 1, ..dormant(3_600) };
