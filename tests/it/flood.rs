@@ -1,4 +1,4 @@
-//! A flood of requests beyond every limit delays nobody who ends access.
+//! A flood of requests beyond every limit refuses and starves nobody who ends access.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,16 +23,17 @@ const CONNECTIONS: usize = 8;
 const CALLS: usize = 16;
 /// Connections on which nobody ever signs in, from an address of their own.
 const STRANGERS: usize = 400;
-/// Of each way of ending access, how many are measured.
+/// Of each way of ending access, how many are tried.
 const ROUNDS: usize = 8;
 
+/// Everything that ends access is answered while the limits turn the flood away, to the flooding identity as well. How little it is
+/// delayed is nothing that a test can tell on any machine: `protem bench flood` measures it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ending_access_goes_on_under_a_flood() {
     let broker = tokio::task::block_in_place(|| Broker::with_bundle(FILES));
     let worker = broker.client(WORKERS[0]);
     let operator = broker.client(OPERATOR);
     let narrow = broker.client(NARROW[0]);
-    let idle = end_some(&worker, &operator, "idle").await;
     let own = grant(&narrow, "own", "orders:read").await.unwrap();
 
     let mut prepared = Vec::new();
@@ -41,66 +42,42 @@ async fn ending_access_goes_on_under_a_flood() {
     }
     let flood = Flood::start(&broker).await;
     flood.is_felt().await;
-    let busy = end_prepared(&worker, &operator, &prepared).await;
+    end_all(&worker, &operator, &prepared).await;
     // The flooding identity may still give back what it has.
     let done = v1::CompleteTaskRequest { task_id: own.task.unwrap().id, ..Default::default() };
     let done = tokio::time::timeout(PATIENCE, narrow.access().complete_task(done)).await;
     assert_eq!(done.unwrap().unwrap().into_inner().ended.len(), 1);
     // And somebody else still gets in.
-    assert!(grant(&broker.client(WORKERS[1]), "other", "orders:read").await.is_ok());
+    let other = broker.client(WORKERS[1]);
+    let end = Instant::now() + PATIENCE;
+    while let Err(status) = grant(&other, "other", "orders:read").await {
+        assert!(is_lost(&status) && Instant::now() < end, "{status:?}");
+    }
     let answers = flood.stop().await;
 
-    for (how, idle) in &idle {
-        let ratio = busy[how].as_secs_f64() / idle.as_secs_f64();
-        println!("{how}: p50 idle {idle:?}, under flood {:?}, ratio {ratio:.1}", busy[how]);
-    }
     println!("the flood was answered {answers:?}");
-    for code in ["PT-0206", "PT-0109", "PT-0110"] {
-        let count = answers.get(code).copied().unwrap_or(0);
-        assert!(count > 0, "no answer was {code}: {answers:?}");
-    }
     assert!(!answers.keys().any(|answer| answer.starts_with("other")), "{answers:?}");
 }
 
-/// The median of each way to end access, by name, on a broker that does nothing else.
-async fn end_some(
-    worker: &Client,
-    operator: &Client,
-    prefix: &str,
-) -> BTreeMap<&'static str, Duration> {
-    let mut prepared = Vec::new();
-    for number in 0..3 * ROUNDS {
-        prepared.push(grant(worker, &format!("{prefix}-{number}"), "orders:read").await.unwrap());
-    }
-    end_prepared(worker, operator, &prepared).await
-}
-
-async fn end_prepared(
-    worker: &Client,
-    operator: &Client,
-    grants: &[v1::Grant],
-) -> BTreeMap<&'static str, Duration> {
-    let mut spans: BTreeMap<&'static str, Vec<Duration>> = BTreeMap::new();
+/// Ends each grant, in one of three ways.
+async fn end_all(worker: &Client, operator: &Client, grants: &[v1::Grant]) {
     for (number, grant) in grants.iter().enumerate() {
         let how = ["complete", "return", "revoke"][number % 3];
-        let began = Instant::now();
         let ended = tokio::time::timeout(PATIENCE, async {
             // A connection that the flood cost is opened again, as any client does: ending twice is ending once.
             while let Err(status) = end(worker, operator, how, grant).await {
-                let lost =
-                    [Code::Unknown, Code::Unavailable, Code::Cancelled].contains(&status.code());
-                assert!(lost, "{how}: {status:?}");
+                assert!(is_lost(&status), "{how}: {status:?}");
                 println!("{how}: {status:?}");
             }
         });
         ended.await.unwrap_or_else(|_| panic!("{how} was never answered"));
-        spans.entry(how).or_default().push(began.elapsed());
     }
-    let median = |mut spans: Vec<Duration>| {
-        spans.sort();
-        spans[spans.len() / 2]
-    };
-    spans.into_iter().map(|(how, spans)| (how, median(spans))).collect()
+}
+
+/// Whether a call was not refused but lost, or came to no answer in time, as on a loaded machine.
+fn is_lost(status: &Status) -> bool {
+    [Code::Unknown, Code::Unavailable, Code::Cancelled, Code::DeadlineExceeded]
+        .contains(&status.code())
 }
 
 async fn end(
@@ -188,11 +165,16 @@ impl Flood {
         Self { over, answers, callers, _strangers: strangers }
     }
 
-    /// Waits until the limits have begun to answer.
+    /// Waits until every limit has begun to answer: of the rate, of grants, and of requests that wait.
     async fn is_felt(&self) {
         let end = Instant::now() + PATIENCE;
-        while self.answers.lock().unwrap().get("PT-0206").is_none_or(|count| *count < 100) {
-            assert!(Instant::now() < end, "{:?}", self.answers.lock().unwrap());
+        loop {
+            let answers = self.answers.lock().unwrap().clone();
+            let count = |code: &str| answers.get(code).copied().unwrap_or(0);
+            if count("PT-0206") >= 100 && count("PT-0109") > 0 && count("PT-0110") > 0 {
+                return;
+            }
+            assert!(Instant::now() < end, "{answers:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
