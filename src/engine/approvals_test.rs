@@ -40,7 +40,7 @@ const TWO: (&str, &str, &str) = ("payments.cedar", "@approvals(\"1\")", "@approv
 const SOON: (&str, &str, &str) = (
     "payments.cedar",
     "@decide_within(\"30m\")",
-    "@decide_within(\"2s\")\n@remind(\"1s\")\n@then(\"shop-leads\")",
+    "@decide_within(\"10s\")\n@remind(\"5s\")\n@then(\"shop-leads\")",
 );
 
 pub(super) fn words(text: &str) -> Words {
