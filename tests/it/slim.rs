@@ -10,7 +10,8 @@ use rustix::process::Signal;
 
 use crate::bundle::{FILES, GATEWAY, OPERATOR, WORKERS};
 use crate::gate::credential;
-use crate::process::{Broker, Kept, PATIENCE, PROTEM, Ran, at_home, free_port, ran, until};
+use crate::ports::free_port;
+use crate::process::{Broker, Kept, PATIENCE, PROTEM, Ran, at_home, ran, until};
 use crate::proxies::gate::ask;
 use crate::proxies::raw::get;
 
