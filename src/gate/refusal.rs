@@ -19,6 +19,7 @@ pub fn answer(refusal: &Refusal, resource: Option<&ResourceName>) -> Response<By
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     // For proxies that do not pass the body on: nginx shows its own, and can put these into it.
+    headers.insert(ERROR, HeaderValue::from_static(error(refusal)));
     headers.insert(REASON, HeaderValue::from_static(refusal.code().id));
     let request = refusal.missing().zip(resource).map(|(scope, resource)| request(resource, scope));
     if let Some(Ok(request)) = request.map(HeaderValue::try_from) {
@@ -42,6 +43,8 @@ fn request(resource: &ResourceName, scope: &ScopeName) -> String {
     format!("protem request --on {resource} --scope {scope}")
 }
 
+/// The kind of reason, as in the body, in a refusal's headers.
+const ERROR: HeaderName = HeaderName::from_static("x-protem-error");
 /// The reason's code, in a refusal's headers.
 const REASON: HeaderName = HeaderName::from_static("x-protem-reason");
 /// What to type for what is missing, in a refusal's headers.
@@ -86,6 +89,8 @@ fn body(refusal: &Refusal, resource: Option<&ResourceName>) -> Value {
 fn error(refusal: &Refusal) -> &'static str {
     match (refusal, refusal.class()) {
         (Refusal::ProxyHeaders | Refusal::Forged, _) => "invalid_request",
+        // RFC 6750 has no word for it, on purpose; a person who reads the body wants one, and it is not that a token is bad.
+        (Refusal::Credential(Reason::NoCredential), _) => "no_credential",
         (_, Class::Unauthorized) => "invalid_token",
         (_, Class::Forbidden) => "insufficient_scope",
         (_, Class::Unavailable) => "temporarily_unavailable",
