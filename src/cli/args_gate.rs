@@ -15,6 +15,9 @@ pub struct GateArgs {
     /// Only check the settings, and the files that they name
     #[arg(long, requires = "config")]
     pub check_config: bool,
+    /// With `--check-config`: not the files, which may be on their way
+    #[arg(long, requires = "check_config")]
+    pub no_files: bool,
     /// With `--as`: the proxy that asks by forward-auth; Envoy may ask in any case
     #[arg(long, value_name = "PROXY", default_value = "nginx", conflicts_with = "config",
         value_parser = ["nginx", "caddy", "traefik", "haproxy"])]

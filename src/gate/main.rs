@@ -11,19 +11,27 @@ use tracing::level_filters::LevelFilter;
 const HELP: &str = "\
 A gateway beside a proxy: it follows the revocations of its brokers, and answers whether a call may pass.
 
-Usage: protem-gate --config FILE [--check-config]
+Usage: protem-gate --config FILE [--check-config [--no-files]]
 
       --config FILE   the settings [env: PROTEM_GATE_CONFIG]
       --check-config  only check the settings, and the files that they name
+      --no-files      with --check-config: not the files, which may be on their way
       --version       print the version
       --help          print this
 ";
 
 /// What was typed.
 enum Typed {
-    Run { config: PathBuf, check: bool },
+    Run { config: PathBuf, check: Option<Check> },
     Help,
     Version,
+}
+
+/// What is only checked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Check {
+    Settings,
+    SettingsAndFiles,
 }
 
 fn main() -> ExitCode {
@@ -40,8 +48,8 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(why) => return failed(FAILED, &why.to_string()),
     };
-    if check {
-        return checked(&config, &settings);
+    if let Some(check) = check {
+        return checked(&config, &settings, check);
     }
     log(settings.log);
     let runtime = match tokio::runtime::Runtime::new() {
@@ -75,12 +83,13 @@ async fn run(settings: Settings) -> ExitCode {
 }
 
 fn typed(mut words: impl Iterator<Item = String>) -> Result<Typed, String> {
-    let (mut config, mut check) = (None, false);
+    let (mut config, mut check, mut files) = (None, false, true);
     while let Some(word) = words.next() {
         match word.as_str() {
             "--help" | "-h" => return Ok(Typed::Help),
             "--version" | "-V" => return Ok(Typed::Version),
             "--check-config" => check = true,
+            "--no-files" => files = false,
             "--config" => config = Some(words.next().ok_or("`--config` is followed by a file")?),
             other => match other.strip_prefix("--config=") {
                 Some(file) => config = Some(file.to_owned()),
@@ -90,11 +99,20 @@ fn typed(mut words: impl Iterator<Item = String>) -> Result<Typed, String> {
     }
     let config = config.or_else(|| std::env::var("PROTEM_GATE_CONFIG").ok());
     let config = config.filter(|file| !file.is_empty()).ok_or("`--config FILE` is missing")?;
+    let check = match (check, files) {
+        (true, true) => Some(Check::SettingsAndFiles),
+        (true, false) => Some(Check::Settings),
+        (false, true) => None,
+        (false, false) => return Err("`--no-files` is for `--check-config`".into()),
+    };
     Ok(Typed::Run { config: config.into(), check })
 }
 
-fn checked(config: &Path, settings: &Settings) -> ExitCode {
-    let missing = missing(settings);
+fn checked(config: &Path, settings: &Settings, check: Check) -> ExitCode {
+    let missing = match check {
+        Check::Settings => Vec::new(),
+        Check::SettingsAndFiles => missing(settings),
+    };
     if missing.is_empty() {
         return said(&format!("{}: ok\n", config.display()));
     }

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use protem_gate::settings::Settings;
 
 use crate::pki::{Pki, server, write};
-use crate::process::{PROTEM, ran};
+use crate::process::{PROTEM, program, ran};
 use crate::serve_tls::Machine;
 
 /// The worst exposure that is accepted, in tenths.
@@ -86,15 +86,82 @@ fn the_brokers_unit_checks_and_starts_a_broker() {
     ran(command.args(words).current_dir(machine.home()).output().unwrap()).expect(0);
 }
 
+/// A file in a ConfigMap of a manifest.
+pub fn block(manifest: &str, key: &str) -> String {
+    let (_, rest) = manifest.split_once(&format!("\n  {key}: |\n")).unwrap();
+    let inside = |line: &str| match line.is_empty() {
+        true => Some("\n".to_owned()),
+        false => line.strip_prefix("    ").map(|line| line.to_owned() + "\n"),
+    };
+    rest.lines().map_while(inside).collect()
+}
+
+/// The gate's unit checks the settings and no file that they name, as SVIDs and tokens may come later; and a unit that failed is
+/// tried again for ever.
+#[test]
+fn the_gates_unit_waits_for_its_login_and_no_unit_gives_up() {
+    for unit in UNITS {
+        let text = example(&format!("systemd/{unit}"));
+        let head = text.split("[Service]").next().unwrap();
+        let (_, head) = head.split_once("[Unit]").unwrap();
+        assert!(head.lines().any(|line| line == "StartLimitIntervalSec=0"), "{unit}");
+        assert!(text.lines().any(|line| line == "Restart=always"), "{unit}");
+    }
+    let (starts, checks) = (
+        command("protem-gate.service", "ExecStart"),
+        command("protem-gate.service", "ExecStartPre"),
+    );
+    assert_eq!(checks[..starts.len()], starts[..], "what is checked is what starts");
+    let home = tempfile::tempdir().unwrap();
+    let config = home.path().join("gate.toml");
+    let settings = "name = \"edge\"\nlisten = \"127.0.0.1:0\"\nstate = \"kept\"\n[[broker]]\n\
+                    url = \"https://b.example\"\nissuer = \"https://b.example\"\n\
+                    [login]\ncert = \"no.pem\"\nkey = \"no.key\"\n[secret.crm-key]\nfile = \"no\"\n";
+    let settings = format!("only_proxy_connects = true\n{settings}");
+    let run = |text: &str, words: &[String]| {
+        std::fs::write(&config, text).unwrap();
+        let words = words.iter().map(|word| match word.starts_with('/') {
+            true => config.to_str().unwrap(),
+            false => word,
+        });
+        ran(program(home.path()).arg("gate").args(words).output().unwrap())
+    };
+    run(&settings, &checks[1..]).expect(0);
+    run(&(settings.clone() + "tokn = 1\n"), &checks[1..]).expect(1);
+    // The flag is what makes it so.
+    let whole: Vec<_> = checks[1..].iter().filter(|word| *word != "--no-files").cloned().collect();
+    assert!(whole.len() < checks.len() - 1);
+    let told = run(&settings, &whole).expect(1).err;
+    assert!(told.contains("no.pem") && told.contains("crm-key"), "{told}");
+}
+
+/// A volume has the owner of the folder that the image has there, which is root unless it was put there before.
+#[test]
+fn the_images_volumes_belong_to_their_user() {
+    let text = example("container/Containerfile");
+    let lines: Vec<&str> = text.lines().collect();
+    let mut volumes = 0;
+    for (at, line) in lines.iter().enumerate() {
+        let Some(folder) = line.strip_prefix("VOLUME [\"") else { continue };
+        let folder = folder.trim_end_matches("\"]");
+        volumes += 1;
+        let image = lines[..at].iter().rposition(|line| line.starts_with("FROM ")).unwrap();
+        let user = lines[image..at].iter().find_map(|line| line.strip_prefix("USER ")).unwrap();
+        let name = folder.rsplit('/').next().unwrap();
+        let copy = format!("COPY --from=build --chown={user} /empty/{name} {folder}");
+        assert!(lines[image..at].contains(&copy.as_str()), "{folder}: no `{copy}`");
+        let made = lines.iter().find(|line| line.starts_with("RUN install -d -m 0700 ")).unwrap();
+        assert!(made.split(' ').any(|word| word == format!("/empty/{name}")), "{made}");
+    }
+    assert_eq!(volumes, 2);
+}
+
 #[test]
 fn the_sidecars_settings_are_some() {
     let text = example("kubernetes/sidecar.yaml");
     assert!(text.contains("Not run by protem's own tests"));
     assert!(example("container/Containerfile").contains("Not run by protem's own tests"));
-    let (_, rest) = text.split_once("  gate.toml: |\n").unwrap();
-    let lines = rest.lines().map_while(|line| line.strip_prefix("    "));
-    let settings = lines.collect::<Vec<_>>().join("\n");
-    let settings = Settings::parse(&settings).unwrap();
+    let settings = Settings::parse(&block(&text, "gate.toml")).unwrap();
     assert_eq!(settings.listen.to_string(), "127.0.0.1:7431", "for the pod alone");
     let broker = &settings.brokers[0];
     let token = broker.token_file.as_ref().unwrap();
