@@ -22,6 +22,8 @@ pub const GATEWAY: &str = "edge";
 pub const ORDERS: &str = "orders-api";
 /// Another API behind the same gateway.
 pub const CRM: &str = "crm-api";
+/// An API that cannot check tokens, to which the gate adds a secret.
+pub const LEGACY: &str = "legacy-crm";
 
 const CATALOG: &str = r#"
 [tier.steady]
@@ -74,9 +76,28 @@ purpose    = "Read customers"
 class      = "read"
 operations = ["GET /v1/orders"]
 
+[resource.legacy-crm]
+audience = "https://legacy.example"
+purpose  = "Customers of the web shop, in an API that cannot check tokens"
+owner    = { business = "group:operators", technical = "group:operators" }
+inject   = { header = "X-Api-Key", secret = "crm-key" }
+[resource.legacy-crm.scope."customers:read"]
+purpose    = "Read customers"
+class      = "read"
+operations = ["GET /api/customers/{id}"]
+[secret.crm-key]
+purpose  = "Opens the API that cannot check tokens"
+resource = "legacy-crm"
+owner    = { business = "group:operators", technical = "group:operators" }
+created  = 2026-09-04
+rotate_every = "90d"
+expires  = 2099-01-01
+revoke   = "vendor console"
+status   = "managed"
+
 [gateway.edge]
 login     = { spiffe = "spiffe://shop.example/edge" }
-resources = ["orders-api", "crm-api"]
+resources = ["orders-api", "crm-api", "legacy-crm"]
 "#;
 
 const IDENTITIES: &str = r#"

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use rustix::process::Signal;
+use serde_json::{Value, json};
 
 use crate::process::{Broker, until};
 use crate::proxies::bundle::{BRIEF, CRM, FLEETING, OPERATOR, ORDERS, STEADY};
@@ -10,9 +11,12 @@ use crate::proxies::grpc::{Said, call};
 use crate::proxies::prober::Prober;
 use crate::proxies::proxy::Kind;
 use crate::proxies::raw::{Answer, get, send};
-use crate::proxies::site::{Credential, Revoker, broker, credential};
-use crate::proxies::stage::{CLOSE, Stage};
+use crate::proxies::site::{Credential, Revoker, credential, patient_broker};
+use crate::proxies::stage::{CLOSE, LIST, Stage};
 use crate::proxies::tools::tools;
+
+/// What to type for what the case lacks.
+const REQUEST: &str = "protem request --on orders-api --scope orders:write";
 
 /// What each case is answered with, by nginx, Caddy and Envoy.
 const TABLE: &[(&str, [u16; 3])] = &[
@@ -60,7 +64,7 @@ fn every_case_behind_envoy() {
 
 fn every_case(kind: Kind) {
     let Some(tools) = tools("gateways behind real proxies") else { return };
-    let mut broker = broker(Vec::new());
+    let mut broker = patient_broker();
     let mut stage = Stage::start(kind, &tools, &broker);
     let fleeting = credential(&broker, FLEETING, ORDERS, "orders:read");
     check(&stage, "allowed", stage.read(&fleeting.token));
@@ -69,15 +73,13 @@ fn every_case(kind: Kind) {
     let revoked = ends(&stage, &broker, &steady);
     rotates(&stage, &broker, &steady);
     let brief = credential(&broker, BRIEF, ORDERS, "orders:read");
-    if kind != Kind::Caddy {
-        grpc(&stage, &broker, &steady, &revoked);
-    }
+    grpc(&stage, &broker, &steady, &revoked);
     gate_goes(&mut stage, &steady, &revoked);
     broker_goes(&stage, &mut broker, &brief, &steady, &revoked);
     until("it expires", || stage.status(&fleeting.token) == Some(401));
     stage.upstream.taken();
-    let answer = stage.read(&fleeting.token);
-    assert!(challenge(&check(&stage, "expired", answer)).contains("PT-0407"));
+    let answer = both(&stage, "expired", &fleeting.token);
+    assert!(challenge(&answer).contains("PT-0407"));
 }
 
 /// Fails unless the answer has the case's status, and the API saw the call just when it was let through.
@@ -92,6 +94,44 @@ fn check(stage: &Stage, case: &str, answer: std::io::Result<Answer>) -> Answer {
         assert_eq!(answer.header("retry-after"), Some("1"), "{case}: {answer:?}");
     }
     answer
+}
+
+/// The same over HTTP and over gRPC.
+#[track_caller]
+fn both(stage: &Stage, case: &str, token: &str) -> Answer {
+    let answer = check(stage, case, stage.read(token));
+    check_grpc(stage, case, stage.list(token));
+    answer
+}
+
+/// Fails unless gRPC's caller is told the case's status in gRPC's way, and the API saw the call just when it was let through.
+#[track_caller]
+fn check_grpc(stage: &Stage, case: &str, said: Result<Said, String>) -> Said {
+    let said = said.unwrap();
+    let expect = expected(case, stage.kind);
+    let words = match expect {
+        200 => 0,
+        401 => 16,
+        403 => 7,
+        503 | 502 => 14,
+        other => panic!("{other}"),
+    };
+    // Envoy speaks gRPC to who speaks it, nginx HTTP as well, and Caddy HTTP alone, which gRPC's callers read as the same.
+    let expect = match (stage.kind, expect) {
+        (Kind::Envoy, _) | (_, 200) => (200, Some(words)),
+        (Kind::Nginx, http) => (http, Some(words)),
+        (Kind::Caddy, http) => (http, None),
+    };
+    assert_eq!((said.http, said.grpc), expect, "{case} at {:?}: {said:?}", stage.kind);
+    let arrived = stage.grpc.taken().len();
+    assert_eq!(arrived, usize::from(words == 0), "{case} at {:?}: {said:?}", stage.kind);
+    said
+}
+
+/// What a refusal's body says.
+fn body(answer: &Answer) -> Value {
+    assert_eq!(answer.header("content-type"), Some("application/json"), "{answer:?}");
+    serde_json::from_str(&answer.body).unwrap_or_else(|why| panic!("{why}: {answer:?}"))
 }
 
 fn challenge(answer: &Answer) -> String {
@@ -123,9 +163,14 @@ fn callers(stage: &Stage, broker: &Broker, steady: &Credential) {
     }
     let answer = check(stage, "missing", get(&at, "/v1/orders", &[CLOSE]));
     assert_eq!(challenge(&answer), "Bearer");
-    check(stage, "no token", stage.read("not.a.token"));
+    assert_eq!(
+        (&body(&answer)["error"], &body(&answer)["code"]),
+        (&json!("no_credential"), &json!("PT-0401"))
+    );
+    let answer = both(stage, "no token", "not.a.token");
+    assert_eq!(body(&answer)["error"], "invalid_token", "{answer:?}");
     let crm = credential(broker, STEADY, CRM, "crm:read");
-    let answer = check(stage, "wrong audience", stage.read(&crm.token));
+    let answer = both(stage, "wrong audience", &crm.token);
     assert!(challenge(&answer).contains(r#"error="invalid_token""#), "{answer:?}");
     for (case, method, path) in [
         ("wrong operation", "DELETE", "/v1/orders/7"),
@@ -136,30 +181,33 @@ fn callers(stage: &Stage, broker: &Broker, steady: &Credential) {
             "{method} {path} HTTP/1.1\r\nHost: a\r\nAuthorization: {bearer}\r\nConnection: close\r\n\r\n"
         );
         let answer = check(stage, case, send(&at, ask.as_bytes()));
-        if case == "wrong operation" && stage.kind != Kind::Nginx {
-            // nginx hands on the challenge of a 401 alone.
-            assert!(challenge(&answer).contains(r#"scope="orders:write""#), "{answer:?}");
-            assert!(answer.body.contains("protem request"), "{answer:?}");
-        }
+        let (challenge, body) = (challenge(&answer), body(&answer));
+        assert!(challenge.starts_with(r#"Bearer error="insufficient_scope""#), "{answer:?}");
+        assert_eq!(body["error"], "insufficient_scope", "{answer:?}");
+        assert!(challenge.contains(body["code"].as_str().unwrap()), "{answer:?}");
+        let missing = case == "wrong operation";
+        assert_eq!(challenge.contains(r#"scope="orders:write""#), missing, "{answer:?}");
+        let request = body["request"].as_str().unwrap_or_default();
+        assert_eq!(request, if missing { REQUEST } else { "" }, "{answer:?}");
     }
 }
 
 /// A revocation holds; another credential of the same identity goes on.
 fn ends(stage: &Stage, broker: &Broker, steady: &Credential) -> Credential {
     let revoked = credential(broker, STEADY, ORDERS, "orders:read");
-    check(stage, "allowed", stage.read(&revoked.token));
+    both(stage, "allowed", &revoked.token);
     Revoker::of(broker).grant(&revoked);
     until("the revocation is known", || stage.status(&revoked.token) == Some(401));
     stage.upstream.taken();
-    let answer = check(stage, "revoked", stage.read(&revoked.token));
+    let answer = both(stage, "revoked", &revoked.token);
     assert!(challenge(&answer).contains("PT-0410"), "{answer:?}");
-    check(stage, "allowed", stage.read(&steady.token));
+    both(stage, "allowed", &steady.token);
     revoked
 }
 
 fn kid(token: &str) -> String {
     let head = data_encoding::BASE64URL_NOPAD.decode(token.split('.').next().unwrap().as_bytes());
-    let head: serde_json::Value = serde_json::from_slice(&head.unwrap()).unwrap();
+    let head: Value = serde_json::from_slice(&head.unwrap()).unwrap();
     head["kid"].as_str().unwrap().to_owned()
 }
 
@@ -169,6 +217,11 @@ fn rotates(stage: &Stage, broker: &Broker, steady: &Credential) {
     let calls = Prober::start(move || {
         let headers = [("Authorization", bearer.as_str()), CLOSE];
         get(&address, "/v1/orders", &headers).ok().map(|answer| answer.status)
+    });
+    let (address, bearer) = (stage.proxy.grpc(), format!("Bearer {}", steady.token));
+    let lists = Prober::start(move || {
+        let said = call(&address, LIST, &[("authorization", &bearer)]).ok()?;
+        Some(if said.grpc == Some(0) { 200 } else { said.http.max(400) })
     });
     broker
         .run(OPERATOR, &["keys", "rotate", "--purpose", "credential", "--note", "a test"])
@@ -181,47 +234,44 @@ fn rotates(stage: &Stage, broker: &Broker, steady: &Credential) {
         kid(&young.token) != kid(&steady.token)
     });
     assert_eq!(stage.status(&young.token), Some(200), "the first token of a new key");
-    calls.passes("calls go on", Instant::now(), 3);
-    let refused: Vec<_> = calls.asked().into_iter().filter(|one| !one.passed()).collect();
-    assert!(refused.is_empty(), "{:?}: {refused:?}", stage.kind);
-    drop(calls);
+    for calls in [calls, lists] {
+        calls.passes("calls go on", Instant::now(), 3);
+        let refused: Vec<_> = calls.asked().into_iter().filter(|one| !one.passed()).collect();
+        assert!(refused.is_empty(), "{:?}: {refused:?}", stage.kind);
+    }
     stage.upstream.taken();
-    check(stage, "key rotated", stage.read(&steady.token));
-    check(stage, "key rotated", stage.read(&young.token));
+    stage.grpc.taken();
+    both(stage, "key rotated", &steady.token);
+    both(stage, "key rotated", &young.token);
 }
 
-/// gRPC callers get gRPC's answers.
+/// gRPC callers are told what HTTP's are, as far as gRPC can say it.
 fn grpc(stage: &Stage, broker: &Broker, steady: &Credential, revoked: &Credential) {
-    let ask = |path: &str, token: Option<&str>| {
-        let bearer = token.map(|token| format!("Bearer {token}"));
-        let headers: Vec<_> = bearer.iter().map(|it| ("authorization", it.as_str())).collect();
-        call(&stage.proxy.grpc(), path, &headers).unwrap()
-    };
-    let crm = credential(broker, STEADY, CRM, "crm:read");
-    let list = "/shop.v1.Orders/List";
-    for (case, path, token, expect) in [
-        ("allowed", list, Some(&steady.token), 0),
-        ("missing", list, None, 16),
-        ("revoked", list, Some(&revoked.token), 16),
-        ("wrong audience", list, Some(&crm.token), 16),
-        ("wrong operation", "/shop.v1.Orders/Delete", Some(&steady.token), 7),
-        ("unmapped operation", "/shop.v1.Orders/Drop", Some(&steady.token), 7),
+    let bearer = |token: &str| format!("Bearer {token}");
+    let (good, gone) = (bearer(&steady.token), bearer(&revoked.token));
+    let crm = bearer(&credential(broker, STEADY, CRM, "crm:read").token);
+    let said = stage.list(&steady.token).unwrap();
+    let seen = stage.grpc.taken();
+    let [arrived] = &seen[..] else { panic!("{said:?}: {seen:?}") };
+    assert_eq!(arrived.path, LIST);
+    assert_eq!(arrived.headers["x-protem-identity"], STEADY);
+    assert!(!arrived.headers.contains_key("authorization"), "{arrived:?}");
+    for (case, path, bearer, code) in [
+        ("missing", LIST, None, "PT-0401"),
+        ("revoked", LIST, Some(&gone), "PT-0410"),
+        ("wrong audience", LIST, Some(&crm), "PT-0406"),
+        ("wrong operation", "/shop.v1.Orders/Delete", Some(&good), "PT-0413"),
+        ("unmapped operation", "/shop.v1.Orders/Drop", Some(&good), "PT-0414"),
     ] {
-        let Said { http, grpc, message } = ask(path, token.map(String::as_str));
-        // Envoy speaks gRPC to who speaks it; nginx says it by HTTP, which gRPC's callers read as the same.
-        let said = match (stage.kind, expect) {
-            (Kind::Nginx, 16) => (401, None),
-            (Kind::Nginx, 7) => (403, None),
-            _ => (200, Some(expect)),
-        };
-        assert_eq!((http, grpc), said, "{case} at {:?}: {message}", stage.kind);
-        let seen = stage.grpc.taken();
-        assert_eq!(seen.len(), usize::from(expect == 0), "{case}: {seen:?}");
-        for call in &seen {
-            assert_eq!(call.path, list);
-            assert_eq!(call.headers["x-protem-identity"], STEADY);
-            assert!(!call.headers.contains_key("authorization"), "{call:?}");
-        }
+        let headers: Vec<_> = bearer.iter().map(|it| ("authorization", it.as_str())).collect();
+        let said = check_grpc(stage, case, call(&stage.proxy.grpc(), path, &headers));
+        let reason = if stage.kind == Kind::Caddy { &said.body } else { &said.message };
+        assert!(reason.contains(code), "{case} at {:?}: {said:?}", stage.kind);
+        assert_eq!(reason.contains(REQUEST), case == "wrong operation", "{said:?}");
+        let bare = reason.contains("invalid_token") || said.challenge.contains("invalid_token");
+        assert!(case != "missing" || (said.challenge == "Bearer" && !bare), "{said:?}");
+        let scope = said.challenge.contains(r#"scope="orders:write""#);
+        assert_eq!(scope, case == "wrong operation", "{case} at {:?}: {said:?}", stage.kind);
     }
     assert!(stage.upstream.taken().is_empty());
 }
@@ -229,8 +279,8 @@ fn grpc(stage: &Stage, broker: &Broker, steady: &Credential, revoked: &Credentia
 /// Without its gate a proxy lets nobody through; the gate comes back knowing nothing, and what was revoked stays so.
 fn gate_goes(stage: &mut Stage, steady: &Credential, revoked: &Credential) {
     stage.gate.kill();
-    check(stage, "gate down", stage.read(&steady.token));
-    check(stage, "gate down", stage.read(&revoked.token));
+    both(stage, "gate down", &steady.token);
+    both(stage, "gate down", &revoked.token);
     let (address, bearer) = (stage.proxy.address(), format!("Bearer {}", revoked.token));
     let tries = Prober::start(move || {
         let headers = [("Authorization", bearer.as_str()), CLOSE];
@@ -243,8 +293,8 @@ fn gate_goes(stage: &mut Stage, steady: &Credential, revoked: &Credential) {
     assert_eq!(passed, 0, "revoked, and let through {passed} times by a gate that had just begun");
     drop(tries);
     stage.upstream.taken();
-    check(stage, "gate restarted", stage.read(&steady.token));
-    check(stage, "revoked", stage.read(&revoked.token));
+    both(stage, "gate restarted", &steady.token);
+    both(stage, "revoked", &revoked.token);
 }
 
 /// A broker that is silent costs nothing while the view is fresh, and everything after.
@@ -260,20 +310,22 @@ fn broker_goes(
     broker.signal(Signal::STOP);
     until("the view is too old", || stage.status(&brief.token) == Some(503));
     stage.upstream.taken();
-    check(stage, "stale", stage.read(&brief.token));
+    both(stage, "stale", &brief.token);
     broker.signal(Signal::CONT);
     until("the view is proven again", || stage.status(&brief.token) == Some(200));
-    // One that may be accepted for ten seconds, by a view that was proven a moment ago.
+    // One that may be accepted for a minute, by a view that was proven a moment ago.
     broker.kill();
     stage.upstream.taken();
-    check(stage, "broker down, view fresh", stage.read(&steady.token));
-    check(stage, "revoked", stage.read(&revoked.token));
+    both(stage, "broker down, view fresh", &steady.token);
+    both(stage, "revoked", &revoked.token);
     until("the view is too old", || stage.status(&brief.token) == Some(503));
     stage.upstream.taken();
-    check(stage, "stale", stage.read(&brief.token));
+    both(stage, "stale", &brief.token);
     broker.start();
     until("the gate follows again", || stage.status(&brief.token) == Some(200));
+    until("for gRPC as well", || stage.list(&brief.token).is_ok_and(|said| said.grpc == Some(0)));
     stage.upstream.taken();
-    check(stage, "broker restarted", stage.read(&brief.token));
-    check(stage, "revoked", stage.read(&revoked.token));
+    stage.grpc.taken();
+    both(stage, "broker restarted", &steady.token);
+    both(stage, "revoked", &revoked.token);
 }

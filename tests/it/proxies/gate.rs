@@ -9,11 +9,16 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::pki::write;
 use crate::ports::free_port;
 use crate::process::{Kept, PATIENCE, files_under, program, until};
 use crate::proxies::bundle::GATEWAY;
 use crate::proxies::raw::{Answer, get};
 
+/// The secret of the API that cannot check tokens: its name, and that of its file in the folder.
+const SECRET: &str = "crm-key";
+/// What it is at first.
+pub const FIRST_SECRET: &str = "canary-first";
 /// The socket's name in the folder.
 const SOCKET: &str = "gate.sock";
 
@@ -51,10 +56,17 @@ impl Gate {
             true => format!("unix:{}", home.path().join(SOCKET).display()),
             false => format!("127.0.0.1:{port}"),
         };
+        // Whoever could ask over a port would be told the secret.
+        let secret = match told.socket {
+            true => {
+                format!("[secret.{SECRET}]\nfile = \"{}\"\n", home.path().join(SECRET).display())
+            }
+            false => String::new(),
+        };
         let proxy = told.proxy.map(|name| format!("proxy = \"{name}\"\n")).unwrap_or_default();
         let text = format!(
             "name = \"{GATEWAY}\"\n{proxy}listen = \"{place}\"\nmetrics = \"127.0.0.1:{probes}\"\n\
-             state = \"{}\"\n[[broker]]\nurl = \"{}\"\nissuer = \"{}\"\n[login]\ntoken_file = \"{}\"\n",
+             state = \"{}\"\n[[broker]]\nurl = \"{}\"\nissuer = \"{}\"\n[login]\ntoken_file = \"{}\"\n{secret}",
             home.path().join("kept").display(),
             told.broker,
             told.issuer,
@@ -62,6 +74,7 @@ impl Gate {
         );
         std::fs::write(home.path().join("gate.toml"), text).unwrap();
         let mut gate = Self { process: None, home, port, probes, env: told.env };
+        gate.put_secret(FIRST_SECRET);
         gate.restart();
         gate
     }
@@ -83,6 +96,16 @@ impl Gate {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.process = Some(Kept(child));
+    }
+
+    /// Replaces the secret of the API that cannot check tokens, as whoever rotates it does.
+    pub fn put_secret(&self, secret: &str) {
+        write(&self.home.path().join(SECRET), secret);
+    }
+
+    /// Takes it away.
+    pub fn lose_secret(&self) {
+        std::fs::remove_file(self.home.path().join(SECRET)).unwrap();
     }
 
     fn is_open(&self) -> bool {

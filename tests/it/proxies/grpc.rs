@@ -29,6 +29,8 @@ pub struct GrpcUpstream {
 pub struct Call {
     /// The method's path.
     pub path: String,
+    /// `:authority`.
+    pub authority: Option<String>,
     /// What came with it.
     pub headers: HeaderMap,
 }
@@ -45,9 +47,10 @@ impl GrpcUpstream {
             while let Ok((line, _)) = listener.accept().await {
                 let kept = Arc::clone(&kept);
                 let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-                    let (path, headers) =
-                        (request.uri().path().to_owned(), request.headers().clone());
-                    kept.lock().unwrap().push(Call { path, headers });
+                    let path = request.uri().path().to_owned();
+                    let authority = request.uri().authority().map(ToString::to_string);
+                    let headers = request.headers().clone();
+                    kept.lock().unwrap().push(Call { path, authority, headers });
                     async move {
                         let mut trailers = HeaderMap::new();
                         trailers.insert("grpc-status", HeaderValue::from_static("0"));
@@ -84,6 +87,10 @@ pub struct Said {
     pub grpc: Option<u16>,
     /// `grpc-message`.
     pub message: String,
+    /// `www-authenticate`.
+    pub challenge: String,
+    /// The body, where it is no gRPC.
+    pub body: String,
 }
 
 /// Calls a method with an empty message.
@@ -112,7 +119,8 @@ async fn send(
     }
     let answer = send.send_request(request.body(Full::new(Bytes::from_static(EMPTY)))?).await?;
     let (parts, body) = answer.into_parts();
-    let trailers = body.collect().await?.trailers().cloned().unwrap_or_default();
+    let body = body.collect().await?;
+    let trailers = body.trailers().cloned().unwrap_or_default();
     let word = |name: &str| {
         let value = trailers.get(name).or_else(|| parts.headers.get(name))?;
         value.to_str().ok().map(str::to_owned)
@@ -121,22 +129,23 @@ async fn send(
         http: parts.status.as_u16(),
         grpc: word("grpc-status").and_then(|status| status.parse().ok()),
         message: word("grpc-message").unwrap_or_default(),
+        challenge: word("www-authenticate").unwrap_or_default(),
+        body: String::from_utf8_lossy(&body.to_bytes()).into_owned(),
     })
 }
 
-/// Calls a method by frames of our own, with any path at all; comes back when it was answered, or refused in some way.
-pub fn exact(address: &str, path: &str, token: &str) {
+/// Calls a method by frames of our own, with any path and any words for the host at all; comes back when it was answered, or
+/// refused in some way.
+pub fn exact(address: &str, path: &str, hosts: &[(&str, &str)], token: &str) {
     let bearer = format!("Bearer {token}");
     let mut block = Vec::new();
-    for (name, value) in [
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", path),
-        (":authority", address),
+    let first = [(":method", "POST"), (":scheme", "http"), (":path", path)];
+    let last = [
         ("content-type", "application/grpc"),
         ("te", "trailers"),
-        ("authorization", &bearer),
-    ] {
+        ("authorization", bearer.as_str()),
+    ];
+    for (name, value) in first.iter().chain(hosts).chain(&last) {
         // Literal, not indexed, not compressed (RFC 7541 §6.2.2).
         block.push(0);
         text(&mut block, name);

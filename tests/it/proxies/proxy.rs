@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::pki::Pki;
 use crate::ports::free_port;
 use crate::process::{Kept, PATIENCE};
 use crate::proxies::tools::Tools;
@@ -112,9 +113,31 @@ const WAITS: [(&str, &str); 3] = [
 /// Where the proxy listens, for HTTP and, where that is another port, for gRPC; the API, the gRPC API, and another API.
 const PORTS: [&str; 5] = ["8000", "8001", "8080", "8090", "8081"];
 
+/// The example with TLS as its comments have it, on the ports that it had without.
+pub fn with_tls(text: &str, pki: &Pki) -> String {
+    let plain = [
+        "listen 127.0.0.1:8000;",
+        "listen 127.0.0.1:8001 http2;",
+        "http://:8000 {",
+        "http://:8001 {",
+    ];
+    let lines = text.lines().filter(|line| !plain.contains(&line.trim()));
+    let text: String = lines.map(|line| line.replace("#tls ", "") + "\n").collect();
+    [
+        ("/etc/protem/tls/cert.pem", pki.path("tls.pem").to_str().unwrap()),
+        ("/etc/protem/tls/key.pem", pki.path("tls.key").to_str().unwrap()),
+        ("listen 8443 ", "listen 127.0.0.1:8000 "),
+        ("listen 8444 ", "listen 127.0.0.1:8001 "),
+        ("https://:8443", "https://:8000"),
+        ("https://:8444", "https://:8001"),
+    ]
+    .iter()
+    .fold(text, |text, (from, to)| text.replace(from, to))
+}
+
 impl Proxy {
-    /// Starts it, and waits until it listens.
-    pub fn start(kind: Kind, tools: &Tools, behind: &Behind<'_>) -> Self {
+    /// Starts it, with TLS if there are certificates, and waits until it listens.
+    pub fn start(kind: Kind, tools: &Tools, behind: &Behind<'_>, tls: Option<&Pki>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (port, grpc) = (free_port(), free_port());
         let of = |address: &str| address.rsplit(':').next().unwrap().to_owned();
@@ -125,6 +148,9 @@ impl Proxy {
         for file in std::fs::read_dir(example.parent().unwrap()).unwrap() {
             let file = file.unwrap().path();
             let mut text = std::fs::read_to_string(&file).unwrap();
+            if let Some(pki) = tls {
+                text = with_tls(&text, pki);
+            }
             text = text.replace(GATE, behind.gate.to_str().unwrap());
             text = text.replace(PID, folder.path().join("pid").to_str().unwrap());
             // A loaded machine is no dead gate; one that is dead is noticed at once.
@@ -166,12 +192,13 @@ impl Proxy {
     /// Where gRPC callers find it.
     pub fn grpc(&self) -> String {
         match self.kind {
-            Kind::Nginx => format!("127.0.0.1:{}", self.grpc),
-            Kind::Caddy | Kind::Envoy => self.address(),
+            Kind::Nginx | Kind::Caddy => format!("127.0.0.1:{}", self.grpc),
+            Kind::Envoy => self.address(),
         }
     }
 
-    fn log(&self) -> String {
+    /// What it said.
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("proxy.log")).unwrap_or_default()
     }
 }

@@ -40,8 +40,13 @@ pub fn get(address: &str, path: &str, headers: &[(&str, &str)]) -> std::io::Resu
 
 /// Sends bytes on a connection of its own, and reads one answer.
 pub fn send(address: &str, bytes: &[u8]) -> std::io::Result<Answer> {
-    let mut line = open(address)?;
+    send_over(open(address)?, bytes)
+}
+
+/// Sends bytes on this connection, and reads one answer.
+pub fn send_over(mut line: impl Read + Write, bytes: &[u8]) -> std::io::Result<Answer> {
     line.write_all(bytes)?;
+    line.flush()?;
     answer(&mut BufReader::new(line))
 }
 
@@ -55,7 +60,8 @@ pub fn pipelined(address: &str, bytes: &[u8]) -> Vec<Answer> {
     std::iter::from_fn(|| answer(&mut line).ok()).collect()
 }
 
-fn open(address: &str) -> std::io::Result<TcpStream> {
+/// A connection on which nothing takes forever.
+pub fn open(address: &str) -> std::io::Result<TcpStream> {
     let line = TcpStream::connect(address)?;
     line.set_read_timeout(Some(WITHIN))?;
     line.set_write_timeout(Some(WITHIN))?;

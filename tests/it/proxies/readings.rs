@@ -3,7 +3,6 @@
 use crate::proxies::attacks::{LAST, authorization, refused_or_true, request, tried};
 use crate::proxies::bundle::STEADY;
 use crate::proxies::grpc::{call, exact};
-use crate::proxies::proxy::Kind;
 use crate::proxies::raw::pipelined;
 use crate::proxies::stage::Trio;
 
@@ -107,10 +106,8 @@ fn attack_grpc_path_variants() {
     let Some(trio) = Trio::shared("paths of gRPC methods") else { return };
     let bearer = format!("Bearer {}", trio.reads.token);
     trio.each(|stage| {
-        if stage.kind == Kind::Caddy {
-            return;
-        }
         let address = stage.proxy.grpc();
+        let hosts = [(":authority", "shop.example")];
         let headers = [("authorization", bearer.as_str())];
         let said = call(&address, "/shop.v1.Orders/List", &headers).unwrap();
         assert_eq!(said.grpc, Some(0), "{said:?}");
@@ -139,7 +136,7 @@ fn attack_grpc_path_variants() {
             );
         }
         // What no library sends, after what each does: the same bytes but for the path.
-        exact(&address, "/shop.v1.Orders/List", &trio.reads.token);
+        exact(&address, "/shop.v1.Orders/List", &hosts, &trio.reads.token);
         assert_eq!(stage.grpc.taken().len(), 1, "the control does not arrive");
         for path in [
             "shop.v1.Orders/List",
@@ -149,7 +146,7 @@ fn attack_grpc_path_variants() {
             "?/shop.v1.Orders/List",
             "http://a/shop.v1.Orders/Delete",
         ] {
-            exact(&address, path, &trio.reads.token);
+            exact(&address, path, &hosts, &trio.reads.token);
             let seen = stage.grpc.taken();
             assert!(seen.is_empty(), "{path}: {seen:?}");
         }
@@ -199,6 +196,14 @@ fn attack_smuggling_via_auth_subrequest() {
             bytes.extend_from_slice(body.as_bytes());
             stage.upstream.taken();
             pipelined(&stage.proxy.address(), &bytes);
+            if lines.contains(&"Upgrade: h2c") {
+                // Who speaks HTTP/2 there must not lead anybody past the check.
+                pipelined(&stage.proxy.grpc(), &bytes);
+                for call in stage.grpc.taken() {
+                    assert_eq!(call.path, "/v1/orders", "{:?}: {call:?}", stage.kind);
+                    assert_eq!(call.headers["x-protem-identity"], STEADY, "{call:?}");
+                }
+            }
             for one in stage.upstream.taken() {
                 let first = (one.method.as_str(), one.target.as_str());
                 assert_eq!(

@@ -30,6 +30,16 @@ pub fn broker(env: Vec<(&'static str, String)>) -> Broker {
     Broker::with_env(FILES, [vec![("PROTEM_DEV_JWKS_WAIT", "0s".to_owned())], env].concat())
 }
 
+/// The same, where all but the brief credentials may be accepted by a view of a minute, the oldest there is: what a loaded machine
+/// does after a broker went away is done by then.
+pub fn patient_broker() -> Broker {
+    let (steady, patient) = ("max_staleness    = \"10s\"", "max_staleness    = \"60s\"");
+    let text = FILES[0].1.replace(steady, patient);
+    assert!(text != FILES[0].1);
+    let files = [&[(FILES[0].0, text.as_str())], &FILES[1..]].concat();
+    Broker::with_env(&files, vec![("PROTEM_DEV_JWKS_WAIT", "0s".to_owned())])
+}
+
 /// What a gate of this broker is told that reaches it at `url`.
 pub fn told<'a>(broker: &Broker, url: String, proxy: Option<&'a str>) -> Told<'a> {
     let token = broker.token_file(GATEWAY);

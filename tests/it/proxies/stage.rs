@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
+use crate::pki::Pki;
 use crate::process::Broker;
-use crate::proxies::bundle::{ORDERS, STEADY};
+use crate::proxies::bundle::{LEGACY, ORDERS, STEADY};
 use crate::proxies::gate::{Gate, Told};
-use crate::proxies::grpc::GrpcUpstream;
+use crate::proxies::grpc::{GrpcUpstream, Said, call};
 use crate::proxies::proxy::{ALL, Behind, Kind, Proxy};
 use crate::proxies::raw::{Answer, get};
 use crate::proxies::site::{Credential, broker, credential, told};
@@ -35,8 +36,15 @@ impl Stage {
         gate.fresh();
         let socket = gate.socket();
         let behind = Behind { gate: &socket, upstream: upstream.address(), grpc: grpc.address() };
-        let proxy = Proxy::start(kind, tools, &behind);
+        let proxy = Proxy::start(kind, tools, &behind, None);
         Self { kind, gate, proxy, upstream, grpc }
+    }
+
+    /// Another proxy before the same gate and APIs, with TLS.
+    pub fn over_tls(&self, tools: &Tools, pki: &Pki) -> Proxy {
+        let (gate, upstream, grpc) =
+            (&*self.gate.socket(), self.upstream.address(), self.grpc.address());
+        Proxy::start(self.kind, tools, &Behind { gate, upstream, grpc }, Some(pki))
     }
 
     /// Reads the orders with a token.
@@ -45,12 +53,20 @@ impl Stage {
         get(&self.proxy.address(), "/v1/orders", &[("Authorization", &bearer), CLOSE])
     }
 
-    /// The status of that; none when there was no answer.
+    /// Lists the orders over gRPC with a token.
+    pub fn list(&self, token: &str) -> Result<Said, String> {
+        let bearer = format!("Bearer {token}");
+        call(&self.proxy.grpc(), LIST, &[("authorization", &bearer)])
+    }
+
+    /// The status of reading them; none when there was no answer.
     pub fn status(&self, token: &str) -> Option<u16> {
         self.read(token).ok().map(|answer| answer.status)
     }
 }
 
+/// The gRPC method that lists the orders.
+pub const LIST: &str = "/shop.v1.Orders/List";
 /// After one answer there is no other.
 pub const CLOSE: (&str, &str) = ("Connection", "close");
 
@@ -61,6 +77,8 @@ pub struct Trio {
     pub reads: Credential,
     /// One that writes them.
     pub writes: Credential,
+    /// One that reads customers, from an API that cannot check tokens.
+    pub customers: Credential,
     /// One that was revoked, as every gate knows.
     pub revoked: Credential,
     /// The proxies, each for one test at a time.
@@ -80,6 +98,7 @@ impl Trio {
         let broker = broker(Vec::new());
         let [reads, revoked] = [(); 2].map(|()| credential(&broker, STEADY, ORDERS, "orders:read"));
         let writes = credential(&broker, STEADY, ORDERS, "orders:write");
+        let customers = credential(&broker, STEADY, LEGACY, "customers:read");
         crate::proxies::site::Revoker::of(&broker).grant(&revoked);
         let stages: Vec<_> = ALL
             .map(|kind| {
@@ -91,7 +110,7 @@ impl Trio {
                 Mutex::new(stage)
             })
             .into();
-        let trio = Arc::new(Self { _broker: broker, reads, writes, revoked, stages });
+        let trio = Arc::new(Self { _broker: broker, reads, writes, customers, revoked, stages });
         *shared = Arc::downgrade(&trio);
         Some(trio)
     }
