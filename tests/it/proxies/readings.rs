@@ -4,7 +4,7 @@ use crate::proxies::attacks::{LAST, authorization, refused_or_true, request, tri
 use crate::proxies::bundle::STEADY;
 use crate::proxies::grpc::{call, exact};
 use crate::proxies::raw::pipelined;
-use crate::proxies::stage::Trio;
+use crate::proxies::stage::{Stage, Trio};
 
 /// Paths that somebody may read as another one.
 const PATHS: &[&str] = &[
@@ -153,6 +153,15 @@ fn attack_grpc_path_variants() {
     });
 }
 
+/// Where HTTP/2 is spoken without TLS, an upgrade to it leads nobody past the check.
+fn upgraded(stage: &Stage, bytes: &[u8]) {
+    pipelined(&stage.proxy.grpc(), bytes);
+    for call in stage.grpc.taken() {
+        assert_eq!(call.path, "/v1/orders", "{:?}: {call:?}", stage.kind);
+        assert_eq!(call.headers["x-protem-identity"], STEADY, "{call:?}");
+    }
+}
+
 /// Row 54: what the gate was asked about is what the API gets, and nothing rides along.
 #[test]
 fn attack_smuggling_via_auth_subrequest() {
@@ -197,12 +206,7 @@ fn attack_smuggling_via_auth_subrequest() {
             stage.upstream.taken();
             pipelined(&stage.proxy.address(), &bytes);
             if lines.contains(&"Upgrade: h2c") {
-                // Who speaks HTTP/2 there must not lead anybody past the check.
-                pipelined(&stage.proxy.grpc(), &bytes);
-                for call in stage.grpc.taken() {
-                    assert_eq!(call.path, "/v1/orders", "{:?}: {call:?}", stage.kind);
-                    assert_eq!(call.headers["x-protem-identity"], STEADY, "{call:?}");
-                }
+                upgraded(stage, &bytes);
             }
             for one in stage.upstream.taken() {
                 let first = (one.method.as_str(), one.target.as_str());
