@@ -228,6 +228,9 @@ pub enum AuditCommand {
     Verify {
         /// An export, or a broker's journal file; without it, the broker's journal over the wire
         file: Option<PathBuf>,
+        /// Whose signature is to count.
+        #[command(flatten)]
+        pin: PinArgs,
     },
     /// Write one file with a grant's entries, their proofs and a signed checkpoint
     Export {
@@ -237,6 +240,17 @@ pub enum AuditCommand {
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
     },
+}
+
+/// Whose signature is to count.
+#[derive(Args, Clone, Debug, Default)]
+pub struct PinArgs {
+    /// The JWK set whose keys alone may have signed, from a file or an address; without it those that an export names itself
+    #[arg(long, value_name = "FILE|URL")]
+    pub jwks: Option<String>,
+    /// The checkpoint key that must have signed, as `protem keys list` shows it; may be repeated
+    #[arg(long = "key-id", value_name = "ID", value_delimiter = ',')]
+    pub key_id: Vec<String>,
 }
 
 /// Measure a broker.

@@ -16,10 +16,11 @@ use protem_verify::time::Time;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::args::Global;
+use crate::cli::args_operate::PinArgs;
 use crate::cli::client::{Client, broker, screen};
 use crate::cli::exit::{Exit, Failure, visible};
 use crate::cli::find;
-use crate::cli::output::{Screen, Tint};
+use crate::cli::proven::{By, Pin, Proven, show, unproven};
 use crate::cli::welcome::Welcome;
 use crate::journal::verify::verify_store;
 use crate::serve::audit::json;
@@ -67,10 +68,6 @@ const FORMAT: &str = "protem-audit-1";
 /// Entries asked for at once.
 const PAGE: u64 = 1_000;
 
-fn unproven(what: impl Into<String>) -> Failure {
-    Failure::of(Exit::Failed, tool::UNPROVEN, what)
-}
-
 /// `protem audit export GRANT`.
 ///
 /// # Errors
@@ -95,7 +92,7 @@ pub async fn export(global: &Global, part: &str, to: Option<&Path>) -> Result<Ex
         export.entries.push(exported(entry, proof)?);
     }
     // What is handed out has been checked.
-    check_export(&export)?;
+    check_export(&export, &Pin::default())?;
     let text = serde_json::to_string_pretty(&export).unwrap_or_default();
     match to {
         None => {
@@ -177,46 +174,27 @@ fn names(said: &serde_json::Value, wanted: &str) -> bool {
 ///
 /// # Errors
 /// When anything is not as it must be.
-pub async fn verify(global: &Global, file: Option<&Path>) -> Result<Exit, Failure> {
+pub async fn verify(global: &Global, file: Option<&Path>, pin: &PinArgs) -> Result<Exit, Failure> {
+    let pin = Pin::of(global, pin).await?;
     let (said, screen) = match file {
         None => {
             let (client, screen) = Client::open(global)?;
-            (over_the_wire(&client).await?, screen)
+            (over_the_wire(&client, &pin).await?, screen)
         }
-        Some(file) => (of_file(file)?, screen(global)?),
+        Some(file) => (of_file(file, &pin)?, screen(global)?),
     };
     show(&screen, &said);
     Ok(Exit::Done)
 }
 
-/// What was proven.
-struct Proven {
-    entries: u64,
-    of: String,
-    root: Hash,
-    keys: Vec<String>,
-}
-
-fn show(screen: &Screen, proven: &Proven) {
-    if screen.json {
-        let value = serde_json::json!({
-            "verified": true, "entries": proven.entries, "of": proven.of,
-            "root": proven.root.to_string(), "checkpointKeys": proven.keys,
-        });
-        screen.print(value.to_string());
-        return;
-    }
-    let entries = proven.entries;
-    screen.print(screen.tint(Tint::Good, &format!("verified: {entries} entries of {}", proven.of)));
-    screen.print(format!("  root {}", proven.root));
-    for key in &proven.keys {
-        screen.print(format!("  signed by checkpoint key {key}"));
-    }
-}
-
-fn of_file(file: &Path) -> Result<Proven, Failure> {
+fn of_file(file: &Path, pin: &Pin) -> Result<Proven, Failure> {
     let bytes = std::fs::read(file).map_err(|why| Failure::file(file, &why))?;
     if bytes.starts_with(b"SQLite format 3\0") {
+        if pin.is_any() {
+            let what = "a journal file holds no signature that a key could be compared with";
+            return Err(Failure::of(Exit::Usage, tool::USAGE, what)
+                .helps("verify an export of it, or the journal over the wire"));
+        }
         return of_store(file);
     }
     let export = serde_json::from_slice(&bytes).map_err(|why| {
@@ -224,7 +202,7 @@ fn of_file(file: &Path) -> Result<Proven, Failure> {
             .because(format!("as an export it cannot be read: {why}"))
             .helps("give what `protem audit export` wrote, or the file of a journal")
     })?;
-    check_export(&export)
+    check_export(&export, pin)
 }
 
 /// Verifies the bytes of an export, and tells how many entries it proves.
@@ -233,20 +211,27 @@ fn of_file(file: &Path) -> Result<Proven, Failure> {
 /// When it is no export, or proves nothing.
 pub fn verify_export(bytes: &[u8]) -> Result<u64, Failure> {
     let export = serde_json::from_slice(bytes).map_err(|why| unproven(why.to_string()))?;
-    check_export(&export).map(|proven| proven.entries)
+    check_export(&export, &Pin::default()).map(|proven| proven.entries)
 }
 
-fn check_export(export: &Export) -> Result<Proven, Failure> {
+fn check_export(export: &Export, pin: &Pin) -> Result<Proven, Failure> {
     if export.format != FORMAT {
         return Err(unproven(format!("the format is `{}`, not {FORMAT}", visible(&export.format))));
     }
-    let keys = Keys::parse(&export.checkpoint_jwks).map_err(|why| unproven(why.to_string()))?;
+    let told = Keys::parse(&export.checkpoint_jwks).map_err(|why| unproven(why.to_string()))?;
+    let keys = pin.counts(told)?;
     let mut root = Hash::default();
     if export.entries.is_empty() {
         return Err(unproven("the export holds no entry"));
     }
     for entry in &export.entries {
         root = check_entry(entry, &keys)?;
+    }
+    // A key that signs for two journals would mix what happened in one with what happened in the other.
+    let mut journals = export.entries.iter().map(|entry| &entry.checkpoint.journal);
+    let first = journals.next();
+    if journals.any(|journal| Some(journal) != first) {
+        return Err(unproven("its entries are of more than one journal"));
     }
     if !export.entries.iter().any(|entry| names(&entry.said, &export.grant)) {
         return Err(unproven(format!("no entry is of grant `{}`", visible(&export.grant))));
@@ -256,6 +241,7 @@ fn check_export(export: &Export) -> Result<Proven, Failure> {
         of: format!("grant {}", visible(&export.grant)),
         root,
         keys: keys.ids().map(ToString::to_string).collect(),
+        by: if pin.is_any() { By::Pinned } else { By::Itself },
     })
 }
 
@@ -308,13 +294,13 @@ fn of_store(file: &Path) -> Result<Proven, Failure> {
     let head =
         verify_store(file).map_err(|why| Failure::of(Exit::Failed, why.code(), why.to_string()))?;
     let of = format!("journal {}", HEXLOWER.encode(&head.journal.0));
-    Ok(Proven { entries: head.seq.0, of, root: head.root, keys: Vec::new() })
+    Ok(Proven { entries: head.seq.0, of, root: head.root, keys: Vec::new(), by: By::Nobody })
 }
 
 /// Every entry that the broker shows, hashed anew, against a checkpoint that it signs.
-async fn over_the_wire(client: &Client) -> Result<Proven, Failure> {
+async fn over_the_wire(client: &Client, pin: &Pin) -> Result<Proven, Failure> {
     let jwks = checkpoint_keys(client).await?;
-    let keys = Keys::parse(&jwks).map_err(|why| unproven(why.to_string()))?;
+    let keys = pin.counts(Keys::parse(&jwks).map_err(|why| unproven(why.to_string()))?)?;
     let proof = prove(client, 1).await?;
     let entry = exported(v1::JournalEntry::default(), proof)?;
     let signed =
@@ -345,7 +331,8 @@ async fn over_the_wire(client: &Client) -> Result<Proven, Failure> {
     }
     let of = format!("journal {}", HEXLOWER.encode(&signed.checkpoint.journal.0));
     let keys = keys.ids().map(ToString::to_string).collect();
-    Ok(Proven { entries: tree.size(), of, root: tree.root(), keys })
+    let by = if pin.is_any() { By::Pinned } else { By::Broker };
+    Ok(Proven { entries: tree.size(), of, root: tree.root(), keys, by })
 }
 
 #[cfg(test)]
@@ -401,8 +388,47 @@ mod tests {
     fn check(change: impl FnOnce(&mut Export), expect: bool) {
         let mut export = export();
         change(&mut export);
-        let proven = check_export(&export);
+        let proven = check_export(&export, &Pin::default());
         assert_eq!(proven.is_ok(), expect, "{:?}", proven.err());
+    }
+
+    #[test]
+    fn attack_an_export_that_somebody_else_signed() {
+        let keys = |byte| {
+            let public = SigningKey::from_bytes(&[byte; 32]).verifying_key().to_bytes();
+            Keys::of(&[public]).unwrap()
+        };
+        let ids = |byte| keys(byte).ids().cloned().collect::<Vec<_>>();
+        let check = |pin: Pin, expect: Option<By>| {
+            assert!(check_export(&export(), &pin).ok().map(|proven| proven.by) == expect);
+        };
+        check(Pin::default(), Some(By::Itself));
+        check(Pin { keys: Some(keys(9)), ids: vec![] }, Some(By::Pinned));
+        check(Pin { keys: None, ids: ids(9) }, Some(By::Pinned));
+        check(Pin { keys: Some(keys(9)), ids: ids(9) }, Some(By::Pinned));
+        // Another's keys, whatever the file says of its own.
+        check(Pin { keys: Some(keys(8)), ids: vec![] }, None);
+        check(Pin { keys: None, ids: ids(8) }, None);
+        check(Pin { keys: Some(keys(8)), ids: ids(9) }, None);
+        check(Pin { keys: Some(Keys::default()), ids: vec![] }, None);
+    }
+
+    #[test]
+    fn an_export_is_of_one_journal() {
+        let key = SigningKey::from_bytes(&[9; 32]);
+        let mut two = export();
+        let mut other = export().entries.remove(0);
+        let mut marked = signed(&other.checkpoint).unwrap().checkpoint;
+        marked.journal = JournalId([2; 16]);
+        other.checkpoint.journal = HEXLOWER.encode(&[2; 16]);
+        other.checkpoint.signature = HEXLOWER.encode(&marked.sign(&key).signature);
+        two.entries.push(other);
+        // Each is proven by itself.
+        let alone = Export { entries: two.entries.split_off(1), ..export() };
+        assert!(check_export(&alone, &Pin::default()).is_ok());
+        two.entries.extend(alone.entries);
+        let why = check_export(&two, &Pin::default()).err().unwrap();
+        assert!(why.what.contains("more than one journal"), "{why:?}");
     }
 
     #[test]

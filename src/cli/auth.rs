@@ -1,13 +1,10 @@
 //! `protem auth`: sign in, sign out, and see who the broker takes one for.
 
-use std::io::IsTerminal;
-use std::path::PathBuf;
-use std::process::Stdio;
-
 use protem_proto::wire::v1;
 use protem_verify::codes::tool;
 
 use crate::cli::args::{AuthCommand, Global};
+use crate::cli::browse::browse;
 use crate::cli::client::{Client, broker, screen};
 use crate::cli::dev_key::{self, DevKey};
 use crate::cli::exit::{Exit, Failure, visible};
@@ -51,10 +48,12 @@ async fn login(global: &Global, named: Option<&str>) -> Result<Exit, Failure> {
         visible(&issuer.client_id),
         visible(&url)
     ));
-    if browse(&url) {
+    let opened = browse(&url);
+    if opened.is_some() {
         screen.say(screen.tint(Tint::Dim, "  your browser opens it; if not, open it yourself"));
     }
     let code = loopback.code(&provider, &attempt).await?;
+    drop(opened);
     let tokens = exchange(&provider, &web, &issuer.client_id, &attempt, &code).await?;
     let keeper = Keeper::of(&uri, web.clone());
     keeper.keep(&uri, &issuer, &tokens)?;
@@ -92,8 +91,9 @@ async fn web(global: &Global, request: Option<&str>) -> Result<Exit, Failure> {
     if global.act_as.is_some() {
         screen.say(screen.tint(Tint::Dim, "  it signs in once, within 5 minutes"));
     }
-    if browse(&url) {
+    if let Some(opened) = browse(&url) {
         screen.say(screen.tint(Tint::Dim, "  your browser opens it; if not, open it yourself"));
+        opened.left();
     }
     Ok(Exit::Done)
 }
@@ -164,19 +164,4 @@ fn who(answer: &v1::WhoAmIResponse) -> String {
         claims.iter().map(|(name, text)| format!("  {} = {}", visible(name), visible(text))),
     );
     lines.join("\n")
-}
-
-/// Opens a page in the user's browser, where there is a user and a browser. Whether it was tried.
-fn browse(url: &str) -> bool {
-    if !std::io::stderr().is_terminal() || !std::io::stdin().is_terminal() {
-        return false;
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let opener: Option<PathBuf> = std::env::split_paths(&path)
-        .map(|folder| folder.join("xdg-open"))
-        .find(|file| file.is_file());
-    let Some(opener) = opener else { return false };
-    let mut command = std::process::Command::new(opener);
-    command.arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().is_ok()
 }

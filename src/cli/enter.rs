@@ -136,7 +136,7 @@ async fn command(read: Protem) -> Result<Exit, Failure> {
 
 async fn audit_command(global: &Global, command: AuditCommand) -> Result<Exit, Failure> {
     match command {
-        AuditCommand::Verify { file } => audit::verify(global, file.as_deref()).await,
+        AuditCommand::Verify { file, pin } => audit::verify(global, file.as_deref(), &pin).await,
         AuditCommand::Export { grant, to } => audit::export(global, &grant, to.as_deref()).await,
     }
 }

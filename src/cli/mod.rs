@@ -22,6 +22,7 @@ pub mod bench_start;
 pub mod bench_verify;
 #[cfg(feature = "spiffe")]
 pub mod broker_id;
+pub mod browse;
 pub mod bundle;
 pub mod child;
 pub mod client;
@@ -53,6 +54,7 @@ pub mod orders;
 pub mod output;
 pub mod pending;
 pub mod private_file;
+pub mod proven;
 pub mod queue;
 pub mod reference;
 pub mod refused;

@@ -347,7 +347,7 @@ where
 }
 
 pub(in crate::journal) fn words(text: &str) -> Result<Words, Malformed> {
-    Words::parse("words", text)
+    Words::recorded(text)
 }
 
 pub(in crate::journal) fn hash(it: &[u8]) -> Result<Hash, Malformed> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protem_verify::codes::{Code, policy};
-use protem_verify::names::{GroupName, Malformed, PersonName, unprintable};
+use protem_verify::names::{GroupName, Malformed, PersonName, never_taken};
 use protem_verify::time::Time;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
@@ -82,7 +82,7 @@ impl Reading<'_> {
 
     /// Words that people will read: nothing that hides or reorders.
     pub fn words(&mut self, text: &Text) -> Option<String> {
-        if text.get_ref().len() > WORDS_MAX || text.get_ref().chars().any(unprintable) {
+        if text.get_ref().len() > WORDS_MAX || text.get_ref().chars().any(never_taken) {
             let message =
                 format!("a text is longer than {WORDS_MAX} bytes or has control characters");
             self.error(&text.span(), policy::BAD_VALUE, message);

@@ -32,9 +32,9 @@ pub struct Places<'a> {
     _own: OwnPlace<'a>,
 }
 
-/// Some places for each household.
+/// Some places for each household, of whatever kind.
 #[derive(Debug)]
-struct Own {
+pub(in crate::serve) struct Own {
     max: usize,
     households: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
 }
@@ -115,11 +115,13 @@ pub fn late() -> io::Error {
 }
 
 impl Own {
-    fn new(max: usize) -> Self {
+    /// So many for each of them.
+    pub(in crate::serve) fn new(max: usize) -> Self {
         Self { max, households: Mutex::default() }
     }
 
-    async fn enter(&self, from: IpAddr) -> OwnPlace<'_> {
+    /// One of a household's places, once one is free.
+    pub(in crate::serve) async fn enter(&self, from: IpAddr) -> OwnPlace<'_> {
         let household = household(from);
         // Made before the wait: who gives up waiting tidies, too.
         let mut place = OwnPlace { permit: None, household, of: self };

@@ -65,6 +65,13 @@ impl Keys {
         self
     }
 
+    /// Those of them with one of these ids.
+    #[must_use]
+    pub fn only(mut self, ids: &[KeyId]) -> Self {
+        self.0.retain(|id, _| ids.contains(id));
+        self
+    }
+
     /// Whether this id is in the set.
     #[must_use]
     pub fn knows(&self, id: &KeyId) -> bool {
@@ -172,6 +179,9 @@ mod tests {
         assert!(!keys.verify(&thumbprint(&publics[1]), b"x", &signature));
         assert!(!keys.verify(&thumbprint(&publics[0]), b"y", &signature));
         assert!(keys.verify_any(b"x", &signature));
+        let other = [thumbprint(&publics[1])];
+        assert!(!keys.clone().only(&other).verify_any(b"x", &signature));
+        assert_eq!(keys.only(&other).ids().collect::<Vec<_>>(), [&other[0]]);
     }
 
     #[test]

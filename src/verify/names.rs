@@ -137,7 +137,7 @@ fn short(text: &str, max: usize) -> Result<(), &'static str> {
     if text.len() > max {
         return Err("is too long");
     }
-    if text.chars().any(unprintable) {
+    if text.chars().any(never_taken) {
         return Err("has control or direction characters");
     }
     Ok(())
@@ -157,13 +157,24 @@ impl Words {
     /// Parses `text` as the value of `field`; an empty text is allowed.
     ///
     /// # Errors
-    /// When it is longer than [`PURPOSE_MAX`] or holds control or bidirectional formatting characters (Trojan Source).
+    /// When it is longer than [`PURPOSE_MAX`] or holds characters that hide or reorder what is read (Trojan Source).
     pub fn parse(field: &'static str, text: &str) -> Result<Self, Malformed> {
         if text.len() > PURPOSE_MAX {
             return Err(Malformed { field, why: "is longer than 1,024 bytes" });
         }
         if text.chars().any(unprintable) {
-            return Err(Malformed { field, why: "has control or direction characters" });
+            return Err(Malformed { field, why: "has control, direction or invisible characters" });
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// Words that were taken when they were written. What is refused since is still read, and shown escaped.
+    ///
+    /// # Errors
+    /// When no version took them.
+    pub fn recorded(text: &str) -> Result<Self, Malformed> {
+        if text.len() > PURPOSE_MAX || text.chars().any(never_taken) {
+            return Err(Malformed { field: "words", why: "are none that were ever taken" });
         }
         Ok(Self(text.into()))
     }
@@ -175,9 +186,32 @@ impl fmt::Display for Words {
     }
 }
 
-/// Whether a character could hide or reorder what a reader sees on a terminal or page.
+/// Whether a character could hide or reorder what a reader sees on a terminal or page, or is itself not seen there (Unicode's
+/// `Default_Ignorable_Code_Point`). Only the two that choose how an emoji looks are let through.
 #[must_use]
 pub fn unprintable(letter: char) -> bool {
+    never_taken(letter)
+        || matches!(
+            letter,
+            '\u{ad}'
+                | '\u{34f}'
+                | '\u{115f}'..='\u{1160}'
+                | '\u{17b4}'..='\u{17b5}'
+                | '\u{180b}'..='\u{180f}'
+                | '\u{3164}'
+                | '\u{fe00}'..='\u{fe0d}'
+                | '\u{ffa0}'
+                | '\u{fff0}'..='\u{fffb}'
+                | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}'
+                | '\u{e0000}'..='\u{e0fff}'
+        )
+}
+
+/// Those that no version let in. Names and bundles are judged by these, as older ones are read again; all others that are
+/// [`unprintable`] are shown escaped.
+#[must_use]
+pub fn never_taken(letter: char) -> bool {
     letter.is_control()
         || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{61c}')
 }
@@ -202,8 +236,43 @@ mod tests {
     #[test]
     fn words_hide_nothing() {
         assert!(Words::parse("purpose", "INC-42: refund, as agreed").is_ok());
+        for good in [
+            "\u{26a0}\u{fe0f} soon",
+            "\u{5e9}\u{5dc}\u{5d5}\u{5dd}",
+            "na\u{ef}ve",
+            "\u{d55c}\u{ae00}",
+        ] {
+            assert!(Words::parse("purpose", good).is_ok(), "{good:?}");
+        }
         for bad in ["\u{1b}[31m", "a\u{202e}b", "a\nb"] {
             assert!(Words::parse("purpose", bad).is_err());
+            assert!(Words::recorded(bad).is_err());
+        }
+    }
+
+    /// A name, a hyphen or a whole text that nobody sees: soft hyphen, fillers, and the tags that spell ASCII unseen.
+    #[test]
+    fn attack_words_that_nobody_sees() {
+        for letter in [
+            '\u{ad}',
+            '\u{34f}',
+            '\u{115f}',
+            '\u{17b5}',
+            '\u{180e}',
+            '\u{3164}',
+            '\u{ffa0}',
+            '\u{fff9}',
+            '\u{1d173}',
+            '\u{e0000}',
+            '\u{e0041}',
+            '\u{e007f}',
+            '\u{e0100}',
+            '\u{e0fff}',
+        ] {
+            let text = format!("a{letter}b");
+            assert!(Words::parse("purpose", &text).is_err(), "{text:?}");
+            // A journal of before may hold it.
+            assert_eq!(Words::recorded(&text).unwrap().as_str(), text);
         }
     }
 }

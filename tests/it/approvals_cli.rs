@@ -381,7 +381,7 @@ fn a_decision_counts_only_from_those_who_may_and_for_what_was_shown() {
 }
 
 /// A person at a terminal, who types this. None where there is no `script`.
-fn terminal(broker: &Broker, who: &str, words: &str, typed: &str) -> Option<Ran> {
+pub fn terminal(broker: &Broker, who: &str, words: &str, typed: &str) -> Option<Ran> {
     let own = broker.cli();
     let mut command = Command::new("script");
     command.args(["-qec", &format!("{PROTEM} {words}"), "/dev/null"]);

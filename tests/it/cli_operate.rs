@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
+use ed25519_dalek::SigningKey;
+
 use crate::cli::{AGENT, OPERATOR, READ, granted, line};
 use crate::process::{Broker, Kept, Ran, call, ran, until};
 
@@ -146,12 +148,43 @@ fn proofs_need_no_broker_and_bear_no_change() {
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(text.contains("grant.activated") && text.contains("grant.ended"), "{text}");
     assert!(!text.contains(&token));
+    let keys = broker.run(OPERATOR, &["keys", "list", "-o", "json"]).expect(0).json();
+    let mut keys = keys["keys"].as_array().unwrap().iter();
+    let key = keys.find(|key| key["purpose"] == "checkpoint").unwrap();
+    let key = key["keyId"].as_str().unwrap().to_owned();
+    broker.run(OPERATOR, &["audit", "verify", "--key-id", &key]).expect(0);
+    broker.run(OPERATOR, &["audit", "verify", "--key-id", "AAAA"]).expect(1);
+    let file: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let jwks = file["checkpoint_jwks"].as_str().unwrap().to_owned();
+    let stranger = SigningKey::from_bytes(&[7; 32]).verifying_key().to_bytes();
+    let others = protem_verify::keys::jwks(&[stranger]);
     // The file is only read, so its broker may go on writing it meanwhile.
     broker.run("", &["audit", "verify", "data/journal.db"]).expect(0);
     broker.kill();
     let verify = |file: &str| -> Ran { broker.run("", &["audit", "verify", file]) };
     verify("grant.json").expect(0);
     verify("data/journal.db").expect(0);
+    // Whose key it is nobody but its own broker says.
+    let unpinned = verify("grant.json").expect(0);
+    assert!(
+        unpinned.out.starts_with("unpinned: ") && !unpinned.out.contains("verified"),
+        "{unpinned:?}"
+    );
+    let pinned = |pin: &[&str], code: i32| {
+        let line = [&["audit", "verify", "grant.json", "-o", "json"], pin].concat();
+        broker.run("", &line).expect(code)
+    };
+    assert_eq!(pinned(&[], 0).json()["pinned"], false);
+    assert_eq!(pinned(&["--key-id", &key], 0).json()["pinned"], true);
+    std::fs::write(broker.home().join("keys.json"), jwks).unwrap();
+    assert_eq!(pinned(&["--jwks", "keys.json"], 0).json()["pinned"], true);
+    std::fs::write(broker.home().join("others.json"), others).unwrap();
+    for wrong in [["--key-id", "AAAA"], ["--jwks", "others.json"]] {
+        let refused = pinned(&wrong, 1);
+        assert!(refused.err.contains("PT-0712"), "{refused:?}");
+    }
+    // A store is not signed.
+    broker.run("", &["audit", "verify", "data/journal.db", "--key-id", &key]).expect(2);
     // One flipped bit of each kind of content.
     for part in
         ["\"body\": \"", "\"root\": \"", "\"signature\": \"", "\"inclusion\": [\n        \""]

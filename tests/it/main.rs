@@ -65,6 +65,7 @@ mod oidc;
 mod page;
 mod page_attacks;
 mod page_estate;
+mod page_rush;
 mod page_sign_in;
 mod page_stop;
 mod page_stop_attacks;

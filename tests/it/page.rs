@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::approvals_cli::{self, Job};
 use crate::browser::{Browser, Look, Window, installed};
-use crate::process::{Broker, Kept, until};
+use crate::process::{Broker, Kept, PROTEM, until};
 
 pub const ALICE: &str = "alice:shop-oncall";
 
@@ -100,7 +100,7 @@ fn it_works_without_javascript() {
     assert!(window.text("#mine").contains("new resource, new scope"), "{}", window.text("#mine"));
     window.click("#mine a");
     let found = window.text(".findings");
-    assert!(found.contains("new resource: nothing on `orders-api` was granted"), "{found}");
+    assert!(found.contains("new resource: nothing on “orders-api” was granted"), "{found}");
     window.choose("#lifetime", "300");
     window.fill("#note", "five minutes will do");
     window.click("button:text-is('Approve')");
@@ -256,4 +256,33 @@ fn an_open_page_tells_what_became_of_a_request() {
     open(&window, &broker, &id);
     window.wait(".state:text('lapsed')");
     job.ends(3);
+}
+
+/// Anybody on a machine sees how programs were called: the browser is told where the address is, and not the address.
+#[test]
+fn attack_a_sign_in_is_read_from_the_process_list() {
+    let broker = Broker::with_bundle(&[]);
+    let bin = broker.home().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let opener = bin.join("xdg-open");
+    let script = "#!/bin/sh\nprintf '%s\\n' \"$@\" > argv\nstat -c %a \"$1\" > mode\ncp \"$1\" page.html\n: > opened\n";
+    std::fs::write(&opener, script).unwrap();
+    std::fs::set_permissions(&opener, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    // `terminal` begins with the program; what follows runs with the opener of this test, while there is a terminal.
+    let wait = "for try in $(seq 600); do [ -e opened ] && break; sleep 0.1; done";
+    let words = format!("--version; PATH={}:{path} {} auth web; {wait}", bin.display(), PROTEM);
+    let Some(ran) = approvals_cli::terminal(&broker, ALICE, &words, "") else { return };
+    let ran = ran.expect(0);
+    let read = |name: &str| std::fs::read_to_string(broker.home().join(name)).unwrap();
+    until("the browser is opened", || broker.home().join("opened").exists());
+    let printed = ran.out.split_whitespace().find(|word| word.contains("ticket=")).unwrap();
+    let ticket = printed.split("ticket=").nth(1).unwrap();
+    assert!(
+        !read("argv").contains("ticket") && read("argv").lines().count() == 1,
+        "{}",
+        read("argv")
+    );
+    assert!(read("page.html").contains(ticket), "{}", read("page.html"));
+    assert_eq!(read("mode").trim(), "600");
 }

@@ -186,11 +186,13 @@ fn attack_xss_bidi_ansi_in_reason() {
     // What hides or reorders is refused where it comes in, also from the page.
     let _next = job(&broker, "INC-53", &[]);
     let id = one_waiting(&broker);
-    open(&window, &broker, &id);
-    window.fill("#reason", "no\u{202e}on");
-    window.click("button:text-is('Deny')");
-    window.wait("text=has control or direction characters");
-    still_waits(&broker, &id);
+    for hidden in ["no\u{202e}on", "no\u{e0041}", "\u{3164}"] {
+        open(&window, &broker, &id);
+        window.fill("#reason", hidden);
+        window.click("button:text-is('Deny')");
+        window.wait("text=has control, direction or invisible characters");
+        still_waits(&broker, &id);
+    }
 }
 
 #[test]
@@ -211,4 +213,61 @@ fn attack_change_request_after_approval() {
     window.click("button:text-is('Approve')");
     window.wait("text=You approved this request.");
     job.ends(0);
+}
+
+/// What an approver has chosen is theirs: whatever happens meanwhile, no click says more than they saw.
+#[test]
+fn attack_a_narrowing_is_undone_before_the_click() {
+    let Some(folder) = installed() else { return };
+    let (broker, browser) = (approvals_cli::broker(), Browser::start(&folder));
+    let more = ["--scope", "orders:refund", "--scope", "orders:read", "--purpose", "INC-54"];
+    let job = Job::request(&broker, "narrowed", &more);
+    let id = approvals_cli::id(&broker, "narrowed");
+    let window = signed_in(&browser, &broker, "alice:desk", Look::default());
+    let read = "input[value='orders:read'][type=checkbox]";
+    let chosen = || {
+        let code = format!(
+            "[document.querySelector(\"{read}\").checked, document.querySelector('#lifetime').value, \
+             document.querySelector('#note').value, document.querySelector('#approve-head').parentElement.querySelector('button').disabled]"
+        );
+        window.run(&code)
+    };
+    open(&window, &broker, &id);
+    let seen = field(&window, "digest");
+    window.check(read, false);
+    window.choose("#lifetime", "300");
+    window.fill("#note", "refund alone, five minutes");
+    // Another approver narrows it, so it is another request by now: what it shows is new, what was chosen is not.
+    broker.run("bob:desk", &["approve", &id, "--for", "20m"]).expect(0);
+    window.wait("h1:text('for up to 20 min')");
+    window.wait("text=This page has changed since you began to decide.");
+    assert_eq!(chosen(), json!([false, "300", "refund alone, five minutes", true]));
+    assert_eq!(field(&window, "digest"), seen);
+    // Nor does another way to send the form decide what was not seen.
+    window.run("document.querySelector('#note').form.requestSubmit()");
+    let csrf = field(&window, "csrf");
+    let fields = format!("{{digest: '{seen}', csrf: '{csrf}'}}");
+    assert_eq!(send(&window, &format!("/ui/requests/{id}/approve"), &fields), 409);
+    window.wait("text=1 of 2 approvals");
+    // Who looks again sees it as it is, as nobody has touched it.
+    window.click("button:text-is('Look again')");
+    window.wait("button:text-is('Approve'):enabled");
+    assert_eq!(chosen(), json!([true, "", "", false]));
+    assert_ne!(field(&window, "digest"), seen);
+    window.check(read, false);
+    window.choose("#lifetime", "300");
+    // An approval of the same request changes nothing about what there is to decide.
+    broker.run("bob:desk", &["approve", &id, "--undo"]).expect(0);
+    window.wait("text=0 of 2 approvals");
+    broker.run("carol:desk", &["approve", &id]).expect(0);
+    window.wait("text=1 of 2 approvals");
+    assert_eq!(window.count("[data-changed]"), 0);
+    assert_eq!(chosen(), json!([false, "300", "", false]));
+    window.click("button:text-is('Approve')");
+    window.wait("text=You approved this request.");
+    job.ends(0);
+    let grant = approvals_cli::grant(&broker, "narrowed");
+    assert_eq!((&grant["scopes"], &grant["lifetime"]), (&json!(["orders:refund"]), &json!("300s")));
+    // What the browser says of the attempt above: refused.
+    assert_eq!(window.trouble().len(), 1);
 }

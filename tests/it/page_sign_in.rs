@@ -80,6 +80,21 @@ fn a_link_leads_through_the_sign_in_to_the_decision() {
 }
 
 #[test]
+fn a_link_with_a_query_survives_the_sign_in() {
+    let (Some(oidc), Some(folder)) = (installed(), browser::installed()) else { return };
+    let people = Provider::start(&oidc, 3_600);
+    let (broker, browser) = (broker(&people, &people_of(&oidc)), Browser::start(&folder));
+    let window = browser.window(Look::default());
+    let link = format!("{}/ui/grants?identity=payments%2Fagent&state=active&done=x", broker.url());
+    window.go(&link);
+    window.click("button:text('Sign in with corp')");
+    at_the_provider(&window, "alice");
+    window.wait("h1:text('Grants')");
+    let kept = format!("{}/ui/grants?identity=payments%2Fagent&state=active", broker.url());
+    assert_eq!(window.url(), kept);
+}
+
+#[test]
 fn attack_somebody_elses_sign_in_is_forced_on_a_browser() {
     let (Some(oidc), Some(folder)) = (installed(), browser::installed()) else { return };
     let people = Provider::start(&oidc, 3_600);

@@ -163,7 +163,7 @@ fn attack_xss_bidi_ansi_in_purpose_note_and_search() {
     go(&window, &broker, &format!("/ui/revoke?grant={id}"));
     window.fill("#note", "over\u{202e}\u{1b}[2J");
     window.click("button:text-is('Revoke now')");
-    window.wait("text=has control or direction characters");
+    window.wait("text=has control, direction or invisible characters");
     assert_eq!(newest(&broker)["state"], "GRANT_STATE_ACTIVE");
     window.click("text=Look at it as it is now");
     window.fill("#note", evil);

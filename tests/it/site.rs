@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
@@ -29,6 +30,8 @@ pub enum Answer {
     Endless,
     /// Nothing.
     Silent,
+    /// A document, once it is said that it may be told.
+    Later(watch::Receiver<bool>, String),
 }
 
 /// Path and `authorization` of each request.
@@ -170,6 +173,11 @@ async fn serve(mut stream: impl Line, answers: Arc<Mutex<HashMap<String, Answer>
 
 async fn tell(stream: &mut impl Line, answer: Option<Answer>) -> std::io::Result<()> {
     match answer {
+        Some(Answer::Later(mut may, json)) => {
+            let _ = may.wait_for(|may| *may).await;
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", json.len());
+            stream.write_all(format!("{head}{json}").as_bytes()).await
+        }
         None => stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await,
         Some(Answer::Raw(raw)) => stream.write_all(raw.as_bytes()).await,
         Some(Answer::Json(json, cache)) => {

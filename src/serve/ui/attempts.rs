@@ -1,8 +1,8 @@
 //! Sign-ins at an issuer that have begun: each belongs to one browser, ends once, and not late.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
@@ -10,13 +10,19 @@ use protem_clock::random;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::serve::grounds::KeyPrint;
+use crate::serve::handshakes::{Own, OwnPlace};
 use crate::serve::oidc::{Attempt, PeopleIssuer, Provider};
-use crate::serve::ui::limits::{ASKING_MAX, ATTEMPT_LIFE, ATTEMPTS_MAX, ATTEMPTS_OF_ONE_MAX};
+use crate::serve::ui::limits::{
+    ATTEMPT_LIFE, ATTEMPTS_MAX, ATTEMPTS_OF_ONE_MAX, EXCHANGE_QUEUE_WITHIN, EXCHANGES_MAX,
+    EXCHANGES_OF_ONE_MAX,
+};
 
 /// All of them.
 pub struct Attempts {
     all: Mutex<HashMap<KeyPrint, Begun>>,
-    asking: Semaphore,
+    /// Places to exchange a code: those of each household, and all.
+    own: Own,
+    exchanges: Semaphore,
 }
 
 /// One of them.
@@ -24,7 +30,7 @@ pub struct Begun {
     /// What only its own answer can know.
     pub attempt: Attempt,
     /// What its issuer says of itself.
-    pub provider: Provider,
+    pub provider: Arc<Provider>,
     /// Where.
     pub issuer: PeopleIssuer,
     /// Where the person wanted to go.
@@ -35,9 +41,19 @@ pub struct Begun {
     pub at: Duration,
 }
 
+/// Room to exchange one code, free again when dropped.
+pub struct Room<'a> {
+    _all: SemaphorePermit<'a>,
+    _own: OwnPlace<'a>,
+}
+
 impl Default for Attempts {
     fn default() -> Self {
-        Self { all: Mutex::default(), asking: Semaphore::new(ASKING_MAX) }
+        Self {
+            all: Mutex::default(),
+            own: Own::new(EXCHANGES_OF_ONE_MAX),
+            exchanges: Semaphore::new(EXCHANGES_MAX),
+        }
     }
 }
 
@@ -66,10 +82,22 @@ impl Attempts {
         (now.saturating_sub(begun.at) <= ATTEMPT_LIFE).then_some(begun)
     }
 
-    /// Room to ask an issuer something; none while others take all of it.
-    #[must_use]
-    pub fn room(&self) -> Option<SemaphorePermit<'_>> {
-        self.asking.try_acquire().ok()
+    /// From where one began, if its answer would count.
+    pub fn from(&self, value: &str, now: Duration) -> Option<IpAddr> {
+        let all = self.lock();
+        let begun = all.get(&print(value))?;
+        let from = begun.from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        (now.saturating_sub(begun.at) <= ATTEMPT_LIFE).then_some(from)
+    }
+
+    /// Room to exchange a code: the own household's first, so that who brings many waits for itself, not before others. None
+    /// when it does not become free in time.
+    pub async fn room(&self, from: IpAddr) -> Option<Room<'_>> {
+        let room = async {
+            let own = self.own.enter(from).await;
+            self.exchanges.acquire().await.ok().map(|all| Room { _all: all, _own: own })
+        };
+        tokio::time::timeout(EXCHANGE_QUEUE_WITHIN, room).await.ok().flatten()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<KeyPrint, Begun>> {
@@ -86,4 +114,29 @@ fn drop_oldest(all: &mut HashMap<KeyPrint, Begun>, of: impl Fn(&Begun) -> bool) 
 
 fn print(secret: &str) -> KeyPrint {
     KeyPrint::of(&[b"sign-in", secret.as_bytes()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made-up codes of one host, each of which its issuer takes its time to refuse.
+    #[tokio::test]
+    async fn attack_one_host_takes_all_places_to_exchange_codes() {
+        let attempts = Attempts::default();
+        let room = async |text: &str| {
+            let room = attempts.room(text.parse().unwrap());
+            tokio::time::timeout(Duration::from_millis(50), room).await.ok().flatten()
+        };
+        let mut held = Vec::new();
+        for number in 0..EXCHANGES_OF_ONE_MAX {
+            let own = format!("2001:db8:1:2::{number:x}").parse().unwrap();
+            held.push(attempts.room(own).await.expect("it is the first of its own"));
+        }
+        assert!(room("2001:db8:1:2:ffff::1").await.is_none());
+        assert!(attempts.room("2001:db8:1:3::1".parse().unwrap()).await.is_some());
+        assert!(attempts.room("192.0.2.1".parse().unwrap()).await.is_some());
+        held.pop();
+        assert!(attempts.room("2001:db8:1:2:ffff::1".parse().unwrap()).await.is_some());
+    }
 }

@@ -18,7 +18,7 @@ use crate::serve::places::Place;
 use crate::serve::status::Problem;
 use crate::serve::ui::problem;
 use crate::serve::ui::sessions::Session;
-use crate::serve::ui::sign_in::way_back;
+use crate::serve::ui::sign_in::{way_back, way_in};
 use crate::serve::ui::site::Site;
 use crate::serve::who;
 
@@ -114,7 +114,7 @@ struct Ended(bool);
 fn signed_out(site: &Arc<Site>, method: &Method, path: &str, ended: Ended) -> Response {
     if *method == Method::GET {
         let was = if ended.0 { "&ended=1" } else { "" };
-        let to = way_back(path).map(|path| format!("to={path}")).unwrap_or_default();
+        let to = way_back(path).map(|way| format!("to={}", way_in(&way))).unwrap_or_default();
         let mut response = Redirect::to(&format!("/ui/sign-in?{to}{was}")).into_response();
         if ended.0 {
             response.headers_mut().append(http::header::SET_COOKIE, site.cookie.remove());

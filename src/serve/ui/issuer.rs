@@ -18,12 +18,12 @@ use crate::serve::limits::BUSY_RETRY;
 use crate::serve::oidc::{Answer, Attempt, Failed, PeopleIssuer, Provider, text};
 use crate::serve::rates::household;
 use crate::serve::status::Problem;
-use crate::serve::ui::attempts::Begun;
+use crate::serve::ui::attempts::{Begun, Room};
 use crate::serve::ui::entered::form;
 use crate::serve::ui::frame::{Frame, Tab, page};
 use crate::serve::ui::limits::{ATTEMPT_LIFE, SESSION_LIFE};
 use crate::serve::ui::problem;
-use crate::serve::ui::sign_in::{begin, refused};
+use crate::serve::ui::sign_in::{begin, refused, way_back};
 use crate::serve::ui::site::Site;
 use crate::serve::welcome::people;
 use crate::serve::who;
@@ -53,13 +53,13 @@ pub async fn start(State(site): State<Arc<Site>>, request: Request) -> Result<Re
     let Some(issuer) = all.into_iter().find(|one| one.name == field("issuer")) else {
         return Err(problem::nothing(None));
     };
-    let provider = discover(&site, &issuer).await.map_err(|why| again(&why))?;
+    let provider = provider(&site, &issuer).await.map_err(|why| again(&why))?;
     let attempt = Attempt::new(format!("{}/ui/sign-in/back", site.origin.url_at(&host)));
     let url = attempt.url(&provider, &issuer);
     let frame = Frame::for_anybody(Tab::Nowhere, format!("To {}", issuer.name));
     let shown = GoingPage { frame, name: issuer.name.clone(), url };
     let from = peer.map(|peer| household(peer.address.ip()));
-    let (to, at) = (field("to").to_owned(), site.time.boot());
+    let (to, at) = (way_back(field("to")).unwrap_or_default(), site.time.boot());
     let value = site.attempts.begin(Begun { attempt, provider, issuer, to, from, at });
     let mut response = page(StatusCode::OK, &shown);
     let cookie = site.attempt_cookie.set(&value, Some(ATTEMPT_LIFE.as_secs()));
@@ -67,10 +67,9 @@ pub async fn start(State(site): State<Arc<Site>>, request: Request) -> Result<Re
     Ok(response)
 }
 
-async fn discover(site: &Site, issuer: &PeopleIssuer) -> Result<Provider, Problem> {
-    let _room = site.attempts.room().ok_or_else(busy)?;
+async fn provider(site: &Site, issuer: &PeopleIssuer) -> Result<Arc<Provider>, Problem> {
     let web = site.door.web(&issuer.name, &issuer.issuer).map_err(unusable)?;
-    Provider::discover(&web, &issuer.issuer).await.map_err(failed)
+    site.providers.of(web, issuer, site.time.boot()).await.map_err(failed)
 }
 
 /// Ends a sign-in: the code is exchanged, and the token counts as any caller's does.
@@ -82,13 +81,14 @@ pub async fn back(
     headers: HeaderMap,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Response, Response> {
-    let begun = site.attempt_cookie.read(&headers);
-    let begun = begun.and_then(|value| site.attempts.take(value, site.time.boot()));
-    let Some(begun) = begun else {
-        let why = "this is not the answer to a sign-in that this browser began lately";
-        return Err(again(&Problem::new(Grpc::Unauthenticated, tool::SIGN_IN, why)));
-    };
-    let signed_in = answered(&site, &begun, &query).await.map_err(|why| again(&why))?;
+    let unknown =
+        || again(&broken("this is not the answer to a sign-in that this browser began lately"));
+    let value = site.attempt_cookie.read(&headers).ok_or_else(unknown)?;
+    let from = site.attempts.from(value, site.time.boot()).ok_or_else(unknown)?;
+    // Before it is used up: who finds no room loads the same address again.
+    let room = site.attempts.room(from).await.ok_or_else(|| again(&busy()))?;
+    let begun = site.attempts.take(value, site.time.boot()).ok_or_else(unknown)?;
+    let signed_in = answered(&site, &begun, &query, room).await.map_err(|why| again(&why))?;
     let mut response = begin(&site, Arc::new(signed_in), site.cookie.read(&headers), &begun.to);
     response.headers_mut().append(SET_COOKIE, site.attempt_cookie.remove());
     Ok(response)
@@ -98,6 +98,7 @@ async fn answered(
     site: &Site,
     begun: &Begun,
     query: &[(String, String)],
+    room: Room<'_>,
 ) -> Result<SignedIn, Problem> {
     let Begun { attempt, provider, issuer, .. } = begun;
     let code = match attempt.answer(provider, query) {
@@ -108,6 +109,7 @@ async fn answered(
         }
     };
     let token = exchanged(site, begun, &code).await?;
+    drop(room);
     let generation = site.door.changes().generation();
     let bundle = site.broker.bundle();
     let asked = Asked { bundle: &bundle, generation, now: site.time.now() };
@@ -130,7 +132,6 @@ async fn answered(
 
 async fn exchanged(site: &Site, begun: &Begun, code: &str) -> Result<Zeroizing<String>, Problem> {
     let Begun { attempt, provider, issuer, .. } = begun;
-    let _room = site.attempts.room().ok_or_else(busy)?;
     let web = site.door.web(&issuer.name, &issuer.issuer).map_err(unusable)?;
     let form = attempt.exchange(&issuer.client_id, code);
     let answer = provider.asked(&web, &form).await.map_err(failed)?;

@@ -30,8 +30,14 @@ pub const ATTEMPT_LIFE: Duration = Duration::from_secs(10 * 60);
 pub const ATTEMPTS_MAX: usize = 4_096;
 /// The same of one address (or IPv6 network): an office behind one address, and nobody else's places.
 pub const ATTEMPTS_OF_ONE_MAX: usize = 256;
-/// Sign-ins that ask an issuer something at the same moment; each is a connection of the broker's own.
-pub const ASKING_MAX: usize = 32;
+/// How long what an issuer says of itself is remembered: endpoints move once in years, and who tries out a new one waits minutes.
+pub const PROVIDER_FRESH: Duration = Duration::from_secs(5 * 60);
+/// Codes that are exchanged at the same moment; each is a connection of the broker's own.
+pub const EXCHANGES_MAX: usize = 64;
+/// The same of one address (or IPv6 network): a quarter, so that one that brings made-up codes leaves room for the others.
+pub const EXCHANGES_OF_ONE_MAX: usize = 16;
+/// How long one waits for a place to exchange a code: an office that comes in at nine, at an issuer that takes a second each.
+pub const EXCHANGE_QUEUE_WITHIN: Duration = Duration::from_secs(10);
 /// Emergencies on the page, those that are open first.
 pub const REVIEWS_SHOWN: u32 = 100;
 /// Grants, identities on one page of a list: what one scrolls through; the rest is a page further.

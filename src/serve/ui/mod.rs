@@ -21,6 +21,7 @@ pub mod origin;
 pub mod outcome;
 pub mod pages;
 pub mod problem;
+pub mod providers;
 pub mod quarantine;
 pub mod receipts;
 pub mod request;

@@ -125,6 +125,8 @@ struct Decide {
     scopes: Vec<String>,
     /// Tells one state of the request from another.
     version: String,
+    /// The same of what there is to decide: who else approved changes nothing about it.
+    form: String,
 }
 
 /// The page of a request: while it waits with its forms, afterwards with what became of it.
@@ -275,15 +277,18 @@ fn decide(one: &v1::PendingGrant, grant: &v1::Grant, now: Time) -> Decide {
     let shorter = SHORTER.iter().filter(|minutes| **minutes * 60 < lifetime);
     let shorter =
         shorter.map(|minutes| (minutes * 60, length(std::time::Duration::from_secs(minutes * 60))));
+    let by = grant.decide_by.map(|by| Moment::of(&by, now)).unwrap_or_default();
+    let (may, approved) = (one.may_decide, one.approved_by_me);
     Decide {
-        may: one.may_decide,
+        may,
+        form: format!("{} {may} {approved} {} {why_not}", grant.digest, by.iso),
         why_not,
-        approved: one.approved_by_me,
-        by: grant.decide_by.map(|by| Moment::of(&by, now)).unwrap_or_default(),
+        approved,
+        by,
         digest: grant.digest.clone(),
         shorter: shorter.collect(),
         scopes: if grant.scopes.len() > 1 { grant.scopes.clone() } else { Vec::new() },
-        version: format!("{} {} {}", grant.digest, given(grant), one.may_decide),
+        version: format!("{} {} {}", grant.digest, given(grant), may),
     }
 }
 

@@ -10,6 +10,7 @@ use http::header::SET_COOKIE;
 use serde::Deserialize;
 use tonic::Code as Grpc;
 
+use crate::fetch::client::encode;
 use crate::serve::caller::{Asked, SignedIn};
 use crate::serve::jwt::Rejected;
 use crate::serve::oidc::PeopleIssuer;
@@ -56,7 +57,7 @@ struct SignInPage {
 pub async fn ask(State(site): State<Arc<Site>>, Query(asking): Query<Asking>) -> Response {
     let mut shown = SignInPage {
         frame: Frame::for_anybody(Tab::Nowhere, "Sign in"),
-        to: way_back(&asking.to).unwrap_or_default().to_owned(),
+        to: way_back(&asking.to).unwrap_or_default(),
         ended: !asking.ended.is_empty(),
         issuers: Vec::new(),
         command: String::new(),
@@ -132,7 +133,7 @@ pub fn begin(site: &Site, signed_in: Arc<SignedIn>, old: Option<&str>, to: &str)
         site.sessions.end(&old);
     }
     let (_, value) = site.sessions.begin(signed_in, now);
-    let mut response = Redirect::to(way_back(to).unwrap_or("/ui/")).into_response();
+    let mut response = Redirect::to(way_back(to).as_deref().unwrap_or("/ui/")).into_response();
     response.headers_mut().append(SET_COOKIE, site.cookie.set(&value, None));
     response
 }
@@ -145,17 +146,39 @@ pub async fn leave(State(site): State<Arc<Site>>, posted: Posted) -> Response {
     response
 }
 
-/// Where a sign-in may lead to: a page of ours, plainly spelled, and never another host.
+/// Where a sign-in may lead to: a page of ours, plainly spelled, and never another host; with its query, but for what it says
+/// was done.
 #[must_use]
-pub fn way_back(path: &str) -> Option<&str> {
+pub fn way_back(way: &str) -> Option<String> {
+    let (path, query) = way.split_once('?').unwrap_or((way, ""));
     let plain = |letter: u8| letter.is_ascii_alphanumeric() || b"/_-.".contains(&letter);
-    let path = path.split('?').next().unwrap_or_default();
     let good = path.starts_with("/ui/") && path.bytes().all(plain);
-    (good && !path.contains("//") && !path.contains("..") && path.len() <= WAY_MAX).then_some(path)
+    if !good || path.contains("//") || path.contains("..") || path.len() > WAY_MAX {
+        return None;
+    }
+    let encoded = |letter: u8| plain(letter) || b"%+=&:~*".contains(&letter);
+    if query.len() > QUERY_MAX || !query.bytes().all(encoded) {
+        return Some(path.to_owned());
+    }
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    let kept: Vec<&str> = pairs.filter(|pair| pair.split('=').next() != Some("done")).collect();
+    let mark = if kept.is_empty() { "" } else { "?" };
+    Some(format!("{path}{mark}{}", kept.join("&")))
+}
+
+/// The same as the value of a parameter of an address.
+#[must_use]
+pub fn way_in(way: &str) -> String {
+    match way.split_once('?') {
+        Some((path, query)) => format!("{path}%3F{}", encode(query)),
+        None => way.to_owned(),
+    }
 }
 
 /// The longest way back: a grant's page is far shorter.
 const WAY_MAX: usize = 256;
+/// The longest query that is kept: a search for an identity, a task and a resource whose names are long.
+const QUERY_MAX: usize = 1_024;
 
 #[cfg(test)]
 mod tests {
@@ -163,9 +186,24 @@ mod tests {
 
     #[test]
     fn attack_open_redirect_after_sign_in() {
-        for good in ["/ui/", "/ui/requests/gr_01abc", "/ui/requests/gr_1?done=approve"] {
-            assert_eq!(way_back(good), good.split('?').next(), "{good}");
+        for (way, kept) in [
+            ("/ui/", "/ui/"),
+            ("/ui/requests/gr_01abc", "/ui/requests/gr_01abc"),
+            ("/ui/revoke?grant=gr_1", "/ui/revoke?grant=gr_1"),
+            ("/ui/grants?identity=a%2Fb&state=&x+y", "/ui/grants?identity=a%2Fb&state=&x+y"),
+            // What was done was done by who was signed in then.
+            ("/ui/requests/gr_1?done=approve", "/ui/requests/gr_1"),
+            ("/ui/grants?done=x&state=active", "/ui/grants?state=active"),
+            // A query that no page of ours writes is left behind.
+            ("/ui/grants?a=\"b", "/ui/grants"),
+            ("/ui/grants?a=\r\nset-cookie: x", "/ui/grants"),
+            ("/ui/grants?a=?//evil", "/ui/grants"),
+        ] {
+            assert_eq!(way_back(way).as_deref(), Some(kept), "{way}");
         }
+        let long = format!("/ui/grants?task={}", "x".repeat(QUERY_MAX));
+        assert_eq!(way_back(&long).as_deref(), Some("/ui/grants"));
+        assert_eq!(way_in("/ui/revoke?grant=gr_1&x=%2F"), "/ui/revoke%3Fgrant%3Dgr_1%26x%3D%252F");
         for bad in [
             "",
             "/",
@@ -177,6 +215,8 @@ mod tests {
             "/ui/\\evil",
             "/ui/a b",
             "/ui/%2f",
+            "//evil.example/ui/?x",
+            "?/ui/",
         ] {
             assert_eq!(way_back(bad), None, "{bad}");
         }

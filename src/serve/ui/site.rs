@@ -12,6 +12,7 @@ use crate::serve::grounds::CallerTime;
 use crate::serve::ui::attempts::Attempts;
 use crate::serve::ui::cookie::Cookie;
 use crate::serve::ui::origin::Origin;
+use crate::serve::ui::providers::Providers;
 use crate::serve::ui::sessions::Sessions;
 use crate::serve::ui::ticket::Tickets;
 use crate::serve::watch::Watch;
@@ -43,6 +44,8 @@ pub struct Site {
     pub cookie: Cookie,
     /// Sign-ins at an issuer that have begun.
     pub attempts: Attempts,
+    /// What issuers say of themselves.
+    pub providers: Providers,
     /// The cookie of one of them.
     pub attempt_cookie: Cookie,
 }
@@ -105,6 +108,7 @@ impl Site {
             origin,
             cookie,
             attempts: Attempts::default(),
+            providers: Providers::default(),
             attempt_cookie,
         })
     }

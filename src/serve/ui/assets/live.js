@@ -17,16 +17,36 @@
     for (const one of document.querySelectorAll('[data-until]')) one.textContent = left(one.dataset.until);
   };
 
-  // Takes over what changed, part by part: what somebody is typing stays, unless the request itself is another one by now.
+  // A decision that somebody has begun to make is never made anew for them: what they chose would be gone, and their click
+  // would say something else. It stays as it is, can be sent no more, and they look at the page again.
+  const begun = () => document.querySelector('[data-begun]');
+  const stop = (part) => {
+    if ('changed' in part.dataset) return;
+    part.dataset.changed = '';
+    for (const button of part.querySelectorAll('form button')) button.disabled = true;
+    part.querySelector('.changed').hidden = false;
+    said.textContent = part.querySelector('.changed').innerText;
+  };
+  const again = () => {
+    const part = begun();
+    if (part) stop(part); else location.reload();
+  };
+  const begins = (event) => {
+    const part = event.target.closest('[data-decides]');
+    if (part) part.dataset.begun = '';
+  };
+
+  // Takes over what changed, part by part: what somebody is typing stays.
   const take = (fresh) => {
     let changed = false;
     // Another page by now. Asked first: what is taken over is no longer in the fresh one.
-    if ([...document.querySelectorAll('main [data-part]')].some((old) => !fresh.getElementById(old.id))) { location.reload(); return; }
+    if ([...document.querySelectorAll('main [data-part]')].some((old) => !fresh.getElementById(old.id))) { again(); return; }
     for (const part of fresh.querySelectorAll('[data-part]')) {
       const old = document.getElementById(part.id);
-      if (!old) { location.reload(); return; }
+      if (!old) { again(); return; }
       const same = 'version' in part.dataset ? part.dataset.version === old.dataset.version : part.isEqualNode(old);
       if (same) continue;
+      if ('begun' in old.dataset) { stop(old); continue; }
       const focus = old.contains(document.activeElement) ? document.activeElement.id : '';
       const typed = new Map([...old.querySelectorAll('input:not([type])')].map((field) => [field.id, field.value]));
       old.replaceWith(document.adoptNode(part));
@@ -41,7 +61,7 @@
 
   const look = async () => {
     const answer = await fetch(location.pathname + location.search, { headers: { 'x-protem-live': '1' }, credentials: 'same-origin' });
-    if (answer.redirected || !answer.ok) { location.reload(); return; }
+    if (answer.redirected || !answer.ok) { again(); return; }
     take(new DOMParser().parseFromString(await answer.text(), 'text/html'));
   };
 
@@ -49,7 +69,7 @@
     if (!topic || source) return;
     source = new EventSource(`/ui/events/${topic}`);
     source.addEventListener('changed', () => { look().catch(() => {}); });
-    source.addEventListener('ended', () => { source.close(); location.reload(); });
+    source.addEventListener('ended', () => { source.close(); again(); });
     source.addEventListener('error', () => {
       // A browser gives up for good when the answer is no stream; the page may be another one by now.
       if (source.readyState === EventSource.CLOSED) { source = null; setTimeout(follow, 5000); }
@@ -60,9 +80,11 @@
   document.addEventListener('visibilitychange', () => {
     if (document.hidden) { source?.close(); source = null; } else { follow(); }
   });
+  for (const kind of ['input', 'change']) document.addEventListener(kind, begins);
+  document.addEventListener('click', (event) => { if (event.target.closest('[data-again]')) location.reload(); });
   // A form is sent once.
   document.addEventListener('submit', (event) => {
-    if (event.target.dataset.sent) event.preventDefault(); else event.target.dataset.sent = '1';
+    if (event.target.dataset.sent || event.target.closest('[data-changed]')) event.preventDefault(); else event.target.dataset.sent = '1';
   });
   window.addEventListener('pageshow', () => { for (const form of document.forms) delete form.dataset.sent; });
 
