@@ -290,7 +290,6 @@ async fn the_feed_opens_in_order_tells_of_ends_and_resumes_without_a_gap() {
     }
 }
 
-/// What no credential may exceed.
 fn items_identity() -> protem_verify::names::IdentityName {
     protem_verify::names::IdentityName::try_from("payments/agent").unwrap()
 }

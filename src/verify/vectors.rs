@@ -32,7 +32,13 @@ mod tests {
         let kid = kid(&key());
         let other_name = format!(r#"{{"typ":"at+jwt","alg":"Ed25519","kid":"{kid}"}}"#);
         let get = |name, token| (name, token, "GET", "/v1/orders/1001?page=2");
+        let path = |name, path| (name, token(&claims()), "GET", path);
         vec![
+            path("a query is the API's", "/v1/orders?a=../b//c;d%2f"),
+            path("an empty query", "/v1/orders/7?"),
+            path("an escape that is needed", "/v1/orders/a%20b"),
+            path("escapes of one letter", "/v1/orders/caf%C3%A9"),
+            path("beside a literal", "/v1/orders/EXPORTS"),
             get("valid", token(&claims())),
             get("valid with every optional claim but cnf", token(&full)),
             get("valid with alg Ed25519", header(&other_name)),
@@ -69,6 +75,67 @@ mod tests {
             ("bits left over", format!("{signed}.{spare}")),
             ("a header that is a list", header(r#"["at+jwt","EdDSA","k"]"#)),
         ]
+    }
+
+    /// Paths that somebody may read as another one.
+    const CONFUSING: &[&str] = &[
+        "//v1/orders",
+        "/v1//orders",
+        "/v1/./orders",
+        "/v1/orders/..",
+        "/v1/orders/7/..%2f..%2fadmin",
+        "/v1/orders%2F7",
+        "/v1/orders/%2e%2e/admin",
+        "/v1/orders/%2E",
+        "/v1/orders/7%5c..",
+        "/v1/orders/7\\..\\admin",
+        "/v1/orders;a=b",
+        "/v1/orders/7;jsessionid=1",
+        "/v1/orders%3b",
+        "/v1/orders#admin",
+        "/v1/orders/7#/../admin",
+        "/v1/orders/%00",
+        "/v1/orders/%0a",
+        "/v1/orders/%7f",
+        "/v1/orders/%",
+        "/v1/orders/%4",
+        "/v1/orders/%zz",
+        "/v1/orders/%+1",
+        "/v1/orders/%252e",
+        "/%76%31/orders",
+        "/V1/orders",
+        "/v1/orders/",
+        "http://api.example/v1/orders",
+        "//api.example/v1/orders",
+        "v1/orders",
+        "*",
+        "",
+        "?/v1/orders",
+        "/v1/orders /admin",
+        "/v1/orders/7%3F",
+        "/v1/orders/7%3fa=b",
+        "/v1/orders%23admin",
+        "/v1/orders/7%23x",
+        "/v1/orders/%C0%AE%C0%AE",
+        "/v1/orders/%c0%af",
+        "/v1/orders/%E0%80%AE",
+        "/v1/orders/%ED%A0%80",
+        "/v1/orders/%ff",
+        "/v1/orders/%C3",
+        "/v1/orders/%C2%85",
+        "/v1/orders/export",
+        "/v1/orders/EXPORT",
+        "/v1/orders/Export",
+    ];
+
+    /// The bench's catalog, and beside its template a literal of another scope.
+    fn catalog() -> String {
+        let (more, before) = (
+            r#""orders:export":{"risk":"high","operations":["GET /v1/orders/export"]},"#,
+            r#""orders:refund":"#,
+        );
+        assert!(CATALOG.contains(before));
+        CATALOG.replace(before, &format!("{more}{before}"))
     }
 
     fn refused() -> Vec<Case> {
@@ -129,13 +196,16 @@ mod tests {
             cases.drain(..).map(|(name, token)| (name, token, "GET", "/v1/orders/1001")).collect();
         all.push(("unmapped operation", good.clone(), "DELETE", "/v1/orders/1001"));
         all.push(("dot segments", good.clone(), "GET", "/v1/x/../orders"));
-        all.push(("encoded slash", good, "GET", "/v1/orders%2f1001"));
+        all.push(("encoded slash", good.clone(), "GET", "/v1/orders%2f1001"));
+        all.extend(CONFUSING.iter().map(|path| (*path, good.clone(), "GET", *path)));
         all
     }
 
     fn written() -> String {
         let (target, prev) = (Target::Grant(ENDED), Seq(0));
-        let bench = Bench::with(&[Revocation { seq: Seq(60), prev, target, forget_after: None }]);
+        let ended = Revocation { seq: Seq(60), prev, target, forget_after: None };
+        let mut bench = Bench::with(&[ended]);
+        bench.view.catalog(&catalog(), Seq(3));
         let cases: Vec<Value> = [accepted(), refused()]
             .concat()
             .into_iter()
@@ -144,7 +214,7 @@ mod tests {
                 json!({ "name": name, "token": token, "method": method, "path": path, "expect": expect })
             })
             .collect();
-        let catalog: Value = serde_json::from_str(CATALOG).unwrap();
+        let catalog: Value = serde_json::from_str(&catalog()).unwrap();
         let set = |key: ed25519_dalek::SigningKey| -> Value {
             serde_json::from_str(&jwks(&[key.verifying_key().to_bytes()])).unwrap()
         };

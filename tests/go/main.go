@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -254,11 +255,13 @@ func canonical(path string) (string, error) {
 	if !strings.HasPrefix(path, "/") || len(path) > 4096 || strings.Contains(path, "//") {
 		return "", errPath
 	}
+	var decoded []byte
 	for at := 0; at < len(path); at++ {
 		if path[at] < '!' || path[at] > '~' || strings.IndexByte("\\;#\"<>^`|{}", path[at]) >= 0 {
 			return "", errPath
 		}
 		if path[at] != '%' {
+			decoded = append(decoded, path[at])
 			continue
 		}
 		if at+2 >= len(path) {
@@ -268,9 +271,15 @@ func canonical(path string) (string, error) {
 		value, err := strconv.ParseUint(path[at+1:at+3], 16, 8)
 		letter := byte(value)
 		plain := letter|0x20 >= 'a' && letter|0x20 <= 'z' || letter >= '0' && letter <= '9'
-		if err != nil || plain || letter < 0x20 || letter == 0x7f || strings.IndexByte("-._~/\\%;", letter) >= 0 {
+		if err != nil || plain || strings.IndexByte("-._~/\\%;?#", letter) >= 0 {
 			return "", errPath
 		}
+		decoded = append(decoded, letter)
+		at += 2
+	}
+	// An overlong form of a dot is a dot to some, and a control character ends a line or a text for others.
+	if !utf8.Valid(decoded) || strings.IndexFunc(string(decoded), unicode.IsControl) >= 0 {
+		return "", errPath
 	}
 	for _, piece := range strings.Split(path, "/") {
 		if piece == "." || piece == ".." {
@@ -280,14 +289,24 @@ func canonical(path string) (string, error) {
 	return path, nil
 }
 
-// allowing lists the scopes that allow an operation; of templates that overlap the most specific counts alone.
+// allowing lists the scopes that allow an operation; of templates that overlap the most specific counts alone. Nothing allows
+// what a router that does not tell `a` from `A` could take for a more specific operation.
 func allowing(resource Resource, method, path string) []string {
 	pieces, best, scopes := strings.Split(path, "/")[1:], "", []string(nil)
+	closest := ""
+	same := func(a, b string) bool { return a == b }
 	for name, scope := range resource.Scopes {
 		for _, operation := range scope.Operations {
-			verb, template, _ := strings.Cut(operation, " ")
-			shape, fits := fitting(strings.Split(template, "/")[1:], pieces)
-			if verb != method || !fits || (scopes != nil && shape > best) {
+			verb, path, _ := strings.Cut(operation, " ")
+			if verb != method {
+				continue
+			}
+			template := strings.Split(path, "/")[1:]
+			if shape, fits := fitting(template, pieces, strings.EqualFold); fits && (closest == "" || shape < closest) {
+				closest = shape
+			}
+			shape, fits := fitting(template, pieces, same)
+			if !fits || (scopes != nil && shape > best) {
 				continue
 			}
 			if scopes == nil || shape < best {
@@ -296,11 +315,14 @@ func allowing(resource Resource, method, path string) []string {
 			scopes = append(scopes, name)
 		}
 	}
+	if closest < best {
+		return nil
+	}
 	return scopes
 }
 
 // fitting says whether a path fits a template, whose shape sorts literals before parameters, from the left.
-func fitting(template, pieces []string) (string, bool) {
+func fitting(template, pieces []string, equal func(a, b string) bool) (string, bool) {
 	if len(template) != len(pieces) {
 		return "", false
 	}
@@ -309,7 +331,7 @@ func fitting(template, pieces []string) (string, bool) {
 		switch {
 		case strings.HasPrefix(piece, "{") && pieces[at] != "":
 			shape += "1"
-		case piece == pieces[at]:
+		case equal(piece, pieces[at]):
 			shape += "0"
 		default:
 			return "", false

@@ -153,7 +153,6 @@ fn two_hundred_worlds_keep_every_promise() {
         counts.all(&counted);
         failures.extend(failed);
     }
-    eprintln!("{counts:#?}");
     for (seed, violation) in &failures {
         eprintln!("seed {seed}: {violation}");
         eprintln!("  PROTEM_SIM_SEED={seed} cargo test --test it simulation -- --nocapture");

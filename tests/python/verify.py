@@ -8,6 +8,8 @@ import base64
 import json
 import re
 import sys
+import unicodedata
+from urllib.parse import unquote_to_bytes
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -110,28 +112,40 @@ def canonical(path):
     for escape in re.findall(r"%.{0,2}", path):
         need(re.fullmatch(r"%[0-9A-Fa-f]{2}", escape), "PT-0415")
         # What needs no escape, and what a server could read as structure.
-        need(not re.fullmatch(r"[A-Za-z0-9._~%/\\;\x00-\x1f\x7f-]", chr(int(escape[1:], 16))), "PT-0415")
+        need(not re.fullmatch(r"[A-Za-z0-9._~%/\\;?#-]", chr(int(escape[1:], 16))), "PT-0415")
+    # An overlong form of a dot is a dot to some, and a control character ends a line or a text for others.
+    try:
+        text = unquote_to_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as why:
+        raise Refused("PT-0415") from why
+    need(not any(unicodedata.category(letter) == "Cc" for letter in text), "PT-0415")
     return path
 
 
 def allowing(resource, method, path):
-    """The scopes that allow an operation; of templates that overlap the most specific counts alone."""
-    pieces, best, scopes = path.split("/")[1:], None, []
+    """The scopes that allow an operation; of templates that overlap the most specific counts alone.
+
+    Nothing allows what a router that does not tell `a` from `A` could take for a more specific operation.
+    """
+    pieces, best, scopes, closest = path.split("/")[1:], None, [], None
     for name, scope in resource["scopes"].items():
         for operation in scope["operations"]:
             verb, template = operation.split(" ")
             template = template.split("/")[1:]
             fits = verb == method and len(template) == len(pieces)
-            fits = fits and all(t == p or (t.startswith("{") and p) for t, p in zip(template, pieces))
-            if not fits:
+            like = [t.lower() == p.lower() or (t.startswith("{") and p) for t, p in zip(template, pieces)]
+            if not fits or not all(like):
                 continue
             # A literal goes before a parameter, from the left.
             shape = [piece.startswith("{") for piece in template]
+            closest = shape if closest is None else min(closest, shape)
+            if not all(t == p or (t.startswith("{") and p) for t, p in zip(template, pieces)):
+                continue
             if best is None or shape < best:
                 best, scopes = shape, []
             if shape == best:
                 scopes.append(name)
-    return scopes
+    return scopes if closest == best else []
 
 
 def check(token, method, path, view):
