@@ -52,6 +52,7 @@ struct Script {
     root: u8,
     epoch: u64,
     proving: bool,
+    catalog: String,
     delay: Duration,
     streams: Vec<mpsc::Sender<Result<v1::SubscribeResponse, Status>>>,
     opens: Vec<v1::Open>,
@@ -88,6 +89,7 @@ impl Broker {
             root: 1,
             epoch: 5,
             proving: true,
+            catalog: CATALOG.to_owned(),
             delay: Duration::ZERO,
             streams: Vec::new(),
             opens: Vec::new(),
@@ -117,7 +119,7 @@ impl Broker {
                 }),
                 Message::Keys(v1::Keys { jwks: set(1), seq: 2, checkpoint_jwks: set(2) }),
                 Message::Catalog(v1::Catalog {
-                    json: CATALOG.into(),
+                    json: script.catalog.clone(),
                     seq: 3,
                     ..Default::default()
                 }),
@@ -287,7 +289,10 @@ fn start(address: SocketAddr, folder: &std::path::Path) -> Gate {
 
 impl Bench {
     async fn start() -> Self {
-        let broker = Broker::new();
+        Self::on(Broker::new()).await
+    }
+
+    async fn on(broker: Broker) -> Self {
         let address = broker.serve().await;
         let folder = tempfile::tempdir().unwrap();
         let gate = start(address, folder.path());

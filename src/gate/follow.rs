@@ -9,6 +9,7 @@ use protem_proto::wire::v1::revocation_service_client::RevocationServiceClient;
 use protem_proto::wire::v1::subscribe_request::Message;
 use protem_verify::known::Moment;
 use protem_verify::names::ResourceName;
+use protem_verify::operation::CATALOG_MAX;
 use protem_verify::view::Broken;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -75,6 +76,9 @@ const SOON: (Duration, Duration) = (Duration::from_secs(8), Duration::from_milli
 const SILENCE: (u32, Duration) = (3, Duration::from_secs(2));
 /// How long an opening, with a login, may take.
 const OPENING: Duration = Duration::from_secs(10);
+/// The largest message: a whole part of the catalog, and room for what stands around it. One that is not taken would come
+/// again with each stream, and no credential would ever pass.
+const MESSAGE_MAX: usize = CATALOG_MAX.saturating_add(1 << 20);
 /// Requests that wait for the wire: pings and acknowledgements, both of which the next one makes up for.
 const WAITING_MAX: usize = 64;
 
@@ -160,7 +164,8 @@ impl Follow {
         if let Some(token) = token {
             request.metadata_mut().insert("authorization", signed(&token)?);
         }
-        Ok(RevocationServiceClient::new(channel).subscribe(request).await?.into_inner())
+        let mut feed = RevocationServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
+        Ok(feed.subscribe(request).await?.into_inner())
     }
 
     /// INVARIANT(age_counts_from_the_send): the clock is read before the ping is handed over.

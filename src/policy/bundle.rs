@@ -19,6 +19,7 @@ use crate::policy::ask::Unknown;
 use crate::policy::cases;
 use crate::policy::catalog::{Catalog, Gateway, Identity, Issuer, People};
 use crate::policy::entities::Store;
+use crate::policy::feed;
 use crate::policy::finding::{At, Finding, Findings, Severity, Source, nearest};
 use crate::policy::lint;
 use crate::policy::login::Person;
@@ -241,6 +242,7 @@ fn read(files: Files, purpose: Load, dev: bool) -> (Option<Bundle>, Findings) {
     // What follows from a mistake elsewhere would only hide it: these look at a bundle that reads.
     if !findings.failed() {
         lint::administered(&bundle, &mut findings);
+        feed::parts(&bundle.catalog, &parsed, &mut findings);
         cases::report(&bundle, &mut findings);
         lint::warnings(&bundle, &parsed, &mut findings);
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use protem_verify::codes::policy;
+use protem_verify::operation::CATALOG_MAX;
 use protem_verify::time::Time;
 
 use crate::policy::bundle::{Bundle, Files, Load, check};
@@ -452,4 +453,30 @@ fn too_large_a_bundle_is_refused() {
     files.push(("zzz.json".into(), vec![b' '; crate::policy::bundle::BUNDLE_MAX].into()));
     let found = Bundle::load(files.into(), Load::Activate, false).unwrap_err();
     assert_eq!(found.first().map(|finding| finding.code.id), Some("PT-0302"));
+}
+
+/// What a gateway cannot read closes it for all that it protects.
+#[test]
+fn what_a_gateway_could_not_read_is_refused_with_its_place() {
+    // Each of these is two characters there.
+    let long = format!("'{}'", "\"".repeat(CATALOG_MAX / 2));
+    let says = finds(
+        "catalog.toml",
+        "\"https://crm.example\"",
+        &long,
+        "PT-0302",
+        "give it fewer resources",
+    );
+    assert_eq!(says, Severity::Error);
+    let path = format!("GET /v1/{}", "x".repeat(4_096));
+    for unread in ["GET /v1/orders;v=2", path.as_str()] {
+        let severity = finds(
+            "catalog.toml",
+            "GET /v1/orders\"",
+            &format!("{unread}\""),
+            "PT-0312",
+            "canonical",
+        );
+        assert_eq!(severity, Severity::Error);
+    }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use protem_core::limits::{LIFETIME_MAX, LIFETIME_MIN, STALENESS};
 use protem_verify::codes::policy;
 use protem_verify::names::{GatewayName, ResourceName, ScopeName};
+use protem_verify::operation::Operation;
 use protem_verify::time::{Lifetime, Staleness};
 
 use crate::policy::catalog::{
@@ -296,7 +297,10 @@ fn scope_of(
     let mut seen = BTreeSet::new();
     for operation in &raw.operations {
         let text = operation.get_ref();
-        if let Err(why) = operation_is_readable(text) {
+        // What its gateways could not read would close them, for this operation and every other.
+        let readable = operation_is_readable(text)
+            .and_then(|()| Operation::parse(text).map(drop).map_err(|bad| bad.why));
+        if let Err(why) = readable {
             let message = format!("`{text}` {why}");
             reading.error(&operation.span(), policy::BAD_OPERATION, message);
         } else if !seen.insert(text) {

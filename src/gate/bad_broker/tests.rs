@@ -43,6 +43,19 @@ async fn a_lost_stream_goes_on_from_its_cursor() {
     assert_eq!(bench.status().await, 401);
 }
 
+/// Four mebibytes are what a gRPC client takes by default.
+#[tokio::test]
+async fn a_part_of_the_catalog_as_large_as_any_is_read() {
+    let broker = Broker::new();
+    let more = |at: u32| format!(",\"GET /v1/orders/of/{at:060}/{{id}}\"");
+    let more: String = (0..60_000).map(more).collect();
+    let large = CATALOG.replacen("\"GET /v1/orders\"", &format!("\"GET /v1/orders\"{more}"), 1);
+    assert!(large.len() > 4 << 20, "{}", large.len());
+    broker.turn(|script| script.catalog = large);
+    let bench = Bench::on(broker).await;
+    assert_eq!(bench.status().await, 200);
+}
+
 /// A broker says what it likes of any resource, and signs for it; what it may open is the gate's own word.
 #[tokio::test]
 async fn attack_broker_opens_what_is_anothers() {
