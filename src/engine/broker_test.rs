@@ -123,7 +123,7 @@ fn key(last: u8) -> RequestId {
     RequestId([a, b, c, d, e, f, 0x70, 0, 0x80, 0, 0, 0, 0, 0, 0, last])
 }
 
-fn follow(after: Option<Cursor>) -> Subscribe {
+pub(super) fn follow(after: Option<Cursor>) -> Subscribe {
     let filter = Filter {
         resources: Some([ResourceName::try_from("orders-api").unwrap()].into()),
         identity: None,
@@ -153,13 +153,16 @@ fn decode(encoded: &Encoded) -> Wire {
     v1::SubscribeResponse::decode(encoded.0.clone()).unwrap().message.unwrap()
 }
 
-async fn next(feed: &mut Subscription) -> Wire {
+pub(super) async fn next(feed: &mut Subscription) -> Wire {
     let next = tokio::time::timeout(PATIENCE, feed.next()).await;
     decode(&next.expect("a message in time").expect("the stream goes on"))
 }
 
 /// Reads up to a checkpoint that answers `nonce`; the items that came before it.
-async fn up_to(feed: &mut Subscription, nonce: &[u8]) -> (Vec<v1::Revocation>, v1::Checkpoint) {
+pub(super) async fn up_to(
+    feed: &mut Subscription,
+    nonce: &[u8],
+) -> (Vec<v1::Revocation>, v1::Checkpoint) {
     let mut items = Vec::new();
     loop {
         #[expect(clippy::wildcard_enum_match_arm, reason = "a test looks at the kinds it is about")]
@@ -173,7 +176,7 @@ async fn up_to(feed: &mut Subscription, nonce: &[u8]) -> (Vec<v1::Revocation>, v
     }
 }
 
-fn cursor(wire: &v1::Cursor) -> Cursor {
+pub(super) fn cursor(wire: &v1::Cursor) -> Cursor {
     Cursor {
         journal: protem_verify::ids::JournalId(wire.journal.clone().try_into().unwrap()),
         epoch: protem_verify::ids::Epoch(wire.epoch),

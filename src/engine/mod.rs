@@ -14,6 +14,8 @@ pub mod desk;
 pub mod dice;
 pub mod ending;
 pub mod feed;
+#[cfg(test)]
+mod feed_test;
 pub mod filter;
 pub mod granted;
 pub mod health;

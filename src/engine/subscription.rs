@@ -338,6 +338,9 @@ impl Subscription {
 
     fn deliver(&mut self, slot: &Slot) {
         let encoded = match slot.what {
+            // The opening said what they are now: an older one would take that back until the next comes.
+            What::Keys(seq) if seq <= self.keys_seq => return,
+            What::Catalog(seq) if seq <= self.catalog_seq => return,
             What::Keys(seq) => {
                 self.keys_seq = self.keys_seq.max(seq);
                 slot.encoded.clone()

@@ -111,7 +111,7 @@ impl Follower {
             }
             Message::Catalog(catalog) => {
                 if let Some(ceiling) = catalog.max_staleness {
-                    self.view.ceiling(span(ceiling));
+                    self.view.ceiling(span(ceiling), Seq(catalog.seq));
                 }
                 self.view.catalog(&catalog.json, Seq(catalog.seq));
             }

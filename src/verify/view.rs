@@ -162,15 +162,20 @@ impl View {
             self.journal = Some(opened.journal);
             self.needs_snapshot = true;
             (self.last_item, self.enforced) = (Seq(0), Seq(0));
-            (self.keys_seq, self.catalog_seq) = (Seq(0), Seq(0));
         }
+        // Every stream begins with the keys and the catalog of its broker, wherever that counts them from.
+        (self.keys_seq, self.catalog_seq) = (Seq(0), Seq(0));
         self.known.max_staleness = opened.max_staleness;
         self.publish();
         Ok(())
     }
 
-    /// The full key sets, whenever they change. Sets that cannot be read count as `everything`.
+    /// The full key sets, whenever they change. Sets that cannot be read count as `everything`; those of before the newest
+    /// that came on this stream change nothing.
     pub fn keys(&mut self, credential: &str, checkpoint: &str, seq: Seq) {
+        if seq < self.keys_seq {
+            return;
+        }
         let sets = Keys::parse(credential).ok().zip(Keys::parse(checkpoint).ok());
         let Some((keys, checkpoint_keys)) = sets.filter(|(keys, others)| !keys.overlap(others))
         else {
@@ -183,13 +188,19 @@ impl View {
         self.publish();
     }
 
-    /// The greatest `fresh` that may be alive from here on; told with a catalog, and published with it.
-    pub fn ceiling(&mut self, max_staleness: Duration) {
-        self.known.max_staleness = max_staleness;
+    /// The greatest `fresh` that may be alive from here on; told with the catalog of this seq, and published with it.
+    pub fn ceiling(&mut self, max_staleness: Duration, seq: Seq) {
+        if seq >= self.catalog_seq {
+            self.known.max_staleness = max_staleness;
+        }
     }
 
-    /// The catalog's part, whenever it changes. One that cannot be read counts as `everything`.
+    /// The catalog's part, whenever it changes. One that cannot be read counts as `everything`; one of before the newest that
+    /// came on this stream changes nothing: what a scope no longer maps would be let through again.
     pub fn catalog(&mut self, json: &str, seq: Seq) {
+        if seq < self.catalog_seq {
+            return;
+        }
         let Ok(catalog) = Catalog::parse(json) else { return self.not_understood() };
         self.known.catalog = Arc::new(catalog);
         self.catalog_seq = seq;

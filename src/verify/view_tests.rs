@@ -11,6 +11,7 @@ mod tests {
     use crate::claims::Claims;
     use crate::fences::{Revocation, Target};
     use crate::ids::{Epoch, GrantId, Hash, JournalId, Seq};
+    use crate::keys::jwks;
     use crate::time::{Staleness, Time};
     use crate::view::{Broken, Claimed, View};
 
@@ -214,6 +215,30 @@ mod tests {
         let (claimed, now) = (bench.claimed(), bench.now);
         assert_eq!(bench.view.checkpoint(&signed, claimed, Some(moment(101)), now), Ok(true));
         assert_eq!(bench.view.known().now(now), Some(before));
+    }
+
+    /// A broker of before replays, after a resume, what its opening had overtaken.
+    #[test]
+    fn keys_and_catalog_do_not_go_back_on_a_stream() {
+        let none = r#"{"resources":{}}"#;
+        let mut bench = Bench::fresh();
+        let known = bench.view.known().max_staleness;
+        bench.view.keys(&jwks(&[]), &jwks(&[]), Seq(1));
+        bench.view.ceiling(Duration::from_secs(60), Seq(2));
+        bench.view.catalog(none, Seq(2));
+        says(&bench, "allow");
+        assert_eq!(bench.view.known().max_staleness, known);
+        assert_eq!(bench.prove(moment(101)), Ok(true));
+        bench.view.catalog(none, Seq(4));
+        says(&bench, "PT-0421");
+        // Another stream may be of a broker that counts from elsewhere: what it begins with counts, and without it nothing
+        // is proven.
+        let mut bench = Bench::fresh();
+        bench.view.opened(&opened(EPOCH, JOURNAL)).unwrap();
+        says(&bench, "allow");
+        assert_eq!(bench.prove(moment(101)), Err(Broken::Gap));
+        bench.view.catalog(none, Seq(2));
+        says(&bench, "PT-0421");
     }
 
     #[test]
