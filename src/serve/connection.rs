@@ -16,11 +16,12 @@ use tower::ServiceExt;
 
 use crate::serve::draining::Draining;
 use crate::serve::grounds::{CallerTime, Changes};
-use crate::serve::incoming::{Peer, spread};
+use crate::serve::incoming::spread;
 use crate::serve::limits::{
     CONNECTION_AGE, GRACE, HEADER_LIST_MAX, HTTP1_BUFFER_MAX, KEEP_ALIVE_EVERY, KEEP_ALIVE_WITHIN,
     LEAVE_AHEAD, LOCAL_RESETS_MAX, PENDING_RESETS_MAX, STRANGER_FOR, STREAMS_MAX,
 };
+use crate::serve::peers::Peer;
 use crate::serve::svid::Presented;
 use crate::serve::tls::Tls;
 use crate::serve::whole::Whole;
@@ -53,6 +54,7 @@ impl Served {
         let opened = tokio::select! {
             opened = tls.accept(stream, peer.address.ip()) => opened,
             () = self.draining.begun() => return,
+            () = peer.evicted() => return,
         };
         match opened {
             Ok((stream, certificate)) => self.speak(stream, peer, certificate).await,
@@ -85,7 +87,10 @@ impl Served {
         };
         // No new streams from here on; those that are open have this long.
         served.as_mut().graceful_shutdown();
-        let _ = tokio::time::timeout(within, served).await;
+        tokio::select! {
+            _ = tokio::time::timeout(within, served) => {}
+            () = peer.evicted() => {}
+        }
     }
 
     /// Done when the connection should end, with how long its streams may take.
@@ -102,8 +107,9 @@ impl Served {
             () = strange => GRACE,
             () = tokio::time::sleep(age) => CONNECTION_AGE,
             () = self.draining.begun() => self.drain,
-            // Its owner may have a better certificate by now, for the next connection.
+            // Its owner may have a better certificate by now, for the next connection, or closes another one first.
             () = peer.refused() => GRACE,
+            () = peer.evicted() => Duration::ZERO,
             () = outlived(certificate, time, changes) => LEAVE_AHEAD.saturating_add(GRACE),
         }
     }

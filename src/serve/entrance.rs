@@ -19,11 +19,11 @@ use crate::policy::login::{Caller, Principal};
 use crate::serve::caller::{Asked, Door, SignedIn, nobodys_fault};
 use crate::serve::grounds::CallerTime;
 use crate::serve::guarded::Guarded;
-use crate::serve::incoming::Peer;
 use crate::serve::limits::{
     FAULT_RETRY, LOADED_WITHIN, MESSAGE_MAX, PASS_OVER_WITHIN, STREAMS_OF_ONE_MAX,
 };
 use crate::serve::methods::{self, Lane, Rule, Who};
+use crate::serve::peers::Peer;
 use crate::serve::places::{CallLimits, Place, Places, Room};
 use crate::serve::rates::Rates;
 use crate::serve::seats::{Seat, Seated, Seats};
@@ -171,6 +171,7 @@ impl Entrance {
                 if let Some(ip) = ip {
                     self.rates.may_try(ip, boot)?;
                 }
+                let _signing_in = peer.map(Peer::signing_in);
                 let signed_in = self.door.sign_in(headers, certificate, &asked).await;
                 // An issuer that is down must not lock its callers' whole address out.
                 let blamed = |problem: &Problem| !nobodys_fault(problem.code());
@@ -180,9 +181,9 @@ impl Entrance {
         match signed_in.caller() {
             Ok(caller) => {
                 if let Some(peer) = peer {
-                    peer.sign_in();
+                    peer.sign_in(caller, &bundle)?;
                 }
-                if rule.who == Who::Known && rule.lane == Lane::Ordinary {
+                if rule.lane == Lane::Ordinary {
                     self.rates.count(caller, &bundle)?;
                 }
                 if let Some(right) = rule.right {

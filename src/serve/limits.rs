@@ -30,8 +30,21 @@ pub const CONNECTION_AGE: Duration = Duration::from_secs(60 * 60);
 pub const GRACE: Duration = Duration::from_secs(10);
 /// Connections in all: gateways and workloads of one region; each costs a few KiB and a file descriptor.
 pub const CONNECTIONS_MAX: usize = 16_384;
+/// Of these, for gateways, people and whoever has not signed in yet: whatever workloads do, a gateway comes back and an operator
+/// can stop them.
+pub const CONNECTIONS_RESERVED: usize = 2_048;
+/// Connections of one identity, beside one for each grant that its tier lets it hold at once: a job has one of its own.
+pub const CONNECTIONS_OF_IDENTITY: usize = 64;
+/// The most of these, whatever its tier says: a quarter of all.
+pub const CONNECTIONS_OF_IDENTITY_MAX: usize = 4_096;
+/// Connections of all processes of one gateway: 64 replicas with two each, and as many that are half-open until it is noticed.
+pub const CONNECTIONS_OF_GATEWAY_MAX: usize = 256;
+/// Connections of one person: some browsers and terminals.
+pub const CONNECTIONS_OF_PERSON_MAX: usize = 64;
 /// Connections of one address (or IPv6 network) on which nobody has signed in: many workloads share a node's address, but sign in at once.
 pub const STRANGERS_MAX: usize = 256;
+/// How long each of these has at least, when its place is wanted: two round trips around the world.
+pub const STRANGER_LEAST: Duration = Duration::from_secs(1);
 /// How long a connection may stay without anybody signing in (slow-loris).
 pub const STRANGER_FOR: Duration = Duration::from_secs(60);
 /// The pause when the process is out of file descriptors: accepting again at once would only spin (RUSTSEC-2024-0376's kin).

@@ -30,6 +30,9 @@ pub mod methods;
 pub mod metrics;
 pub mod oidc;
 pub mod parse;
+pub mod peers;
+#[cfg(test)]
+mod peers_tests;
 pub mod places;
 pub mod private;
 pub mod rates;

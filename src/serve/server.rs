@@ -14,10 +14,11 @@ use crate::serve::connection::Served;
 use crate::serve::draining::End;
 use crate::serve::entrance::Entrance;
 use crate::serve::grounds::CallerTime;
-use crate::serve::incoming::{ConnectionLimits, Connections};
+use crate::serve::incoming::Connections;
 use crate::serve::issuers::{Reach, Svids};
 use crate::serve::limits::{FAREWELL, GRACE};
 use crate::serve::metrics::Calls;
+use crate::serve::peers::ConnectionLimits;
 use crate::serve::places::CallLimits;
 use crate::serve::private;
 use crate::serve::reload::Files;
@@ -147,17 +148,20 @@ pub async fn serve(
 /// Serves who comes until `shutdown` is done; answers the connections that are open then.
 async fn accept(
     served: &Served,
-    connections: &Arc<Connections>,
+    connections: &Connections,
     listener: &TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> JoinSet<()> {
     let mut open = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
+    // Kept while others end: somebody may wait at the door in it.
+    let mut next = std::pin::pin!(connections.next(listener));
     loop {
         tokio::select! {
             () = &mut shutdown => return open,
-            (stream, peer) = connections.next(listener) => {
+            (stream, peer) = &mut next => {
                 open.spawn(served.clone().run(stream, peer));
+                next.set(connections.next(listener));
             }
             Some(_) = open.join_next() => {}
         }

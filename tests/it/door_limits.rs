@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use protem::policy::bundle::Files;
-use protem::serve::incoming::ConnectionLimits;
+use protem::serve::peers::ConnectionLimits;
 use protem::serve::places::CallLimits;
 use protem_proto::wire::v1;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,10 +44,14 @@ async fn strangers_of_one_address_are_few() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_counted() {
-    let connections = ConnectionLimits { connections: 1, ..ConnectionLimits::default() };
+    let connections =
+        ConnectionLimits { connections: 1, reserved: 0, ..ConnectionLimits::default() };
     let broker = TestBroker::with(Wish { connections, ..Wish::default() }).await;
-    let only = raw(&broker).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    // A stranger who has the only place makes room for whoever comes.
+    let stranger = raw(&broker).await;
+    let mut only = broker.identity("payments/agent");
+    only.access.who_am_i(v1::WhoAmIRequest {}).await.unwrap();
+    assert!(is_closed(stranger).await);
     let mut agent = broker.identity("payments/agent");
     let waits = agent.access.who_am_i(v1::WhoAmIRequest {});
     assert!(tokio::time::timeout(Duration::from_millis(300), waits).await.is_err());
@@ -55,6 +59,55 @@ async fn connections_are_counted() {
     let mut agent = broker.identity("payments/agent");
     let answer = tokio::time::timeout(PATIENCE, agent.access.who_am_i(v1::WhoAmIRequest {}));
     answer.await.unwrap().unwrap();
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_one_caller_on_every_connection() {
+    let connections = ConnectionLimits { of_person: 2, ..ConnectionLimits::default() };
+    let broker = TestBroker::with(Wish { connections, ..Wish::default() }).await;
+    let mut held = [broker.operator(), broker.operator()];
+    for one in &mut held {
+        one.access.who_am_i(v1::WhoAmIRequest {}).await.unwrap();
+    }
+    let status = broker.operator().access.who_am_i(v1::WhoAmIRequest {}).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "PT-0214"));
+    assert!(status.get_error_details().retry_info().is_some());
+    // And the connection is let go, with a word.
+    let mut third = raw(&broker).await;
+    let token = broker.sign(&broker.claims("olga", "person", &["operators"]));
+    third.write_all(&who_am_i(&token)).await.unwrap();
+    assert!(ends(&mut third).await);
+    // Everybody else gets in, and so does the same one when a connection has gone.
+    broker.identity("payments/agent").access.who_am_i(v1::WhoAmIRequest {}).await.unwrap();
+    let [mut one, other] = held;
+    drop(other);
+    let end = Instant::now() + PATIENCE;
+    while let Err(status) = broker.operator().access.who_am_i(v1::WhoAmIRequest {}).await {
+        assert_eq!(reason(&status), "PT-0214");
+        assert!(Instant::now() < end, "its place is never given back");
+    }
+    one.access.who_am_i(v1::WhoAmIRequest {}).await.unwrap();
+    broker.stop().await;
+}
+
+/// And whatever workloads take, who enforces and who can stop them comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_and_people_get_in_when_workloads_have_taken_all() {
+    let connections =
+        ConnectionLimits { connections: 4, reserved: 3, ..ConnectionLimits::default() };
+    let broker = TestBroker::with(Wish { connections, ..Wish::default() }).await;
+    let mut agent = broker.identity("payments/agent");
+    agent.access.who_am_i(v1::WhoAmIRequest {}).await.unwrap();
+    let mut other = broker.identity("payments/reconciler");
+    let status = other.access.who_am_i(v1::WhoAmIRequest {}).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "PT-0214"));
+    let mut gateway = broker.gateway("edge-eu-1");
+    gateway.access.who_am_i(v1::WhoAmIRequest {}).await.unwrap();
+    let mut operator = broker.operator();
+    operator.revoke(v1::selector::By::Everything(true)).await.unwrap();
+    // Who has a connection keeps it.
+    agent.access.who_am_i(v1::WhoAmIRequest {}).await.unwrap();
     broker.stop().await;
 }
 
@@ -145,6 +198,9 @@ async fn a_tiers_rate_is_in_force_and_ends_are_not_counted() {
     assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "PT-0206"));
     let wait = status.get_error_details().retry_info().unwrap().retry_delay.unwrap();
     assert!(wait > Duration::from_secs(60), "{wait:?}");
+    // To ask who one is counts, too.
+    let status = agent.access.who_am_i(v1::WhoAmIRequest {}).await.unwrap_err();
+    assert_eq!(reason(&status), "PT-0206");
     broker
         .identity("payments/reconciler")
         .access
@@ -326,6 +382,34 @@ async fn read_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
 fn frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &id.to_be_bytes(), payload].concat()
+}
+
+/// A whole call of `WhoAmI` as the first of a connection; only `authorization` is long.
+fn who_am_i(token: &str) -> Vec<u8> {
+    // RFC 7541 §6.2.2 with names of its static table: `:path`, `:authority`, `content-type`, `authorization`.
+    let literal = |name: &[u8], value: &str| {
+        let length = u8::try_from(value.len().min(127)).unwrap();
+        let mut text = [name, &[length]].concat();
+        let mut rest = value.len() - usize::from(length);
+        while length == 127 && rest >= 128 {
+            text.push(u8::try_from(rest % 128).unwrap() | 128);
+            rest /= 128;
+        }
+        if length == 127 {
+            text.push(u8::try_from(rest).unwrap());
+        }
+        [&text, value.as_bytes()].concat()
+    };
+    let headers = [
+        vec![0x83, 0x86],
+        literal(&[4], "/protem.v1.AccessService/WhoAmI"),
+        literal(&[1], "127.0.0.1"),
+        literal(&[15, 16], "application/grpc"),
+        literal(&[15, 8], &format!("Bearer {token}")),
+        literal(&[0, 2, b't', b'e'], "trailers"),
+    ];
+    let headers = frame(1, 4, 1, &headers.concat());
+    [PREFACE, &frame(4, 0, 0, &[]), &headers, &frame(0, 1, 1, &[0; 5])].concat()
 }
 
 /// A literal header of 100 bytes that is not indexed: what a CONTINUATION flood is made of.

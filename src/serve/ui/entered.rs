@@ -12,8 +12,8 @@ use tonic::Code as Grpc;
 
 use crate::policy::login::{Caller, Person};
 use crate::serve::caller::SignedIn;
-use crate::serve::incoming::Peer;
 use crate::serve::methods::Lane;
+use crate::serve::peers::Peer;
 use crate::serve::places::Place;
 use crate::serve::status::Problem;
 use crate::serve::ui::problem;
@@ -93,7 +93,7 @@ fn admitted(parts: &Parts, site: &Site, session: Arc<Session>) -> Result<Entered
     let caller = session.signed_in.caller()?;
     let person = who::person(caller)?.clone();
     if let Some(peer) = parts.extensions.get::<Arc<Peer>>() {
-        peer.sign_in();
+        peer.sign_in(caller, &site.broker.bundle())?;
     }
     let lane = lane(&parts.method, parts.uri.path());
     let place = site.entrance.page(caller, lane)?;

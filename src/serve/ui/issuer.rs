@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use askama::Template;
+use axum::Extension;
 use axum::extract::{Query, Request, State};
 use axum::response::Response;
 use http::header::SET_COOKIE;
@@ -13,9 +14,9 @@ use zeroize::Zeroizing;
 
 use crate::serve::caller::{Asked, SignedIn};
 use crate::serve::grounds::Grounds;
-use crate::serve::incoming::Peer;
 use crate::serve::limits::BUSY_RETRY;
 use crate::serve::oidc::{Answer, Attempt, Failed, PeopleIssuer, Provider, text};
+use crate::serve::peers::Peer;
 use crate::serve::rates::household;
 use crate::serve::status::Problem;
 use crate::serve::ui::attempts::{Begun, Room};
@@ -80,6 +81,7 @@ pub async fn back(
     State(site): State<Arc<Site>>,
     headers: HeaderMap,
     Query(query): Query<Vec<(String, String)>>,
+    peer: Option<Extension<Arc<Peer>>>,
 ) -> Result<Response, Response> {
     let unknown =
         || again(&broken("this is not the answer to a sign-in that this browser began lately"));
@@ -88,6 +90,7 @@ pub async fn back(
     // Before it is used up: who finds no room loads the same address again.
     let room = site.attempts.room(from).await.ok_or_else(|| again(&busy()))?;
     let begun = site.attempts.take(value, site.time.boot()).ok_or_else(unknown)?;
+    let _signing_in = peer.as_ref().map(|Extension(peer)| peer.signing_in());
     let signed_in = answered(&site, &begun, &query, room).await.map_err(|why| again(&why))?;
     let mut response = begin(&site, Arc::new(signed_in), site.cookie.read(&headers), &begun.to);
     response.headers_mut().append(SET_COOKIE, site.attempt_cookie.remove());

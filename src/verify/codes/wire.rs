@@ -27,4 +27,6 @@ crate::codes! {
         "a defect ended the call; nothing of it was half done", "try again, and report it with the broker's log";
     FOREIGN_TOKEN = "PT-0213", "the text is no credential",
         "a leaked credential is a compact JWT of this broker", "send the credential's full text";
+    TOO_MANY_CONNECTIONS = "PT-0214", "too many connections",
+        "a caller may hold a limited number of connections open, and workloads together leave some to gateways and people", "let jobs share a connection, close those that nothing uses, or have the tier's `active_max` raised";
 }
