@@ -38,7 +38,7 @@ async fn list(client: &Client, screen: &Screen) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// The webhook itself, then what is parked.
+/// The webhook itself, then what is set aside and what is parked.
 fn rows(webhook: &v1::Webhook) -> Vec<Vec<String>> {
     let row = |state: &str, what: &str, seq: u64, tries: u32, at: String, why: &str| {
         let count = if tries == 0 { String::new() } else { tries.to_string() };
@@ -52,14 +52,25 @@ fn rows(webhook: &v1::Webhook) -> Vec<Vec<String>> {
             row("failing", &failing.what, failing.seq, failing.tries, at, &failing.why)
         }
     }];
+    for aside in &webhook.aside {
+        let at = show::at(aside.next_try.as_ref());
+        rows.push(row("set aside", &aside.what, aside.seq, aside.tries, at, &aside.why));
+    }
     for parked in &webhook.parked {
         let at = show::at(parked.since.as_ref());
         rows.push(row("parked", &parked.what, parked.seq, parked.tries, at, &parked.why));
     }
-    let shown = u64::try_from(webhook.parked.len()).unwrap_or(u64::MAX);
-    let more = webhook.parked_count.saturating_sub(shown);
-    if more > 0 {
-        rows.push(row(&format!("parked, {more} more"), "", 0, 0, String::new(), ""));
+    let more = |count: u64, shown: usize| {
+        let shown = u64::try_from(shown).unwrap_or(u64::MAX);
+        count.saturating_sub(shown)
+    };
+    for (state, more) in [
+        ("set aside", more(webhook.aside_count, webhook.aside.len())),
+        ("parked", more(webhook.parked_count, webhook.parked.len())),
+    ] {
+        if more > 0 {
+            rows.push(row(&format!("{state}, {more} more"), "", 0, 0, String::new(), ""));
+        }
     }
     rows
 }

@@ -135,6 +135,20 @@ impl Reader for MemoryReader {
         Ok(closed.take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
     }
 
+    fn bundle_before(&self, seq: Seq) -> Result<Option<Seq>, Fault> {
+        let stored = self.store.lock();
+        let before = usize::try_from(seq.0.saturating_sub(1)).unwrap_or(usize::MAX);
+        let rows = stored.entries.iter().enumerate().take(before).rev();
+        for (at, _) in rows.filter(|(_, row)| row.chartered) {
+            let seq = Seq(u64::try_from(at).unwrap_or(u64::MAX)).next();
+            let row = stored.entry(seq)?;
+            if row.is_some_and(|row| matches!(row.what(), Event::BundleActivated { .. })) {
+                return Ok(Some(seq));
+            }
+        }
+        Ok(None)
+    }
+
     fn grant_entries(&self, id: &GrantId) -> Result<Vec<Seq>, Fault> {
         let stored = self.store.lock();
         let row = stored.rows.grants.get(id);
@@ -206,8 +220,8 @@ impl Outbox for MemoryReader {
         Ok(self.store.lock().outbox.later(webhook, place, limit))
     }
 
-    fn parked(&self, webhook: &str) -> Result<u64, Fault> {
-        Ok(self.store.lock().outbox.parked(webhook))
+    fn count(&self, webhook: &str, place: Place) -> Result<u64, Fault> {
+        Ok(self.store.lock().outbox.count(webhook, place))
     }
 
     fn let_go(&self, webhook: &str) -> Result<u64, Fault> {

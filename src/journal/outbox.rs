@@ -25,11 +25,11 @@ pub trait Outbox: Send + Sync {
     /// # Errors
     /// When the store cannot be asked.
     fn later(&self, webhook: &str, place: Place, limit: u32) -> Result<Vec<Later>, Fault>;
-    /// How many messages of a webhook are parked.
+    /// How many messages of a webhook are at a place.
     ///
     /// # Errors
     /// When the store cannot be asked.
-    fn parked(&self, webhook: &str) -> Result<u64, Fault>;
+    fn count(&self, webhook: &str, place: Place) -> Result<u64, Fault>;
     /// Makes all that is parked due at once. Returns how many that are.
     ///
     /// # Errors
@@ -42,6 +42,8 @@ pub trait Outbox: Send + Sync {
 pub enum Place {
     /// Due at this moment or before, and not parked.
     Due(Time),
+    /// Set aside, due or not.
+    Aside,
     /// Parked.
     Parked,
 }
@@ -62,8 +64,28 @@ pub struct Later {
     pub key: Key,
     /// When it is to be told.
     pub due: Time,
-    /// Since when it is parked, how often it was tried and why it failed; absent: it is not parked.
-    pub parked: Option<Parked>,
+    /// Why it is told out of order.
+    pub waits: Waits,
+}
+
+/// Why a message is told out of the log's order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// It has a time of its own, or somebody let go of it: nobody tried it since.
+    Due,
+    /// It was set aside, so that others go on: it is tried again when it is due.
+    Aside(Aside),
+    /// It was given up until somebody lets go of it.
+    Parked(Parked),
+}
+
+/// A message that others go past.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aside {
+    /// Tries; none of one that follows another.
+    pub tries: u32,
+    /// Of the last try, or what it follows; never empty.
+    pub why: String,
 }
 
 /// A message that was given up until somebody lets go of it.
@@ -115,8 +137,9 @@ impl Told {
 
     pub(in crate::journal) fn later(&self, webhook: &str, place: Place, limit: u32) -> Vec<Later> {
         let is = |later: &&Later| match place {
-            Place::Due(now) => later.parked.is_none() && later.due <= now,
-            Place::Parked => later.parked.is_some(),
+            Place::Due(now) => !matches!(later.waits, Waits::Parked(_)) && later.due <= now,
+            Place::Aside => matches!(later.waits, Waits::Aside(_)),
+            Place::Parked => matches!(later.waits, Waits::Parked(_)),
         };
         let mut found: Vec<Later> = self.of(webhook).filter(is).cloned().collect();
         found.sort_by_key(|later| (later.due, later.key.clone()));
@@ -124,16 +147,15 @@ impl Told {
         found
     }
 
-    pub(in crate::journal) fn parked(&self, webhook: &str) -> u64 {
-        let parked = self.of(webhook).filter(|later| later.parked.is_some());
-        u64::try_from(parked.count()).unwrap_or(u64::MAX)
+    pub(in crate::journal) fn count(&self, webhook: &str, place: Place) -> u64 {
+        u64::try_from(self.later(webhook, place, u32::MAX).len()).unwrap_or(u64::MAX)
     }
 
     pub(in crate::journal) fn let_go(&mut self, webhook: &str) -> u64 {
         let mut count = 0_u64;
         for ((name, _), later) in &mut self.later {
-            if name == webhook && later.parked.take().is_some() {
-                later.due = Time::ZERO;
+            if name == webhook && matches!(later.waits, Waits::Parked(_)) {
+                (later.due, later.waits) = (Time::ZERO, Waits::Due);
                 count = count.saturating_add(1);
             }
         }

@@ -37,6 +37,11 @@ pub trait Reader: Outbox + Usage + Send + Sync {
     /// # Errors
     /// When the store cannot be asked.
     fn body(&self, seq: Seq) -> Result<Option<Vec<u8>>, Fault>;
+    /// The entry that put in force the bundle that was so just before `seq`.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn bundle_before(&self, seq: Seq) -> Result<Option<Seq>, Fault>;
     /// One grant.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use protem_verify::time::Time;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior};
 
 use crate::journal::fault::Fault;
-use crate::journal::outbox::{Key, Later, Note, Outbox, Parked, Place};
+use crate::journal::outbox::{Aside, Key, Later, Note, Outbox, Parked, Place, Waits};
 use crate::journal::sqlite::connect;
 use crate::journal::sqlite_error::store;
 use crate::journal::sqlite_reader::SqliteReader;
@@ -77,10 +77,7 @@ impl Outbox for SqliteReader {
     }
 
     fn later(&self, webhook: &str, place: Place, limit: u32) -> Result<Vec<Later>, Fault> {
-        let (which, now) = match place {
-            Place::Due(now) => ("parked = 0 AND due <= ?2", now),
-            Place::Parked => ("parked > 0 AND due <= ?2", Time::MAX),
-        };
+        let (which, now) = which(place);
         let sql = format!(
             "SELECT seq, kind, due, parked, tries, why FROM webhook_later \
              WHERE webhook = ?1 AND {which} ORDER BY due, seq, kind LIMIT ?3"
@@ -95,12 +92,14 @@ impl Outbox for SqliteReader {
         })
     }
 
-    fn parked(&self, webhook: &str) -> Result<u64, Fault> {
+    fn count(&self, webhook: &str, place: Place) -> Result<u64, Fault> {
+        let (which, now) = which(place);
+        let sql = format!("SELECT count(*) FROM webhook_later WHERE webhook = ?1 AND {which}");
         self.with(|moment| {
-            let sql = "SELECT count(*) FROM webhook_later WHERE webhook = ?1 AND parked > 0";
+            let values = (webhook, int(now.as_millis()));
             let found = moment
-                .prepare_cached(sql)
-                .and_then(|mut statement| statement.query_row([webhook], |row| row.get(0)));
+                .prepare_cached(&sql)
+                .and_then(|mut statement| statement.query_row(values, |row| row.get(0)));
             found.map(uint).map_err(|why| store(&why))
         })
     }
@@ -115,14 +114,26 @@ impl Outbox for SqliteReader {
     }
 }
 
+/// Only what was tried, or follows what was, has a `why`: one that is parked, or set aside.
+fn which(place: Place) -> (&'static str, Time) {
+    match place {
+        Place::Due(now) => ("parked = 0 AND due <= ?2", now),
+        Place::Aside => ("parked = 0 AND why <> '' AND due <= ?2", Time::MAX),
+        Place::Parked => ("parked > 0 AND due <= ?2", Time::MAX),
+    }
+}
+
 fn keep(work: &Transaction<'_>, webhook: &str, later: &Later) -> rusqlite::Result<()> {
     let sql = "INSERT INTO webhook_later (webhook, seq, kind, due, parked, tries, why) \
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (webhook, seq, kind) DO UPDATE SET \
                due = excluded.due, parked = excluded.parked, tries = excluded.tries, why = excluded.why";
-    let (at, tries, why) = match &later.parked {
+    let (at, tries, why) = match &later.waits {
+        Waits::Due => (0, 0, ""),
+        Waits::Aside(Aside { tries, why }) => (0, *tries, why.as_str()),
         // 0 is for what is not parked.
-        Some(Parked { at, tries, why }) => (int(at.as_millis()).max(1), *tries, why.as_str()),
-        None => (0, 0, ""),
+        Waits::Parked(Parked { at, tries, why }) => {
+            (int(at.as_millis()).max(1), *tries, why.as_str())
+        }
     };
     let (seq, due) = (int(later.key.seq.0), int(later.due.as_millis()));
     work.prepare_cached(sql)?.execute((webhook, seq, &later.key.kind, due, at, tries, why))?;
@@ -131,10 +142,11 @@ fn keep(work: &Transaction<'_>, webhook: &str, later: &Later) -> rusqlite::Resul
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Later> {
     let time = |at: usize| row.get(at).map(|millis| Time::from_millis(uint(millis)));
-    let at: Time = time(3)?;
-    let parked = match at {
-        Time::ZERO => None,
-        at => Some(Parked { at, tries: row.get(4)?, why: row.get(5)? }),
+    let (at, tries, why): (Time, u32, String) = (time(3)?, row.get(4)?, row.get(5)?);
+    let waits = match at {
+        Time::ZERO if why.is_empty() => Waits::Due,
+        Time::ZERO => Waits::Aside(Aside { tries, why }),
+        at => Waits::Parked(Parked { at, tries, why }),
     };
-    Ok(Later { key: Key { seq: seq(row, 0)?, kind: row.get(1)? }, due: time(2)?, parked })
+    Ok(Later { key: Key { seq: seq(row, 0)?, kind: row.get(1)? }, due: time(2)?, waits })
 }

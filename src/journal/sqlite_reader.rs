@@ -22,7 +22,7 @@ use crate::journal::reader::{GrantFilter, GrantPage, Reader};
 use crate::journal::records::GrantRecord;
 use crate::journal::snapshots;
 use crate::journal::sqlite_error::store;
-use crate::journal::sqlite_rows::{int, seq, tip};
+use crate::journal::sqlite_rows::{int, seq, tip, uint};
 use crate::journal::{sqlite_grants, sqlite_past};
 
 /// Connections kept open between reads; more are opened when more threads read at once.
@@ -101,6 +101,16 @@ impl Reader for SqliteReader {
     fn body(&self, seq: Seq) -> Result<Option<Vec<u8>>, Fault> {
         let sql = "SELECT seq, leaf, body FROM entries WHERE seq = ?1";
         self.with(|moment| Ok(bodies(moment, sql, [int(seq.0)])?.pop().map(|(_, body)| body)))
+    }
+
+    fn bundle_before(&self, before: Seq) -> Result<Option<Seq>, Fault> {
+        let sql = "SELECT max(seq) FROM entries WHERE kind = 'bundle.activated' AND seq < ?1";
+        self.with(|moment| {
+            let found = moment.prepare_cached(sql).and_then(|mut statement| {
+                statement.query_row([int(before.0)], |row| row.get::<_, Option<i64>>(0))
+            });
+            found.map(|seq| seq.map(|seq| Seq(uint(seq)))).map_err(|why| store(&why))
+        })
     }
 
     fn grant(&self, id: &GrantId) -> Result<Option<GrantRecord>, Fault> {

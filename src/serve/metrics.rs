@@ -19,6 +19,7 @@ use tonic_types::StatusExt;
 use crate::engine::broker::Broker;
 use crate::engine::meters::TIMES;
 use crate::journal::fault::Fault;
+use crate::journal::outbox::Place;
 use crate::journal::reader::Reader;
 use crate::policy::bundle::Bundle;
 use crate::serve::draining::Draining;
@@ -102,6 +103,7 @@ struct Shown {
     live: Levels,
     key_age: Levels,
     parked: Levels,
+    aside: Levels,
     failing: Levels,
     entries: Levels,
     size: Levels,
@@ -158,6 +160,7 @@ impl Shown {
             live: level("grants_live", things, "Grants that have not ended", none),
             key_age: level("signing_key_age", In::Seconds, "Since the key that signs began to", PURPOSE),
             parked: level("webhook_messages_parked", things, "Messages that no receiver took, until somebody sends them again", none),
+            aside: level("webhook_messages_aside", things, "Messages that failed so often that others went past them; they are tried again", none),
             failing: level("webhooks_failing", things, "Webhooks that do not take the message they are told", none),
             entries: level("journal_entries", things, "Entries of the journal", none),
             size: level("journal_size", In::Bytes, "The store on disk", none),
@@ -251,15 +254,19 @@ impl Shown {
         self.failing.put(Some(number(failing)));
         let read = move || {
             let reader: &dyn Reader = &*reader;
-            let parked = webhooks.iter().try_fold(0_u64, |sum, webhook| {
-                Ok::<_, Fault>(sum.saturating_add(reader.parked(&webhook.name)?))
-            });
-            (parked.ok(), reader.size().ok())
+            let count = |place| {
+                let all = webhooks.iter().try_fold(0_u64, |sum, webhook| {
+                    Ok::<_, Fault>(sum.saturating_add(reader.count(&webhook.name, place)?))
+                });
+                all.ok()
+            };
+            (count(Place::Parked), count(Place::Aside), reader.size().ok())
         };
         let found = tokio::task::spawn_blocking(read);
         let found = tokio::time::timeout(LOOK_WITHIN, found).await.ok().and_then(Result::ok);
-        let (parked, size) = found.unwrap_or_default();
+        let (parked, aside, size) = found.unwrap_or_default();
         self.parked.put(parked.map(whole));
+        self.aside.put(aside.map(whole));
         self.size.put(size.map(whole));
     }
 }

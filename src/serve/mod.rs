@@ -56,6 +56,7 @@ pub mod watch;
 pub mod webhook;
 pub mod webhook_body;
 pub mod webhook_list;
+mod webhook_look;
 pub mod webhook_run;
 pub mod webhook_sign;
 pub mod webhook_slack;

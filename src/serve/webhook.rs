@@ -76,8 +76,10 @@ pub struct Failing {
 pub enum Undelivered {
     /// The receiver wants no such message, today or later: 400, 413, 415 or 422.
     Unwanted(String),
-    /// Another try may do.
+    /// Another try may do. It can be the message's own fault: the receiver had it, or would not say.
     Failed(String),
+    /// No message would have arrived: nobody is there, or wants fewer of them (429), or it cannot be signed.
+    Away(String),
 }
 
 impl Undelivered {
@@ -85,7 +87,7 @@ impl Undelivered {
     #[must_use]
     pub fn why(&self) -> &str {
         match self {
-            Self::Unwanted(why) | Self::Failed(why) => why,
+            Self::Unwanted(why) | Self::Failed(why) | Self::Away(why) => why,
         }
     }
 }
@@ -226,21 +228,11 @@ impl Webhook {
             WebhookFormat::CloudEvents => cloudevent(notice, issuer),
             WebhookFormat::Slack => slack(notice, issuer),
         };
-        let url = self.url().map_err(Undelivered::Failed)?;
-        let headers = self.headers(&notice.id, at, &body).map_err(Undelivered::Failed)?;
+        let url = self.url().map_err(Undelivered::Away)?;
+        let headers = self.headers(&notice.id, at, &body).map_err(Undelivered::Away)?;
         let limits = Limits { whole, body: 0 };
         let sent = self.fetcher.post(&url, limits, headers, Bytes::from(body)).await;
-        sent.map_err(|why| {
-            let text = why.to_string();
-            if let FetchError::Status { status: 400 | 413 | 415 | 422, .. } = why {
-                return Undelivered::Unwanted(text);
-            }
-            // Its text would show the URL.
-            if let FetchError::BadUrl { why, .. } = why {
-                return Undelivered::Failed(format!("its URL: {why}"));
-            }
-            Undelivered::Failed(text)
-        })
+        sent.map_err(|why| undelivered(&why))
     }
 
     fn headers(&self, id: &str, at: Time, body: &[u8]) -> Result<HeaderMap, String> {
@@ -282,6 +274,29 @@ impl Webhook {
             }
         };
         target::host(&url).map(|_| url).ok_or_else(|| "its URL is no `https` URL".to_owned())
+    }
+}
+
+/// Whose fault it may be.
+fn undelivered(why: &FetchError) -> Undelivered {
+    let text = why.to_string();
+    match why {
+        FetchError::Status { status: 400 | 413 | 415 | 422, .. } => Undelivered::Unwanted(text),
+        // Its text would show the URL.
+        FetchError::BadUrl { why, .. } => Undelivered::Away(format!("its URL: {why}")),
+        FetchError::Status { status: 429, .. }
+        | FetchError::Redirect { .. }
+        | FetchError::Plain(_)
+        | FetchError::Unresolved { .. }
+        | FetchError::Private { .. }
+        | FetchError::Unreachable { .. }
+        | FetchError::Tls { .. }
+        | FetchError::Ca { .. } => Undelivered::Away(text),
+        FetchError::Slow { step, .. } if *step != "answer" => Undelivered::Away(text),
+        FetchError::Slow { .. }
+        | FetchError::Status { .. }
+        | FetchError::TooLarge { .. }
+        | FetchError::Broken { .. } => Undelivered::Failed(text),
     }
 }
 

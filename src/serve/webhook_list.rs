@@ -9,7 +9,7 @@ use crate::config::WebhookFormat;
 use crate::engine::broker::Broker;
 use crate::engine::stop::Stop;
 use crate::journal::fault::Fault;
-use crate::journal::outbox::{Later, Parked, Place};
+use crate::journal::outbox::{Aside, Later, Parked, Place, Waits};
 use crate::journal::reader::Reader;
 use crate::serve::show;
 use crate::serve::status::Problem;
@@ -29,7 +29,8 @@ pub async fn list(webhooks: &Webhooks, broker: &Broker) -> Result<Vec<v1::Webhoo
 
 fn shown(webhook: &Webhook, reader: &dyn Reader, head: u64) -> Result<v1::Webhook, Fault> {
     let told = reader.told(&webhook.name)?.map_or(head, |told| told.0);
-    let parked = reader.later(&webhook.name, Place::Parked, PARKED_SHOWN)?;
+    let parked = reader.later(&webhook.name, Place::Parked, SHOWN)?;
+    let aside = reader.later(&webhook.name, Place::Aside, SHOWN)?;
     let failing = webhook.failing().map(|failing| {
         let Failing { occasion, seq, tries, why, next } = failing;
         let (what, next_try) = (occasion.as_str().to_owned(), Some(show::time(next)));
@@ -44,15 +45,23 @@ fn shown(webhook: &Webhook, reader: &dyn Reader, head: u64) -> Result<v1::Webhoo
         format: format.to_owned(),
         looked_at: told,
         failing,
-        parked_count: reader.parked(&webhook.name)?,
+        parked_count: reader.count(&webhook.name, Place::Parked)?,
         parked: parked.into_iter().filter_map(parked_one).collect(),
+        aside_count: reader.count(&webhook.name, Place::Aside)?,
+        aside: aside.into_iter().filter_map(aside_one).collect(),
     })
 }
 
 fn parked_one(later: Later) -> Option<v1::ParkedMessage> {
-    let Parked { at, tries, why } = later.parked?;
+    let Waits::Parked(Parked { at, tries, why }) = later.waits else { return None };
     let (what, seq, since) = (later.key.kind, later.key.seq.0, Some(show::time(at)));
     Some(v1::ParkedMessage { what, seq, since, tries, why })
+}
+
+fn aside_one(later: Later) -> Option<v1::FailingMessage> {
+    let Waits::Aside(Aside { tries, why }) = later.waits else { return None };
+    let (what, seq, next_try) = (later.key.kind, later.key.seq.0, Some(show::time(later.due)));
+    Some(v1::FailingMessage { what, seq, tries, why, next_try })
 }
 
 /// Sends all that is parked of one webhook again. Whether the caller may was decided before. Returns how many that are.
@@ -72,16 +81,18 @@ pub async fn problems_of(webhooks: &Webhooks, broker: &Broker) -> Vec<String> {
     let mut problems = webhooks.problems(&broker.bundle());
     let all = webhooks.clone();
     let count = move |reader: &dyn Reader| {
-        let counted = all
-            .iter()
-            .map(|webhook| reader.parked(&webhook.name).map(|count| (webhook.name.clone(), count)));
-        counted.collect::<Result<Vec<_>, Fault>>()
+        let mut said = Vec::new();
+        for name in all.iter().map(|webhook| &webhook.name) {
+            for (place, what) in [(Place::Aside, "set aside"), (Place::Parked, "parked")] {
+                let count = reader.count(name, place)?;
+                if count > 0 {
+                    said.push(format!("webhook `{name}`: {count} messages are {what}"));
+                }
+            }
+        }
+        Ok(said)
     };
-    let parked = blocking(broker, count).await.unwrap_or_default();
-    let parked = parked.into_iter().filter(|(_, count)| *count > 0);
-    problems.extend(
-        parked.map(|(name, count)| format!("webhook `{name}`: {count} messages are parked")),
-    );
+    problems.extend(blocking(broker, count).await.unwrap_or_default());
     problems
 }
 
@@ -94,5 +105,5 @@ async fn blocking<T: Send + 'static>(
     done.unwrap_or(Err(Fault::Stopping)).map_err(|fault| Stop::Faulted(fault).into())
 }
 
-/// Parked messages that one answer shows of a webhook: the oldest.
-const PARKED_SHOWN: u32 = 100;
+/// Messages at one place that one answer shows of a webhook: the oldest parked ones, and those that are tried next.
+const SHOWN: u32 = 100;

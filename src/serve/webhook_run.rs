@@ -1,20 +1,17 @@
-//! Tells each webhook what the journal says, in its order, until it is acknowledged or parked in sight.
+//! Tells each webhook what the journal says, in its order but for what it fails to take, until that is acknowledged or parked in sight.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use protem_clock::random;
-use protem_core::event::Event;
-use protem_verify::ids::Seq;
 use protem_verify::time::Time;
 use tokio::task::JoinSet;
 
 use crate::engine::broker::Broker;
-use crate::engine::notify::{Notice, Occasion, remind_at};
-use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
-use crate::journal::outbox::{Key, Later, Note, Parked, Place};
+use crate::journal::outbox::{Aside, Key, Later, Note, Parked, Place, Waits};
 use crate::serve::webhook::{Failing, Undelivered, Webhook, Webhooks};
+use crate::serve::webhook_look::{First, Look, Message, Step};
 
 /// How fast the tellers go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +51,7 @@ pub async fn run(webhooks: Webhooks, broker: Broker, pace: Pace) {
     }
     let mut tellers = JoinSet::new();
     for webhook in webhooks.iter() {
-        tellers.spawn(Teller::new(webhook, &broker, pace).run());
+        tellers.spawn(Teller::new(webhook, &webhooks, &broker, pace).run());
     }
     // They never end by themselves; dropped, all of them end.
     while tellers.join_next().await.is_some() {}
@@ -79,34 +76,47 @@ struct Teller {
     webhook: Arc<Webhook>,
     broker: Broker,
     pace: Pace,
-    /// All up to here was looked at; none: not asked yet.
-    seen: Option<Seq>,
-    /// What the store knows of that.
-    noted: Seq,
+    look: Look,
+    first: First,
+    strikes: Strikes,
 }
 
-/// What is to be told.
-struct Message {
-    notice: Notice,
-    /// It was kept under this key; absent: its turn is in the log.
-    kept: Option<Key>,
-    /// To be said once more at its time.
-    remind: Option<Later>,
+/// Tries that failed since a message was taken.
+#[derive(Default)]
+struct Strikes {
+    /// Of whichever messages: whoever takes none is tried ever more rarely, however much there is to tell.
+    count: u32,
+    /// The message that was tried last.
+    last: Option<Sitting>,
 }
 
-/// What comes next.
-enum Step {
-    Tell(Box<Message>),
-    /// There is more to look at.
-    GoOn,
-    /// All that happened is told.
-    Rest,
+/// One message's tries in a row.
+#[derive(Clone)]
+struct Sitting {
+    key: Key,
+    /// With those before it was set aside.
+    tries: u32,
+    /// Tries that can be the message's own fault.
+    answered: u32,
+    /// So many of them, and it is set aside.
+    patience: u32,
+}
+
+/// What becomes of a message that was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It keeps its place: its receiver is away, or will take it in a moment.
+    Again,
+    /// Others go past it.
+    Aside,
+    Parked,
 }
 
 impl Teller {
-    fn new(webhook: &Arc<Webhook>, broker: &Broker, pace: Pace) -> Self {
+    fn new(webhook: &Arc<Webhook>, all: &Webhooks, broker: &Broker, pace: Pace) -> Self {
+        let look = Look::new(webhook, all, broker);
         let (webhook, broker) = (Arc::clone(webhook), broker.clone());
-        Self { webhook, broker, pace, seen: None, noted: Seq(0) }
+        Self { webhook, broker, pace, look, first: First::Due, strikes: Strikes::default() }
     }
 
     async fn run(mut self) {
@@ -125,33 +135,92 @@ impl Teller {
     }
 
     async fn step(&mut self) -> Result<Step, Fault> {
-        let (webhook, broker) = (Arc::clone(&self.webhook), self.broker.clone());
-        let (seen, noted) = (self.seen, self.noted);
-        let looked = tokio::task::spawn_blocking(move || look(&webhook, &broker, seen, noted));
-        let Looked { step, seen, noted } = looked.await.map_err(|_| Fault::Stopping)??;
-        (self.seen, self.noted) = (Some(seen), noted);
+        let (mut look, first) = (self.look.clone(), self.first);
+        let looked = tokio::task::spawn_blocking(move || look.next(first).map(|step| (look, step)));
+        let (look, step) = looked.await.map_err(|_| Fault::Stopping)??;
+        self.look = look;
         Ok(step)
     }
 
+    /// One try.
     async fn tell(&mut self, message: Message) {
-        let Message { notice, kept, remind } = message;
+        let now = Time::from(self.broker.clock().unix());
+        let (notice, whole) = (&message.notice, self.pace.whole);
+        let posted = self.webhook.post(notice, self.broker.issuer(), now, whole).await;
         let mut note = Note::default();
-        note.keep.extend(remind);
-        if kept.is_none() {
-            note.told = Some(notice.seq);
-        }
-        match self.deliver(&notice).await {
-            None => note.done = kept,
-            Some(parked) => {
-                let key = kept.unwrap_or_else(|| key(notice.seq, notice.occasion));
-                note.keep.push(Later { key, due: notice.at, parked: Some(parked) });
+        self.first = First::Due;
+        let Err(bad) = posted else {
+            self.strikes = Strikes::default();
+            self.webhook.set_failing(None);
+            note.done = Some(message.key.clone());
+            return self.note(note, message).await;
+        };
+        let sitting = self.strikes.add(&message.key, message.in_order, message.tries, &bad);
+        let pause = self.pace.pause(self.strikes.count, u32::from_be_bytes(random::bytes()));
+        let (tries, why) = (sitting.tries, bad.why().to_owned());
+        let at = Time::from(self.broker.clock().unix());
+        let fate = sitting.fate(&bad, at.since(notice.at), self.webhook.give_up);
+        self.failing(&message, tries, &why, at + pause);
+        let waits = match fate {
+            Fate::Again => None,
+            Fate::Aside if self.full().await => {
+                Some(Waits::Parked(Parked { at, tries, why: format!("{why}; {FULL}") }))
             }
+            Fate::Aside => Some(Waits::Aside(Aside { tries, why })),
+            Fate::Parked => Some(Waits::Parked(Parked { at, tries, why })),
+        };
+        if let Some(waits) = waits {
+            let due = match &waits {
+                Waits::Parked(parked) => {
+                    self.parked(&message, parked);
+                    notice.at
+                }
+                Waits::Aside(_) | Waits::Due => {
+                    at + self.pace.pause(tries, u32::from_be_bytes(random::bytes()))
+                }
+            };
+            if !message.in_order {
+                self.first = First::Log;
+            }
+            note.keep.push(Later { key: message.key.clone(), due, waits });
+            self.strikes.last = None;
+            self.note(note, message).await;
         }
-        self.note(note).await;
+        tokio::time::sleep(pause).await;
+    }
+
+    fn failing(&self, message: &Message, tries: u32, why: &str, next: Time) {
+        let Message { notice, .. } = message;
+        let (occasion, seq, why) = (notice.occasion, notice.seq.0, why.to_owned());
+        if tries.is_power_of_two() {
+            let (webhook, what) = (&self.webhook.name, occasion.as_str());
+            tracing::warn!(%webhook, seq, what, tries, why, "a webhook takes no message");
+        }
+        self.webhook.set_failing(Some(Failing { occasion, seq, tries, why, next }));
+    }
+
+    fn parked(&self, message: &Message, parked: &Parked) {
+        let (webhook, seq) = (&self.webhook.name, message.key.seq.0);
+        let Parked { tries, why, .. } = parked;
+        tracing::error!(
+            %webhook, seq, what = message.key.kind, tries, why,
+            "a message is parked; `protem webhooks` shows it and sends it again"
+        );
+        self.webhook.set_failing(None);
+    }
+
+    /// Whether so much is set aside that no more is.
+    async fn full(&self) -> bool {
+        let (name, reader) = (self.webhook.name.clone(), Arc::clone(self.broker.reader()));
+        let count = move || reader.count(&name, Place::Aside);
+        let counted = tokio::task::spawn_blocking(count).await.unwrap_or(Err(Fault::Stopping));
+        counted.is_ok_and(|count| count >= ASIDE_MAX)
     }
 
     /// Notes what became of a message before the next one is looked at: what is not noted is told again.
-    async fn note(&mut self, note: Note) {
+    async fn note(&mut self, mut note: Note, message: Message) {
+        note.keep.extend(message.remind);
+        note.told = message.in_order.then_some(message.key.seq);
         let told = note.told;
         let note = Arc::new(note);
         loop {
@@ -164,126 +233,47 @@ impl Teller {
             tokio::time::sleep(FAULT_PAUSE).await;
         }
         if let Some(told) = told {
-            (self.seen, self.noted) = (Some(told), told);
+            self.look.told(told);
         }
     }
+}
 
-    /// Tries until it is acknowledged, or given up.
-    async fn deliver(&self, notice: &Notice) -> Option<Parked> {
-        let (webhook, name) = (&self.webhook, &self.webhook.name);
-        let (seq, what) = (notice.seq.0, notice.occasion.as_str());
-        let (mut tries, whole) = (0_u32, self.pace.whole);
-        loop {
-            let now = Time::from(self.broker.clock().unix());
-            let Err(bad) = webhook.post(notice, self.broker.issuer(), now, whole).await else {
-                webhook.set_failing(None);
-                return None;
-            };
-            tries = tries.saturating_add(1);
-            let now = Time::from(self.broker.clock().unix());
-            let why = bad.why().to_owned();
-            if hopeless(&bad, tries, now.since(notice.at), webhook.give_up) {
-                tracing::error!(
-                    webhook = %name, seq, what, tries, why,
-                    "a message is parked; `protem webhooks` shows it and sends it again"
-                );
-                webhook.set_failing(None);
-                return Some(Parked { at: now, tries, why });
+impl Strikes {
+    /// Counts a failed try of a message that had `tries` before it was set aside.
+    fn add(&mut self, key: &Key, in_order: bool, tries: u32, bad: &Undelivered) -> Sitting {
+        let last = self.last.take().filter(|last| last.key == *key);
+        let mut sitting = last.unwrap_or_else(|| {
+            // When nothing was taken since another one failed, one try tells whether that was the other one's fault.
+            let patience = if in_order && self.count == 0 { TRIES_ASIDE } else { 1 };
+            Sitting { key: key.clone(), tries, answered: 0, patience }
+        });
+        let answered = u32::from(!matches!(bad, Undelivered::Away(_)));
+        self.count = self.count.saturating_add(1);
+        sitting.tries = sitting.tries.saturating_add(1);
+        sitting.answered = sitting.answered.saturating_add(answered);
+        self.last.insert(sitting).clone()
+    }
+}
+
+impl Sitting {
+    /// What becomes of the message. It is given up when its receiver will never want it, or it is too old; one that waited
+    /// behind others, or was let go, gets some tries all the same.
+    fn fate(&self, bad: &Undelivered, age: Duration, give_up: Duration) -> Fate {
+        let hopeless = match bad {
+            Undelivered::Unwanted(_) => self.tries >= TRIES_UNWANTED,
+            Undelivered::Failed(_) | Undelivered::Away(_) => {
+                self.tries >= TRIES_LEAST && age >= give_up
             }
-            let pause = self.pace.pause(tries, u32::from_be_bytes(random::bytes()));
-            if tries.is_power_of_two() {
-                tracing::warn!(webhook = %name, seq, what, tries, why, "a webhook takes no message");
-            }
-            let (occasion, next) = (notice.occasion, now + pause);
-            webhook.set_failing(Some(Failing { occasion, seq, tries, why, next }));
-            tokio::time::sleep(pause).await;
-        }
-    }
-}
-
-/// Whether a message is given up: its receiver will never want it, or it is too old. A message that waited behind others, or
-/// was let go, gets some tries all the same.
-fn hopeless(bad: &Undelivered, tries: u32, age: Duration, give_up: Duration) -> bool {
-    match bad {
-        Undelivered::Unwanted(_) => tries >= TRIES_UNWANTED,
-        Undelivered::Failed(_) => tries >= TRIES_LEAST && age >= give_up,
-    }
-}
-
-struct Looked {
-    step: Step,
-    seen: Seq,
-    noted: Seq,
-}
-
-/// What was due first, else the next entry that concerns this webhook. Blocks.
-fn look(
-    webhook: &Webhook,
-    broker: &Broker,
-    seen: Option<Seq>,
-    noted: Seq,
-) -> Result<Looked, Fault> {
-    let reader = &**broker.reader();
-    let (mut seen, mut noted) = match seen {
-        Some(seen) => (seen, noted),
-        None => {
-            let head = reader.head()?.seq;
-            let told = reader.told(&webhook.name)?.unwrap_or(head).min(head);
-            (told, told)
-        }
-    };
-    if let Some(step) = kept(webhook, broker)? {
-        return Ok(Looked { step, seen, noted });
-    }
-    if broker.head().seq <= seen {
-        return Ok(Looked { step: Step::Rest, seen, noted });
-    }
-    let bundle = broker.bundle();
-    for row in reader.read(seen, READ_MAX)? {
-        let remind = reminder(webhook, &row);
-        let notice = match Occasion::of(row.what()).filter(|one| webhook.wants(*one)) {
-            Some(_) => Notice::of(&row, &bundle, reader)?,
-            None => None,
         };
-        if let Some(notice) = notice.filter(|notice| webhook.concerns(notice, &bundle)) {
-            let message = Message { notice, kept: None, remind };
-            return Ok(Looked { step: Step::Tell(Box::new(message)), seen, noted });
-        }
-        seen = row.seq();
-        if remind.is_some() || seen.0.saturating_sub(noted.0) >= NOTE_EVERY {
-            let keep = remind.into_iter().collect();
-            reader.note(&webhook.name, &Note { told: Some(seen), keep, done: None })?;
-            noted = seen;
+        match bad {
+            _ if hopeless => Fate::Parked,
+            Undelivered::Away(_) => Fate::Again,
+            Undelivered::Unwanted(_) | Undelivered::Failed(_) if self.answered >= self.patience => {
+                Fate::Aside
+            }
+            Undelivered::Unwanted(_) | Undelivered::Failed(_) => Fate::Again,
         }
     }
-    Ok(Looked { step: Step::GoOn, seen, noted })
-}
-
-/// What is due of that which is told out of the log's order. What became of no use meanwhile is forgotten.
-fn kept(webhook: &Webhook, broker: &Broker) -> Result<Option<Step>, Fault> {
-    let (reader, bundle) = (&**broker.reader(), broker.bundle());
-    let due = reader.later(&webhook.name, Place::Due(broker.now()), 1)?.pop();
-    let Some(Later { key, .. }) = due else { return Ok(None) };
-    let notice = match (reader.entry(key.seq)?, Occasion::named(&key.kind)) {
-        (Some(row), Some(Occasion::Reminder)) => Notice::reminder(&row, &bundle, reader)?,
-        (Some(row), Some(_)) => Notice::of(&row, &bundle, reader)?,
-        (_, _) => None,
-    };
-    let Some(notice) = notice.filter(|notice| webhook.concerns(notice, &bundle)) else {
-        reader.note(&webhook.name, &Note { done: Some(key), ..Note::default() })?;
-        return Ok(Some(Step::GoOn));
-    };
-    Ok(Some(Step::Tell(Box::new(Message { notice, kept: Some(key), remind: None }))))
-}
-
-/// The reminder of a request, if this webhook is told of such; whether it concerns it is looked at when it is due.
-fn reminder(webhook: &Webhook, row: &Committed<Event>) -> Option<Later> {
-    let due = remind_at(row).filter(|_| webhook.wants(Occasion::Reminder))?;
-    Some(Later { key: key(row.seq(), Occasion::Reminder), due, parked: None })
-}
-
-fn key(seq: Seq, occasion: Occasion) -> Key {
-    Key { seq, kind: occasion.as_str().to_owned() }
 }
 
 /// One try: a receiver that takes longer shall say yes first and work then.
@@ -298,14 +288,18 @@ const PAUSE_MOST: Duration = Duration::from_secs(5 * 60);
 const PAUSE_LEAST: Duration = Duration::from_millis(100);
 /// The pause when the journal cannot be asked.
 const FAULT_PAUSE: Duration = Duration::from_secs(1);
-/// Entries looked at at once.
-const READ_MAX: u32 = 64;
-/// Entries that are nothing to tell, after which the place is noted: so many are looked at again after a kill, at most.
-const NOTE_EVERY: u64 = 1_000;
 /// Tries that every message gets, however old it is.
 const TRIES_LEAST: u32 = 3;
 /// Tries of a message that its receiver calls bad: a minute, in case it was the receiver that was bad.
 const TRIES_UNWANTED: u32 = 6;
+/// Tries that can be a message's own fault, after which others go past it: a receiver that restarts behind a proxy has some
+/// seconds, and gets all in order.
+const TRIES_ASIDE: u32 = 4;
+/// Messages of one webhook that are set aside, at most; one more is parked. Who takes some messages and fails so many is not helped
+/// by being tried ever more.
+const ASIDE_MAX: u64 = 1_000;
+/// Said of that one.
+const FULL: &str = "too many are set aside already";
 
 #[cfg(test)]
 mod tests {
@@ -321,18 +315,63 @@ mod tests {
     }
 
     #[test]
+    fn who_takes_nothing_is_not_tried_by_each_message_in_turn() {
+        let failed = Undelivered::Failed("it answered 500".to_owned());
+        let hour = Duration::from_secs(3_600);
+        let mut strikes = Strikes::default();
+        let mut fates = Vec::new();
+        for seq in [1, 1, 1, 1, 2, 3, 4, 1] {
+            let key = Key { seq: protem_verify::ids::Seq(seq), kind: "pending".to_owned() };
+            let sitting = strikes.add(&key, true, 0, &failed);
+            fates.push(sitting.fate(&failed, Duration::ZERO, hour));
+            if fates.last() == Some(&Fate::Aside) {
+                strikes.last = None;
+            }
+        }
+        let (again, aside) = (Fate::Again, Fate::Aside);
+        assert_eq!(fates, [again, again, again, aside, aside, aside, aside, aside]);
+        assert_eq!(strikes.count, 8, "the pause grows over all of them");
+        // What is set aside has one try at its time, and after somebody took a message the next one has some again.
+        strikes = Strikes::default();
+        let key = Key { seq: protem_verify::ids::Seq(5), kind: "pending".to_owned() };
+        assert_eq!(strikes.add(&key, false, 4, &failed).fate(&failed, Duration::ZERO, hour), aside);
+        strikes = Strikes::default();
+        assert_eq!(strikes.add(&key, true, 0, &failed).fate(&failed, Duration::ZERO, hour), again);
+    }
+
+    #[track_caller]
+    fn check(bad: &Undelivered, tries: u32, answered: u32, age: Duration, expect: Fate) {
+        let key = Key { seq: protem_verify::ids::Seq(1), kind: "pending".to_owned() };
+        let sitting = Sitting { key, tries, answered, patience: TRIES_ASIDE };
+        let fate = sitting.fate(bad, age, Duration::from_secs(3_600));
+        assert_eq!(fate, expect, "{bad:?} {tries} {age:?}");
+    }
+
+    #[test]
     fn a_message_is_given_up_when_it_is_old_and_was_tried() {
         let hour = Duration::from_secs(3_600);
         let failed = Undelivered::Failed("it answered 500".to_owned());
         let unwanted = Undelivered::Unwanted("it answered 400".to_owned());
-        for (bad, tries, age, expect) in [
-            (&failed, 100, hour / 2, false),
-            (&failed, 2, hour * 9, false),
-            (&failed, 3, hour, true),
-            (&unwanted, 5, hour * 9, false),
-            (&unwanted, 6, Duration::ZERO, true),
-        ] {
-            assert_eq!(hopeless(bad, tries, age, hour), expect, "{bad:?} {tries} {age:?}");
-        }
+        let away = Undelivered::Away("no connection".to_owned());
+        check(&failed, 2, 2, hour * 9, Fate::Again);
+        check(&failed, 3, 3, hour, Fate::Parked);
+        check(&unwanted, 3, 3, hour * 9, Fate::Again);
+        check(&unwanted, 6, 6, Duration::ZERO, Fate::Parked);
+        check(&away, 2, 0, hour * 9, Fate::Again);
+        check(&away, 3, 0, hour, Fate::Parked);
+    }
+
+    #[test]
+    fn a_message_is_set_aside_for_what_can_be_its_own_fault() {
+        let young = Duration::from_secs(60);
+        let failed = Undelivered::Failed("it answered 500".to_owned());
+        let unwanted = Undelivered::Unwanted("it answered 400".to_owned());
+        let away = Undelivered::Away("no connection".to_owned());
+        check(&failed, 3, 3, young, Fate::Again);
+        check(&failed, 100, 3, young, Fate::Again);
+        check(&failed, 4, 4, young, Fate::Aside);
+        check(&unwanted, 4, 4, young, Fate::Aside);
+        check(&away, 100, 0, young, Fate::Again);
+        check(&away, 100, 4, young, Fate::Again);
     }
 }

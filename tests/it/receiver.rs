@@ -75,6 +75,8 @@ struct Shared {
     /// For the next messages, one each; then everything is taken.
     manners: Mutex<VecDeque<Manner>>,
     always: Mutex<Option<Manner>>,
+    /// What holds both texts of one of these is answered 500, whatever else is.
+    refused: Mutex<Vec<(String, String)>>,
     received: Mutex<Vec<Received>>,
     stop: AtomicBool,
 }
@@ -140,6 +142,12 @@ impl Receiver {
         *self.shared.always.lock().unwrap() = manner;
     }
 
+    /// From now on, what holds both texts of one of these is answered 500.
+    pub fn refuse(&self, pairs: &[(&str, &str)]) {
+        let pairs = pairs.iter().map(|(one, other)| ((*one).to_owned(), (*other).to_owned()));
+        *self.shared.refused.lock().unwrap() = pairs.collect();
+    }
+
     /// Every try so far.
     pub fn received(&self) -> Vec<Received> {
         self.shared.received.lock().unwrap().clone()
@@ -170,6 +178,10 @@ fn answer(mut stream: TcpStream, shared: &Shared) {
     let Some((headers, body)) = read(&mut stream) else { return };
     let always = shared.always.lock().unwrap().clone();
     let manner = always.or_else(|| shared.manners.lock().unwrap().pop_front());
+    let text = String::from_utf8_lossy(&body);
+    let holds = |(one, other): &(String, String)| text.contains(one) && text.contains(other);
+    let refused = shared.refused.lock().unwrap().iter().any(holds);
+    let manner = if refused { Some(Manner::Status(500)) } else { manner };
     let manner = manner.unwrap_or(Manner::Take);
     let taken = matches!(manner, Manner::Take | Manner::Huge | Manner::Status(200..=299));
     shared.received.lock().unwrap().push(Received { headers, body, taken });

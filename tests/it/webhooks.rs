@@ -21,7 +21,7 @@ pub const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OTHER: &str = "whsec_c2VjcmV0LW9mLWEtcm90YXRlZC1lbmRwb2ludA==";
 
 /// As fast as a test wants; a try ends as late as it does for people, so that no slow machine's answer comes after it.
-const PACE: Pace = Pace {
+pub const PACE: Pace = Pace {
     look: Duration::from_millis(20),
     first: Duration::from_millis(20),
     most: Duration::from_millis(100),
@@ -68,7 +68,7 @@ pub fn made(all: &[(&str, WebhookSettings)]) -> Webhooks {
 }
 
 /// The example bundle, where the shop's on-call group is told by `chat`, and is reminded.
-fn told_by_chat() -> Files {
+pub fn told_by_chat() -> Files {
     let all = policies();
     let changed = all.iter().map(|(name, content)| {
         let text = str::from_utf8(content).unwrap();
@@ -90,7 +90,7 @@ pub async fn broker(webhooks: Webhooks) -> TestBroker {
     paced(webhooks, PACE).await
 }
 
-async fn paced(webhooks: Webhooks, pace: Pace) -> TestBroker {
+pub async fn paced(webhooks: Webhooks, pace: Pace) -> TestBroker {
     let bundle = Some(told_by_chat());
     TestBroker::with(Wish { webhooks, pace, bundle, ..Wish::default() }).await
 }
@@ -113,7 +113,7 @@ pub fn fails(webhooks: &Webhooks) -> Option<String> {
     webhooks.iter().next().unwrap().failing().map(|failing| failing.why)
 }
 
-fn subjects(received: &[Received]) -> Vec<String> {
+pub fn subjects(received: &[Received]) -> Vec<String> {
     received.iter().map(|one| one.json()["subject"].as_str().unwrap().to_owned()).collect()
 }
 

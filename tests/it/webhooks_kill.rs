@@ -31,7 +31,7 @@ fn kill_9_loses_no_message() {
     for round in 0..KILLS {
         // Now the receiver fails, now it takes the message and the broker may die before it has noted that.
         let fails = round % 2 == 0;
-        chat.always(fails.then_some(Manner::Status(503)));
+        chat.always(fails.then_some(Manner::Status(429)));
         let task = format!("round-{round}");
         let line =
             ["request", "--task", &task, "--kind", "agent", "--on", "orders-api", "-o", "json"];

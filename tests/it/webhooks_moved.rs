@@ -1,0 +1,75 @@
+//! A bundle that changes who is told loses no message: not while the former webhook fails, and not if it never comes back.
+
+use protem::config::WebhookSettings;
+use protem::policy::bundle::Files;
+
+use crate::broker::{TestBroker, Wish};
+use crate::process::until;
+use crate::receiver::{Manner, Receiver};
+use crate::streams::{apply, edited};
+use crate::webhooks::{PACE, Room, made, refund, subjects, told_by_chat};
+
+/// The same bundle, with another `notify` of the shop's on-call group.
+fn told_by(notify: &str) -> Files {
+    edited(&told_by_chat(), "people.toml", |text| text.replace("notify = \"chat\"", notify))
+}
+
+/// Two webhooks, of which groups name the first; the requests of which it was to be told while it failed.
+async fn failing(
+    old: &Receiver,
+    new: &Receiver,
+    manner: Manner,
+    room: &Room,
+) -> (TestBroker, Vec<String>) {
+    old.always(Some(manner));
+    let only = |one| WebhookSettings { events: vec!["pending".into()], ..room.to(one) };
+    let webhooks = made(&[("chat", only(old)), ("pager", only(new))]);
+    let wish = Wish { webhooks, pace: PACE, bundle: Some(told_by_chat()), ..Wish::default() };
+    let broker = TestBroker::with(wish).await;
+    let mut asked = Vec::new();
+    for number in 0..3 {
+        asked.push(refund(&broker, &format!("number {number}")).await.id);
+    }
+    tokio::task::block_in_place(|| until("it is tried", || !old.received().is_empty()));
+    (broker, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failing_webhook_was_to_tell_moves_with_its_group() {
+    for manner in [Manner::Status(500), Manner::Status(429)] {
+        let (room, old, new) = (Room::new(), Receiver::start(), Receiver::start());
+        let (broker, mut asked) = failing(&old, &new, manner, &room).await;
+        apply(&broker, &told_by("notify = \"pager\"")).await;
+        asked.push(refund(&broker, "after it").await.id);
+        let taken = tokio::task::block_in_place(|| new.wait(4));
+        let mut subjects = subjects(&taken);
+        subjects.sort_unstable();
+        asked.sort_unstable();
+        assert_eq!(subjects, asked);
+        assert!(old.taken().is_empty());
+        // Nobody tells them again.
+        old.always(None);
+        let last = refund(&broker, "the last").await.id;
+        let taken = tokio::task::block_in_place(|| new.wait(5));
+        assert_eq!(taken[4].json()["subject"], last.as_str());
+        assert!(old.taken().is_empty(), "{:?}", old.taken());
+        broker.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_else_is_told_now_stays_where_it_was() {
+    let (room, old, new) = (Room::new(), Receiver::start(), Receiver::start());
+    let (broker, mut asked) = failing(&old, &new, Manner::Status(500), &room).await;
+    apply(&broker, &told_by("")).await;
+    // It concerns nobody who could be told.
+    refund(&broker, "after it").await;
+    old.always(None);
+    let taken = tokio::task::block_in_place(|| old.wait(3));
+    let mut subjects = subjects(&taken);
+    subjects.sort_unstable();
+    asked.sort_unstable();
+    assert_eq!(subjects, asked);
+    assert!(new.received().is_empty());
+    broker.stop().await;
+}
