@@ -44,10 +44,20 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let read = Limited::new(body, QUESTION_MAX).collect();
-    let read = tokio::time::timeout(QUESTION_WITHIN, read).await;
-    let bytes = read.ok().and_then(Result::ok).map(|whole| whole.to_bytes());
+    let bytes = read(body, QUESTION_WITHIN).await;
     framed(&answer(judge, bytes.as_deref().and_then(unframed)))
+}
+
+/// A question's bytes, unless there are too many of them or they take too long.
+async fn read<B>(body: B, within: Duration) -> Option<Bytes>
+where
+    B: Body + Send,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let read = Limited::new(body, QUESTION_MAX).collect();
+    let read = tokio::time::timeout(within, read).await;
+    read.ok().and_then(Result::ok).map(|whole| whole.to_bytes())
 }
 
 /// The answer to a question: a `CheckRequest`, or nothing where none could be read.
@@ -168,11 +178,17 @@ fn framed(answer: &CheckResponse) -> Response<UnsyncBoxBody<Bytes, Infallible>> 
 mod tests {
     use std::sync::Arc;
 
+    use http_body::Frame;
+    use http_body_util::StreamBody;
     use protem_clock::clock::SystemClock;
+    use protem_proto::ext_authz::envoy::service::auth::v3::AttributeContext;
+    use protem_proto::ext_authz::envoy::service::auth::v3::attribute_context::Request;
     use protem_verify::verifier::Verifier;
     use protem_verify::view::View;
+    use tokio_stream::StreamExt;
 
     use super::*;
+    use crate::body::EVERY;
     use crate::secrets::Secrets;
 
     fn judge() -> Judge {
@@ -201,26 +217,51 @@ mod tests {
         check(&answer(&judge(), Some(b"")), 503, "PT-0425");
     }
 
+    /// One that can be read, with a header of this many bytes.
+    fn question(header: usize) -> Vec<u8> {
+        let headers = [("x-note".to_owned(), vec![b'a'; header])].into();
+        let http = Some(HttpRequest { headers, ..HttpRequest::default() });
+        let context_extensions = [(RESOURCE.to_owned(), "orders-api".to_owned())].into();
+        let request = Some(Request { http });
+        let attributes = Some(AttributeContext { request, context_extensions });
+        CheckRequest { attributes }.encode_to_vec()
+    }
+
     #[tokio::test]
     async fn attack_no_question_ends_in_a_grpc_error() {
-        let whole = CheckRequest::default().encode_to_vec();
-        let framed = |flag: u8, length: u32| [&[flag][..], &length.to_be_bytes(), &whole].concat();
-        let huge = vec![0; QUESTION_MAX + 1];
+        let framed = |flag: u8, length: usize, message: &[u8]| {
+            let length = u32::try_from(length).unwrap();
+            Bytes::from([&[flag][..], &length.to_be_bytes(), message].concat())
+        };
+        let (good, huge) = (question(10), question(QUESTION_MAX));
         for (bytes, code) in [
-            (framed(0, 0), "PT-0425"),
-            (framed(1, 0), "PT-0426"),
-            (framed(0, 7), "PT-0426"),
-            ([framed(0, 0), framed(0, 0)].concat(), "PT-0426"),
-            (Vec::new(), "PT-0426"),
-            (vec![0, 0], "PT-0426"),
-            (huge, "PT-0426"),
+            (framed(0, 0, &[]), "PT-0425"),
+            (framed(0, good.len(), &good), "PT-0401"),
+            (framed(1, good.len(), &good), "PT-0426"),
+            (framed(0, good.len() + 7, &good), "PT-0426"),
+            // A second one behind the first, and one that the first one's length says nothing of.
+            (framed(0, good.len(), &good.repeat(2)), "PT-0426"),
+            (framed(0, 0, &good), "PT-0426"),
+            (framed(0, huge.len(), &huge), "PT-0426"),
+            (Bytes::new(), "PT-0426"),
+            (Bytes::from_static(&[0, 0]), "PT-0426"),
         ] {
-            let body = super::check(&judge(), Full::new(Bytes::from(bytes))).await.into_body();
+            let body = super::check(&judge(), Full::new(bytes)).await.into_body();
             let whole = body.collect().await.unwrap();
             assert_eq!(whole.trailers().unwrap()["grpc-status"], "0");
             let bytes = whole.to_bytes();
             let told = CheckResponse::decode(unframed(&bytes).unwrap()).unwrap();
-            check(&told, 503, code);
+            let status = if code == "PT-0401" { 401 } else { 503 };
+            check(&told, status, code);
         }
+    }
+
+    #[tokio::test]
+    async fn attack_question_that_never_ends() {
+        let (_kept, never) = tokio::sync::mpsc::channel(1);
+        let never = tokio_stream::wrappers::ReceiverStream::new(never);
+        let never = StreamBody::new(never.map(Ok::<Frame<Bytes>, Infallible>));
+        let read = tokio::time::timeout(Duration::from_secs(30), read(never, EVERY));
+        assert_eq!(read.await.ok(), Some(None), "it is waited for");
     }
 }
