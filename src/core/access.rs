@@ -360,3 +360,24 @@ pub(crate) fn digest(request: &AccessRequest, ruling: &Ruling, rule: &ApprovalRu
     field(&mut hash, &rule.policies.0);
     Hash(hash.finalize().into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testbed::{World, edit, request};
+
+    /// What the type is for: a yes to one request is none to another, however either was found.
+    #[test]
+    fn a_yes_is_to_exactly_one_request() {
+        let (world, asked, other) =
+            (World::new(), request("team/a", "t"), request("team/a", "other"));
+        let ruled = |effect| edit(&world.verdict(&asked, effect), |_| ()).into_ruling();
+        let (at_once, approved) = (ruled(Effect::Issue), ruled(Effect::NeedsApproval));
+        assert!(Authority::of_policy(asked.clone(), at_once.clone()).is_some());
+        assert!(Authority::of_quorum(asked.clone(), approved.clone(), 1).is_some());
+        assert!(Authority::of_policy(other.clone(), at_once).is_none());
+        assert!(Authority::of_quorum(other, approved.clone(), 1).is_none());
+        assert!(Authority::of_policy(asked.clone(), approved.clone()).is_none());
+        assert!(Authority::of_quorum(asked, approved, 0).is_none());
+    }
+}
