@@ -11,6 +11,7 @@ use protem_verify::time::Time;
 
 use super::history::{Applied, Decided, Fact, Got, Item, Record};
 use super::quorum::Quorum;
+use super::rules::active_max;
 
 /// A broker may work on a wall clock that is wrong by this much; credentials may live on by as much.
 pub const CLOCK_BOUND: Duration = Duration::from_secs(2);
@@ -135,7 +136,8 @@ impl Checker {
                 if let Some(key) = request.and_then(|request| request.key) {
                     self.one_grant_a_key(&credential.by.identity, key, id, seq)?;
                 }
-                self.credential(credential, seq, at)
+                self.credential(credential, seq, at)?;
+                self.within_its_cap(&credential.by.identity, seq)
             }
             Event::GrantRequested(requested) => {
                 let request = &requested.asked.request;
@@ -202,6 +204,18 @@ impl Checker {
                 && self.cut_off(before).is_none()
         });
         hold(live.is_none(), "I2", || format!("{seq}: key {key} also answers {live:?}"))
+    }
+
+    /// I4: no identity has more active grants than its tier allows, whichever way they became active.
+    fn within_its_cap(&self, identity: &IdentityName, seq: Seq) -> Result<(), Violation> {
+        let active = self.grants.iter().filter(|(id, grant)| {
+            let own = self.credentials.get(&(**id, 0)).map(|record| &record.identity);
+            own == Some(identity) && grant.ended.is_none() && self.cut_off(id).is_none()
+        });
+        let (active, max) = (active.count(), active_max(identity));
+        hold(active <= max, "I4", || {
+            format!("too many: {seq} makes {active} of {identity}, not {max}")
+        })
     }
 
     /// I3 and I8 for a credential that the journal records.

@@ -219,6 +219,14 @@ impl World {
         let approvals = record.iter().flat_map(|record| &record.approvals);
         let all: Vec<PersonName> = approvals.map(|one| one.by.clone()).collect();
         let before = record.and_then(|record| record.ruling.rule.as_ref());
+        let approves = self.weak == Weak::ApprovesBeyondTheCap && record.is_some();
+        if approves || self.weak == Weak::GrantsBeyondTheCap {
+            ruling.terms.active_max = u32::MAX;
+            let asked =
+                all.into_iter().filter_map(|by| verdict.counts(&by).map(|counts| (by, counts)));
+            let verdict = Verdict::from_policy(ruling).with_approvers(asked.collect());
+            return verdict.reading_findings(true);
+        }
         match (self.weak, &mut ruling.rule) {
             (Weak::OneIsEnough, Some(rule)) => rule.required = 1,
             (Weak::KeepsApprovals, Some(rule)) => {
@@ -232,7 +240,8 @@ impl World {
             (by, counts || self.weak != Weak::OneIsEnough)
         };
         let approvers = all.into_iter().map(counts).collect();
-        Verdict::from_policy(ruling).with_approvers(approvers)
+        let reads = self.weak != Weak::TakesAnyPast;
+        Verdict::from_policy(ruling).with_approvers(approvers).reading_findings(reads)
     }
 
     fn weakened_approver(&self, approver: ApproverVerdict) -> ApproverVerdict {

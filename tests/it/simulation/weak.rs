@@ -26,6 +26,10 @@ pub enum Weak {
     KeepsApprovals,
     /// A broker grants what one person approved, whatever number the rule says.
     OneIsEnough,
+    /// A broker grants on, however many grants its identity has.
+    GrantsBeyondTheCap,
+    /// A broker looks at how many its identity has when it is asked, and no more when people have decided.
+    ApprovesBeyondTheCap,
     /// A broker takes a verdict although what is unusual about the request has changed since.
     TakesAnyPast,
     /// What tells people passes over a message that did not arrive.

@@ -8,11 +8,11 @@ use protem::engine::again::again;
 use protem_core::command::Command;
 use protem_core::event::{KeyPurpose, Target};
 use protem_core::grant::Newest;
-use protem_core::request::AccessRequest;
+use protem_core::request::{AccessRequest, Scopes};
 use protem_core::state::State;
 use protem_core::verdict::Verdict;
 use protem_verify::ids::{GrantId, HoldId};
-use protem_verify::names::TaskId;
+use protem_verify::names::{IdentityName, TaskId};
 
 use super::ask::{
     IDENTITIES, RESOURCES, SCOPES, behind, identity, request, resource, scope, verdict, words,
@@ -22,7 +22,7 @@ use super::broker::{Keys, Look};
 use super::chance::Chance;
 use super::history::Fact;
 use super::people::{Decision, Desk};
-use super::rules::digests;
+use super::rules::{active_max, digests};
 use super::weak::Weak;
 use super::world::World;
 
@@ -146,6 +146,7 @@ impl World {
             return;
         }
         match self.chance.below(100) {
+            0..=8 if self.crowded => self.crowd(index),
             0..=27 => self.ask(index, false),
             28..=37 => self.ask(index, true),
             38..=52 => self.renew(index),
@@ -208,9 +209,39 @@ impl World {
                 request
             }
         };
+        self.put(broker, request);
+    }
+
+    /// An identity fills its tier's cap and asks once more, most often one that somebody has still to decide about: what is
+    /// approved then finds no room.
+    fn crowd(&mut self, broker: usize) {
+        let state = self.state(broker);
+        let waiting = state.waiting().filter_map(|id| Some(state.grant(&id)?.by.identity.clone()));
+        let waiting: Vec<IdentityName> = waiting.collect();
+        let work = &mut self.work;
+        let one = work.chance.pick(&waiting).filter(|_| work.chance.percent(80));
+        let by = one.map_or(*work.chance.pick(&IDENTITIES).unwrap(), |by| {
+            *IDENTITIES.iter().find(|name| **name == by.as_str()).unwrap()
+        });
+        let active = self.state(broker).active(&identity(by)) as usize;
+        for _ in active..=active_max(&identity(by)) {
+            let now = self.time();
+            let work = &mut self.work;
+            let id = format!("t{}", work.tasks.len());
+            work.tasks.push(Task { by, id: id.clone(), hold: None, over: false });
+            let any = request(by, &id, now, &mut work.chance);
+            let scopes = Scopes::new(vec![scope("read")]).unwrap();
+            let request = AccessRequest { scopes, emergency: false, ..any };
+            work.sent.push(request.clone());
+            self.put(broker, request);
+        }
+    }
+
+    /// A request goes to a broker, which puts it to policy.
+    fn put(&mut self, broker: usize, request: AccessRequest) {
         let Some(bundle) = self.brokers[broker].bundle() else { return };
         let state = self.state(broker);
-        let at = now.max(state.last_at());
+        let at = self.time().max(state.last_at());
         let verdict = self.weakened(verdict(&request, bundle, state, at), None);
         let behind = behind(&request, bundle).filter(|_| self.weak != Weak::AsksNobody);
         let actor = format!("identity:{}", request.by.identity);

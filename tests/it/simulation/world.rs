@@ -24,6 +24,8 @@ use super::work::{Held, Op, Work};
 
 /// Unix milliseconds of a world's beginning.
 pub const START: u64 = 1_800_000_000_000;
+/// Every so many worlds are crowded.
+pub const CROWDED_EVERY: u64 = 5;
 /// Steps of one seed: about a minute and a half of its time.
 const STEPS: u64 = 300;
 /// Of these, the last ones are calm: what is slow must arrive.
@@ -39,6 +41,8 @@ pub struct World {
     pub(super) gateways: Vec<Gateway>,
     pub(super) work: Work,
     pub(super) weak: Weak,
+    /// Whether identities ask until their tier's cap stops them: then others find no room, so not in every world.
+    pub(super) crowded: bool,
     pub(super) store: Store,
     pub(super) post: Post,
     checker: Checker,
@@ -78,6 +82,7 @@ impl World {
             brokers,
             gateways,
             weak,
+            crowded: seed.is_multiple_of(CROWDED_EVERY),
             store,
             post: Post::default(),
             checker: Checker::new(START),
