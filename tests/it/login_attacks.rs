@@ -126,13 +126,19 @@ async fn attack_id_collision_and_reuse() {
     // Grants belong to a subject: another one of the same identity gets no credential of them.
     let own = agent(SystemClock.unix().as_secs());
     let mut first = broker.clients(Some(foreign.token("ES256", &own)));
-    let grant = first.ask(&fresh_task()).await.unwrap().grant.unwrap();
+    let task = fresh_task();
+    let grant = first.ask(&task).await.unwrap().grant.unwrap();
     let mut claims = agent(SystemClock.unix().as_secs());
     claims["sub"] = "repo:shop/other".into();
     let mut second = broker.clients(Some(foreign.token("ES256", &claims)));
-    let renew = v1::RenewCredentialRequest { grant_id: grant.id };
-    let status = second.access.renew_credential(renew).await.unwrap_err();
-    assert_ne!(status.code(), Code::Ok);
+    let renew = v1::RenewCredentialRequest { grant_id: grant.id.clone() };
+    let status = second.access.renew_credential(renew.clone()).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "PT-0105"));
+    // By the subject alone: the first one gets it, and the second one by the same words a grant of its own.
+    assert!(first.access.renew_credential(renew).await.unwrap().into_inner().credential.is_some());
+    let other = second.ask(&task).await.unwrap().grant.unwrap();
+    assert_eq!(other.identity, grant.identity);
+    assert_ne!(other.id, grant.id);
     broker.stop().await;
 }
 
