@@ -178,8 +178,16 @@ pub(crate) mod tests {
 
     /// A well-signed token with any payload.
     pub(crate) fn payload(json: &str) -> String {
-        let key = key();
-        encode(ACCESS_TOKEN, &kid(&key), json, |bytes| key.sign(bytes).to_bytes())
+        by(&key(), json)
+    }
+
+    /// A token that another key signed.
+    pub(crate) fn signed(key: &SigningKey, claims: &Claims) -> String {
+        by(key, &claims.encode())
+    }
+
+    fn by(key: &SigningKey, json: &str) -> String {
+        encode(ACCESS_TOKEN, &kid(key), json, |bytes| key.sign(bytes).to_bytes())
     }
 
     /// A well-signed token with any header.

@@ -3,24 +3,106 @@
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::time::Duration;
 
+    use ed25519_dalek::SigningKey;
     use serde_json::{Value, json};
 
     use crate::bench::tests::{
-        Bench, CATALOG, ISSUER, NOW, checkpoint_key, claims, forged, header, key, kid, payload,
-        said, token,
+        Bench, CATALOG, ISSUER, NOW, checkpoint_key, claims, forged, header, key, kid, moment,
+        name, payload, said, signed, token,
     };
     use crate::claims::{Claims, ListEntry, Proof};
     use crate::fences::{Revocation, Target};
     use crate::ids::{Epoch, GrantId, Seq};
     use crate::keys::jwks;
+    use crate::known::Moment;
     use crate::names::ScopeName;
-    use crate::time::Time;
+    use crate::time::{Staleness, Time};
 
     /// The grant that the vectors' view has ended.
     const ENDED: GrantId = GrantId([6; 16]);
+    /// How old the view is for most cases.
+    const AGE: Duration = Duration::from_secs(1);
 
-    type Case = (&'static str, String, &'static str, &'static str);
+    /// What is special about the view when a case comes.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Then {
+        Usual,
+        /// It is so old.
+        Aged(Duration),
+        /// It has cut off everything at 50, and nothing else: beside other cut-offs nobody could tell which one covers.
+        AllCutOff,
+    }
+
+    /// A name, a token, method and path, and the view.
+    type Case = (&'static str, String, &'static str, &'static str, Then);
+
+    /// The usual call with this token.
+    fn case(name: &'static str, token: String) -> Case {
+        (name, token, "GET", "/v1/orders/1001", Then::Usual)
+    }
+
+    /// A key that leaked: cut off, and still in the key set.
+    fn leaked() -> SigningKey {
+        SigningKey::from_bytes(&[33; 32])
+    }
+
+    /// One that was cut off and has left the key set.
+    fn gone() -> SigningKey {
+        SigningKey::from_bytes(&[44; 32])
+    }
+
+    /// What the vectors' view has cut off: every axis at a place of its own, and names of ours that are somebody else's there.
+    /// Most credentials are of a grant that was activated at 50.
+    fn cut_offs() -> Vec<(u64, Target, Value)> {
+        let key_of =
+            |key: &SigningKey| (Target::Key(kid(key)), json!({"key_id": kid(key).as_str()}));
+        let task = |by: &str, id: &str| {
+            (Target::Task(name(by), name(id)), json!({"task": format!("{by}#{id}")}))
+        };
+        let scope = |on: &str, of: &str| {
+            (Target::Scope(name(on), name(of)), json!({"scope": format!("{on}#{of}")}))
+        };
+        let resource = |on: &str| (Target::Resource(name(on)), json!({"resource": on}));
+        let identity = |by: &str| (Target::Identity(name(by)), json!({"identity": by}));
+        let all = [
+            (20, resource("orders-api")),
+            (61, identity("payments/reconciler")),
+            (62, task("payments/agent", "nightly-2")),
+            (63, scope("orders-api", "orders:export")),
+            (64, key_of(&leaked())),
+            (65, key_of(&gone())),
+            (71, task("crm/agent", "nightly-1")),
+            (72, scope("crm", "orders:read")),
+            (73, resource("crm")),
+        ];
+        all.into_iter().map(|(seq, (target, told))| (seq, target, told)).collect()
+    }
+
+    /// Credentials whose grant was activated at a cut-off that covers them, and right after it.
+    fn at_cut_offs() -> Vec<(&'static str, &'static str, Claims)> {
+        let both = ScopeName::try_from("orders:export").unwrap();
+        let with = |change: &dyn Fn(&mut Claims)| {
+            let mut claims = claims();
+            change(&mut claims);
+            claims
+        };
+        let at = |seq: u64, change: &dyn Fn(&mut Claims)| Claims { seq: Seq(seq), ..with(change) };
+        let reconciler = |it: &mut Claims| it.identity = name("payments/reconciler");
+        let other_task = |it: &mut Claims| it.task = name("nightly-2");
+        let more = |it: &mut Claims| it.scopes.push(both.clone());
+        vec![
+            ("at a cut-off of its resource", "after a cut-off of its resource", at(20, &|_| ())),
+            (
+                "at a cut-off of its identity",
+                "after a cut-off of its identity",
+                at(61, &reconciler),
+            ),
+            ("at a cut-off of its task", "after a cut-off of its task", at(62, &other_task)),
+            ("at a cut-off of one of its scopes", "after a cut-off of its scope", at(63, &more)),
+        ]
+    }
 
     fn accepted() -> Vec<Case> {
         let full = Claims {
@@ -31,9 +113,9 @@ mod tests {
         };
         let kid = kid(&key());
         let other_name = format!(r#"{{"typ":"at+jwt","alg":"Ed25519","kid":"{kid}"}}"#);
-        let get = |name, token| (name, token, "GET", "/v1/orders/1001?page=2");
-        let path = |name, path| (name, token(&claims()), "GET", path);
-        vec![
+        let get = |name, token| (name, token, "GET", "/v1/orders/1001?page=2", Then::Usual);
+        let path = |name, path| (name, token(&claims()), "GET", path, Then::Usual);
+        let mut all = vec![
             path("a query is the API's", "/v1/orders?a=../b//c;d%2f"),
             path("an empty query", "/v1/orders/7?"),
             path("an escape that is needed", "/v1/orders/a%20b"),
@@ -42,6 +124,51 @@ mod tests {
             get("valid", token(&claims())),
             get("valid with every optional claim but cnf", token(&full)),
             get("valid with alg Ed25519", header(&other_name)),
+        ];
+        let after = |it: Claims| token(&Claims { seq: it.seq.next(), ..it });
+        all.extend(at_cut_offs().into_iter().map(|(_, name, it)| case(name, after(it))));
+        all.extend(aged().into_iter().filter(|(_, good)| *good).map(|(case, _)| case));
+        let (_, token, method, path, _) = case("", after(claims()));
+        all.push(("after a cut-off of everything", token, method, path, Then::AllCutOff));
+        all
+    }
+
+    /// How old a view may be is the credential's word; whether it may be so old.
+    fn aged() -> Vec<(Case, bool)> {
+        let fresh = |secs| Claims { fresh: Staleness(Duration::from_secs(secs)), ..claims() };
+        let soon = Time::from_secs(NOW + 3);
+        let aged = |name, claims: &Claims, millis| -> Case {
+            let then = Then::Aged(Duration::from_millis(millis));
+            (name, token(claims), "GET", "/v1/orders/1001", then)
+        };
+        vec![
+            (aged("a view as old as may be", &fresh(5), 5_000), true),
+            (aged("a view as old as may be for one second", &fresh(1), 1_000), true),
+            (aged("a view as old as may be for a minute", &fresh(60), 60_000), true),
+            (aged("a view too old", &fresh(5), 5_001), false),
+            (aged("a view too old for one second", &fresh(1), 1_001), false),
+            (aged("a view too old for a minute", &fresh(60), 60_001), false),
+            (aged("too old, and expired", &Claims { expires: soon, ..claims() }, 6_000), false),
+            (aged("too old, and ended", &Claims { grant: ENDED, ..claims() }, 6_000), false),
+            (aged("too old, and cut off", &Claims { seq: Seq(20), ..claims() }, 6_000), false),
+            (
+                aged("too old, of earlier epoch", &Claims { epoch: Epoch(1), ..claims() }, 6_000),
+                false,
+            ),
+        ]
+    }
+
+    /// Whatever a key signed that was cut off, and whoever says that it did.
+    fn of_cut_off_keys() -> Vec<(&'static str, String)> {
+        let newest = Claims { seq: Seq(99), ..claims() };
+        let (of_leaked, of_gone) = (signed(&leaked(), &newest), signed(&gone(), &newest));
+        let forged = format!("{}.{}", of_leaked.rsplit_once('.').unwrap().0, "A".repeat(86));
+        let other = Claims { issuer: "https://broker.example".into(), ..newest };
+        vec![
+            ("of a key that was cut off", of_leaked),
+            ("of a cut-off key that has left the set", of_gone),
+            ("in the name of a cut-off key", forged),
+            ("of a cut-off key, and another issuer's", signed(&leaked(), &other)),
         ]
     }
 
@@ -192,36 +319,72 @@ mod tests {
             ("newer than the view", token(&Claims { epoch: Epoch(u64::pow(2, 52)), ..claims() })),
         ];
         cases.extend(lenient());
-        let mut all: Vec<Case> =
-            cases.drain(..).map(|(name, token)| (name, token, "GET", "/v1/orders/1001")).collect();
-        all.push(("unmapped operation", good.clone(), "DELETE", "/v1/orders/1001"));
-        all.push(("dot segments", good.clone(), "GET", "/v1/x/../orders"));
-        all.push(("encoded slash", good.clone(), "GET", "/v1/orders%2f1001"));
-        all.extend(CONFUSING.iter().map(|path| (*path, good.clone(), "GET", *path)));
+        cases.extend(at_cut_offs().into_iter().map(|(name, _, it)| (name, token(&it))));
+        cases.extend(of_cut_off_keys());
+        let mut all: Vec<Case> = cases.into_iter().map(|(name, token)| case(name, token)).collect();
+        all.push(("unmapped operation", good.clone(), "DELETE", "/v1/orders/1001", Then::Usual));
+        all.push(("dot segments", good.clone(), "GET", "/v1/x/../orders", Then::Usual));
+        all.push(("encoded slash", good.clone(), "GET", "/v1/orders%2f1001", Then::Usual));
+        all.extend(CONFUSING.iter().map(|path| (*path, good.clone(), "GET", *path, Then::Usual)));
+        all.extend(aged().into_iter().filter(|(_, good)| !good).map(|(case, _)| case));
+        let (_, token, method, path, _) = case("", good);
+        all.push(("at a cut-off of everything", token, method, path, Then::AllCutOff));
         all
     }
 
-    fn written() -> String {
-        let (target, prev) = (Target::Grant(ENDED), Seq(0));
-        let ended = Revocation { seq: Seq(60), prev, target, forget_after: None };
-        let mut bench = Bench::with(&[ended]);
+    /// A view that has been told this, proven at boot second 100.
+    fn view(told: impl Iterator<Item = (u64, Target)>) -> Bench {
+        let item =
+            |(seq, target)| Revocation { seq: Seq(seq), prev: Seq(0), target, forget_after: None };
+        let mut bench = Bench::with(&told.map(item).collect::<Vec<_>>());
+        let credential = [key(), leaked()].map(|key| key.verifying_key().to_bytes());
+        let checkpoint = checkpoint_key().verifying_key().to_bytes();
+        bench.view.keys(&jwks(&credential), &jwks(&[checkpoint]), Seq(2));
         bench.view.catalog(&catalog(), Seq(3));
-        let cases: Vec<Value> = [accepted(), refused()]
-            .concat()
-            .into_iter()
-            .map(|(name, token, method, path)| {
-                let expect = said(&bench.call(&token, method, path));
-                json!({ "name": name, "token": token, "method": method, "path": path, "expect": expect })
-            })
-            .collect();
-        let catalog: Value = serde_json::from_str(&catalog()).unwrap();
-        let set = |key: ed25519_dalek::SigningKey| -> Value {
-            serde_json::from_str(&jwks(&[key.verifying_key().to_bytes()])).unwrap()
+        bench
+    }
+
+    /// What the view says to a case, as the file has it.
+    fn told((name, token, method, path, then): &Case) -> Value {
+        let cut_offs = cut_offs().into_iter().map(|(seq, target, _)| (seq, target));
+        let (mut bench, age, own) = match then {
+            Then::Usual => (view(cut_offs.chain([(60, Target::Grant(ENDED))])), AGE, json!({})),
+            Then::Aged(age) => {
+                let own = json!({ "age_ms": age.as_millis(), "now": NOW + age.as_secs() });
+                (view(cut_offs.chain([(60, Target::Grant(ENDED))])), *age, own)
+            }
+            Then::AllCutOff => {
+                let own = json!({ "cut_offs": [{ "everything": true, "seq": 50 }] });
+                (view([(50, Target::Everything)].into_iter()), AGE, own)
+            }
         };
+        let sent = moment(100);
+        bench.now = Moment { boot: sent.boot + age, unix: sent.unix + age };
+        let expect = said(&bench.call(token, method, path));
+        let mut case = json!({
+            "name": name, "token": token, "method": method, "path": path, "expect": expect,
+        });
+        case.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+        case
+    }
+
+    fn written() -> String {
+        let cases: Vec<Value> = [accepted(), refused()].concat().iter().map(told).collect();
+        let catalog: Value = serde_json::from_str(&catalog()).unwrap();
+        let set = |keys: &[SigningKey]| -> Value {
+            let keys: Vec<_> = keys.iter().map(|key| key.verifying_key().to_bytes()).collect();
+            serde_json::from_str(&jwks(&keys)).unwrap()
+        };
+        let cut_offs = cut_offs().into_iter().map(|(seq, _, mut told)| {
+            told["seq"] = json!(seq);
+            told
+        });
         let vectors = json!({
-            "about": "The view is fresh, proven this second, and has ended one grant. `expect` is `allow` or a code of docs/errors.md.",
-            "issuer": ISSUER, "resource": "orders-api", "now": NOW + 1, "epoch": claims().epoch.0, "view_seq": 100,
-            "ended_grants": [ENDED.text()], "jwks": set(key()), "checkpoint_jwks": set(checkpoint_key()),
+            "about": "What stands above the cases is the view; a case may have a member of it that is its own. `age_ms` is the time since the ping of the view's newest proof was sent, `now` the broker's time. `expect` is `allow` or a code of docs/errors.md.",
+            "issuer": ISSUER, "resource": "orders-api", "now": NOW + 1, "age_ms": 1_000,
+            "epoch": claims().epoch.0, "view_seq": 100,
+            "ended_grants": [ENDED.text()], "cut_offs": cut_offs.collect::<Vec<Value>>(),
+            "jwks": set(&[key(), leaked()]), "checkpoint_jwks": set(&[checkpoint_key()]),
             "catalog": catalog, "cases": cases,
         });
         serde_json::to_string_pretty(&vectors).unwrap() + "\n"

@@ -148,6 +148,21 @@ def allowing(resource, method, path):
     return scopes if closest == best else []
 
 
+def covers(cut, claims, resource):
+    """Whether a credential is void by a cut-off: its place in the journal counts, never a clock."""
+    if "key_id" in cut or claims["seq"] > cut["seq"]:
+        return False
+    if "identity" in cut:
+        return cut["identity"] == claims["client_id"]
+    if "task" in cut:
+        return cut["task"] == f"{claims['client_id']}#{claims['task']}"
+    if "resource" in cut:
+        return cut["resource"] == resource
+    if "scope" in cut:
+        return cut["scope"] in [f"{resource}#{scope}" for scope in claims["scopes"]]
+    return True  # of everything, or of what is not known here
+
+
 def check(token, method, path, view):
     """Raises Refused unless this credential allows this call now, by what the view knows."""
     need(len(token) <= TOKEN_MAX and token.count(".") == 2)
@@ -157,6 +172,8 @@ def check(token, method, path, view):
     need(members["typ"] == "at+jwt" and members["alg"] in ("EdDSA", "Ed25519") and type(members["kid"]) is str)
     signature, payload_bytes = part(signature), part(payload)
     need(len(signature) == 64)
+    # Before all else of the key: it leaves the key set, and its holder is helped by another reason than a stranger.
+    need(all(cut.get("key_id") != members["kid"] for cut in view["cut_offs"]), "PT-0411")
     # The key fixes the algorithm; the token only names the key.
     keys = {key["kid"]: key for key in view["jwks"]["keys"] if key["kty"] == "OKP" and key["crv"] == "Ed25519"}
     need(members["kid"] in keys, "PT-0403")
@@ -171,10 +188,12 @@ def check(token, method, path, view):
     need(claims["aud"] == resource["audience"], "PT-0406")
     need(claims["epoch"] <= view["epoch"], "PT-0418")
     need(claims["epoch"] == view["epoch"], "PT-0409")
+    need(view["age_ms"] <= claims["fresh"] * 1000, "PT-0417")
     need(view["now"] < claims["exp"], "PT-0407")  # no leeway
     need(max(claims["nbf"], claims["iat"]) <= view["now"] + LEEWAY, "PT-0408")
     need(not claims["bound"], "PT-0412")
     need(claims["grant"] not in view["ended_grants"], "PT-0410")
+    need(not any(covers(cut, claims, view["resource"]) for cut in view["cut_offs"]), "PT-0410")
     scopes = allowing(resource, method, canonical(path))
     need(scopes, "PT-0414")
     need(set(scopes) & set(claims["scopes"]), "PT-0413")
@@ -184,7 +203,7 @@ def main():
     view = json.load(sys.stdin)
     for case in view["cases"]:
         try:
-            check(case["token"], case["method"], case["path"], view)
+            check(case["token"], case["method"], case["path"], view | case)
             said = "allow"
         except Refused as why:
             said = str(why)
