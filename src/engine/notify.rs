@@ -16,7 +16,7 @@ use crate::journal::fault::Fault;
 use crate::journal::reader::{Reader, Stage};
 use crate::journal::records::GrantRecord;
 use crate::policy::bundle::Bundle;
-use crate::policy::catalog::{Owner, Owners, Risk};
+use crate::policy::catalog::{Owners, Risk};
 
 /// What people are told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -215,7 +215,7 @@ impl Notice {
                 let skipped = bundle.approvers(&request.resource, std::slice::from_ref(scope));
                 groups.extend(skipped);
             }
-            groups.extend(resource.iter().flat_map(|resource| owning(&resource.owner)));
+            groups.extend(resource.iter().flat_map(|resource| resource.owner.groups()));
         }
         let identity = request.by.identity.clone();
         let about = About::Grant(Box::new(news));
@@ -239,7 +239,7 @@ impl Notice {
             seq: row.seq(),
             at: row.at(),
             actor: row.actor().clone(),
-            groups: owners.iter().flat_map(owning).collect(),
+            groups: owners.iter().flat_map(Owners::groups).collect(),
             identity: identity.clone(),
             owners,
             about,
@@ -320,15 +320,6 @@ fn of_record(record: GrantRecord) -> GrantNews {
     let asked = Asked { request: record.request, ruling: record.ruling };
     let yes = record.approvals.into_iter().filter(|one| one.approve);
     GrantNews { approved_by: yes.map(|one| one.by).collect(), ..of_asked(record.id, &asked) }
-}
-
-/// The groups among those who answer for something.
-fn owning(owners: &Owners) -> Vec<GroupName> {
-    let group = |owner: &Owner| match owner {
-        Owner::Group(name) => Some(name.clone()),
-        Owner::Person(_) => None,
-    };
-    [&owners.business, &owners.technical].into_iter().filter_map(group).collect()
 }
 
 /// Made from the entry itself, so that it is the same after a restart, and another one in a journal that was restored and

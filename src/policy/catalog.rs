@@ -96,6 +96,18 @@ pub struct Owners {
     pub technical: Owner,
 }
 
+impl Owners {
+    /// The groups among them.
+    #[must_use]
+    pub fn groups(&self) -> Vec<GroupName> {
+        let group = |owner: &Owner| match owner {
+            Owner::Group(name) => Some(name.clone()),
+            Owner::Person(_) => None,
+        };
+        [&self.business, &self.technical].into_iter().filter_map(group).collect()
+    }
+}
+
 /// A group or person that owns something.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Owner {

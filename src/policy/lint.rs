@@ -163,11 +163,56 @@ pub fn warnings(bundle: &Bundle, parsed: &Parsed, findings: &mut Findings) {
         }
     }
     finding_words(bundle, findings);
+    untold_emergencies(bundle, findings);
     for (name, secret) in &bundle.catalog.secrets {
         if let Some(found) = &secret.found_in {
             let message = format!("secret `{name}`, found in {found}, is not under control yet");
             findings.warning(&place(format!("secret {name}")), policy::UNMANAGED_SECRET, message);
         }
+    }
+}
+
+/// Emergencies of which none of those who were skipped is told. Of a scope that nobody may approve, its resource's owners are.
+fn untold_emergencies(bundle: &Bundle, findings: &mut Findings) {
+    let groups = &bundle.people.groups;
+    let told = |name: &GroupName| groups.get(name).is_some_and(|group| group.notify.is_some());
+    for rule in
+        bundle.book.rules.iter().filter(|rule| {
+            rule.permits() && !rule.notes.shadow && rule.acts.contains(&Act::Emergency)
+        })
+    {
+        let (mut untold, mut skipped) = (Vec::new(), BTreeSet::new());
+        for (resource, values) in &bundle.catalog.resources {
+            for scope in values.scopes.keys().filter(|scope| covers(bundle, rule, resource, scope))
+            {
+                let mut hear = bundle.approvers(resource, std::slice::from_ref(scope));
+                if hear.is_empty() {
+                    hear = values.owner.groups();
+                }
+                if !hear.iter().any(told) {
+                    untold.push(format!("`{scope}` on `{resource}`"));
+                    skipped.extend(hear.iter().map(|group| format!("`{group}`")));
+                }
+            }
+        }
+        let Some(first) = untold.first() else { continue };
+        let more = match untold.len().saturating_sub(1) {
+            0 => String::new(),
+            1 => " and 1 more scope".to_owned(),
+            more => format!(" and {more} more scopes"),
+        };
+        let skipped = skipped.into_iter().collect::<Vec<_>>().join(", ");
+        let give = if skipped.is_empty() {
+            "permit a group with a `notify` to `approve` it".to_owned()
+        } else {
+            format!("give a `notify` to {skipped}")
+        };
+        let message = format!(
+            "policy `{}` gives {first}{more} in an emergency, and no webhook tells those who were not asked: {give}, unless \
+             the broker's settings list such a group",
+            rule.id
+        );
+        findings.warning(&rule.at, policy::EMERGENCY_UNTOLD, message);
     }
 }
 
@@ -267,12 +312,17 @@ fn permitted(
     scope: &ScopeName,
     such: impl Fn(Act) -> bool,
 ) -> bool {
-    let store = &bundle.book.store;
-    let line = store.lineage(&store.uid(Kind::Scope, &format!("{resource}#{scope}")));
     bundle.book.rules.iter().any(|rule| {
         rule.permits()
             && !rule.notes.shadow
             && rule.acts.iter().any(|act| such(*act))
-            && rule.resource.as_ref().is_none_or(|uid| line.contains(uid))
+            && covers(bundle, rule, resource, scope)
     })
+}
+
+/// Whether a rule can be about this scope.
+fn covers(bundle: &Bundle, rule: &Rule, resource: &ResourceName, scope: &ScopeName) -> bool {
+    let store = &bundle.book.store;
+    let line = store.lineage(&store.uid(Kind::Scope, &format!("{resource}#{scope}")));
+    rule.resource.as_ref().is_none_or(|uid| line.contains(uid))
 }

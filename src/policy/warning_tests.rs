@@ -41,6 +41,34 @@ fn what_nobody_can_decide_and_whose_accounts_are_several_is_warned_of() {
     assert_eq!(finds("people.toml", account, &two, "PT-0369", says), Severity::Warning);
 }
 
+#[test]
+fn an_emergency_of_which_nobody_is_told_is_warned_of() {
+    let oncall = "[group.shop-oncall]\n";
+    let hears = format!("{oncall}notify = \"chat\"\n");
+    let untold = |file: &str, from: &str, to: &str| {
+        let found = check(changed(file, from, to), TODAY);
+        let hit = found.into_iter().find(|finding| finding.code.id == "PT-0370");
+        hit.map(|hit| (hit.severity, hit.file.to_string(), hit.message))
+    };
+    let (severity, file, message) = untold("people.toml", "", "").unwrap();
+    assert_eq!((severity, file.as_str()), (Severity::Warning, "payments.cedar"));
+    for part in ["`payments-breaks-glass`", "`orders:refund` on `orders-api`", "`shop-oncall`"] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+    assert_eq!(untold("people.toml", oncall, &hears), None);
+    let other = "[group.auditors]\n";
+    let elsewhere = format!("{other}notify = \"chat\"\n");
+    assert!(untold("people.toml", other, &elsewhere).is_some(), "auditors approve nothing");
+    // Where nobody may approve, the resource's owners hear of it.
+    let approves = "resource in Resource::\"orders-api\");\n\n@id(\"operators-stop";
+    let nothing = "resource in Resource::\"legacy-crm\");\n\n@id(\"operators-stop";
+    let (.., message) = untold("people.cedar", approves, nothing).unwrap();
+    assert!(message.contains("give a `notify` to"), "{message}");
+    // A policy that gives nothing is none.
+    let rule = "@id(\"payments-breaks-glass\")";
+    assert_eq!(untold("payments.cedar", rule, &format!("{rule}\n@mode(\"shadow\")")), None);
+}
+
 /// A misspelt finding is never so, and a policy that waits for it guards nothing.
 #[test]
 fn words_that_are_no_finding_are_told() {

@@ -126,4 +126,6 @@ crate::codes! {
         "policy lets somebody ask for the scope, and no `approve` policy lets anybody decide: each request waits until it lapses", "permit a group to `approve` it, or do not let it be requested";
     SEVERAL_ACCOUNTS = "PT-0369", "one person, several accounts, and each with groups of its own",
         "whose groups own an identity is judged by the account that signs in: an owner's other account is no owner by a group that only the first one has", "name such owners as `person:NAME`, or give all accounts of a person the same groups";
+    EMERGENCY_UNTOLD = "PT-0370", "an emergency of which nobody is told",
+        "an `emergency` policy gives access without those who would have decided, and no group of them has a webhook to hear of it", "give such a group a `notify`, or list it in the `groups` of a webhook in the broker's settings";
 }
