@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use protem_clock::clock::{Clock, SystemClock};
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::GrantState;
 use protem_verify::codes::{law, tool};
@@ -9,6 +10,7 @@ use protem_verify::codes::{law, tool};
 use crate::cli::args::Global;
 use crate::cli::args_people::{ApproveArgs, DenyArgs};
 use crate::cli::client::Client;
+use crate::cli::dossier::dossier;
 use crate::cli::exit::{Exit, Failure, in_a_line};
 use crate::cli::output::Screen;
 use crate::cli::{queue, show, wait, walk};
@@ -35,6 +37,16 @@ pub enum Wish {
 }
 
 impl Wish {
+    /// What is being done, to be followed by an id.
+    fn doing(&self) -> &'static str {
+        match self {
+            Self::Approve { lifetime: None, scopes, .. } if scopes.is_empty() => "approving",
+            Self::Approve { .. } => "approving, narrower than it is shown here,",
+            Self::Deny { .. } => "denying",
+            Self::Undo => "taking back your approval of",
+        }
+    }
+
     /// The request that says so about what was shown.
     #[must_use]
     pub fn about(self, grant_id: String, digest: String) -> v1::DecideRequest {
@@ -110,6 +122,11 @@ async fn direct(
         let what = format!("`{}` is no longer the request with that digest", shown.id);
         return Err(Failure::of(Exit::Failed, law::DIGEST_CHANGED, what));
     }
+    // Whoever decides without having been asked sees what it was that they decided, also if the answer never comes.
+    let now = SystemClock.unix();
+    screen.say(format!("{} {}", wish.doing(), shown.id));
+    screen.say(dossier(screen, waiting, now));
+    screen.say(format!("  digest    {}", in_a_line(&shown.digest)));
     let grant = decide(client, waiting, wish.clone()).await?;
     if screen.json {
         let answer = v1::DecideResponse { grant: Some(grant) };

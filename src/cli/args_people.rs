@@ -21,7 +21,9 @@ pub struct PendingArgs {
 #[derive(Args, Clone, Debug)]
 pub struct ApproveArgs {
     /// The grant's id, or the shortest part that only it begins or ends with; without it, each that you may decide is
-    /// shown in turn
+    /// shown in turn. At a terminal the id alone shows the request and asks. With one of the flags below or `-o json`, and where
+    /// there is no terminal, nobody is asked: the request is shown on stderr and approved as it is at that moment, which may be
+    /// other than what you saw, unless you give its `--digest`
     pub grant: Option<String>,
     /// A note for the requester and those who read the journal later
     #[arg(long, value_name = "WORDS", requires = "grant")]
@@ -32,7 +34,8 @@ pub struct ApproveArgs {
     /// Approve only this scope; may be repeated
     #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',', requires = "grant")]
     pub scopes: Vec<String>,
-    /// Only if the request is still the one with this digest, as `protem pending -o json` shows it
+    /// Only if the request is still the one with this digest, as `protem pending -o json` shows it: a script approves exactly
+    /// what it saw
     #[arg(long, value_name = "DIGEST", requires = "grant")]
     pub digest: Option<String>,
     /// Take your own approval back, while the request still waits

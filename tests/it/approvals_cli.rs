@@ -365,7 +365,20 @@ fn a_decision_counts_only_from_those_who_may_and_for_what_was_shown() {
     let other = "0".repeat(64);
     let stale = broker.run(ALICE, &["approve", &id, "--digest", &other]).expect(1);
     says(&stale.err, &["PT-0117"]);
-    broker.run(ALICE, &["approve", &id, "--digest", &digest]).expect(0);
+    assert!(!stale.err.contains("approving"), "nothing is: {}", stale.err);
+    let approved = broker.run(ALICE, &["approve", &id, "--digest", &digest]).expect(0);
+    // What it was is said, and stdout stays the outcome alone.
+    let what = [
+        format!("approving {id}"),
+        WORKER.to_owned(),
+        "orders:refund on orders-api".to_owned(),
+        "\"INC-42\"".to_owned(),
+        "30m from approval".to_owned(),
+        "unusual".to_owned(),
+        digest.clone(),
+    ];
+    says(&approved.err, &what.each_ref().map(String::as_str));
+    assert_eq!(approved.out.lines().count(), 1, "{}", approved.out);
     // Policy names nobody of these: not at all, an owner of the identity, a workload, the requester.
     for who in ["eve:leads", "otto:oncall,desk", "load/w1", WORKER] {
         let refused = broker.run(who, &["approve", &id]);
@@ -374,7 +387,9 @@ fn a_decision_counts_only_from_those_who_may_and_for_what_was_shown() {
         assert!(matches!(refused.code, Some(3..=5)), "{who}: {refused:?}");
     }
     assert_eq!(waiting(&broker, "guarded")["grant"]["approvals"].as_array().map(Vec::len), Some(1));
-    broker.run(BOB, &["approve", &id]).expect(0);
+    let shorter = broker.run(BOB, &["approve", &id, "--for", "5m", "-o", "json"]).expect(0);
+    says(&shorter.err, &["approving, narrower than it is shown here, gr_"]);
+    assert_eq!(shorter.json()["grant"]["id"], id);
     job.ends(0);
     // Without a terminal nobody is asked.
     says(&broker.run(ALICE, &["approve"]).expect(2).err, &["no terminal"]);
