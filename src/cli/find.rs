@@ -13,10 +13,10 @@ use crate::cli::exit::{Exit, Failure};
 /// # Errors
 /// When no grant, or more than one, is like that.
 pub async fn grant(client: &Client, part: &str) -> Result<String, Failure> {
-    let part = typed(part);
-    if part.parse::<GrantId>().is_ok() {
-        return Ok(part.to_owned());
+    if let Some(whole) = whole(part) {
+        return Ok(whole);
     }
+    let part = typed(part);
     let mut found: Vec<String> = Vec::new();
     let mut page_token = String::new();
     // A part is typed by a person who has just seen the grant: the newest pages hold it.
@@ -62,6 +62,13 @@ fn one(part: &str, found: Vec<String>) -> Result<String, Failure> {
             Err(Failure::of(Exit::Usage, tool::AMBIGUOUS, what))
         }
     }
+}
+
+/// The id, if all of it was typed.
+#[must_use]
+pub fn whole(part: &str) -> Option<String> {
+    let part = typed(part);
+    part.parse::<GrantId>().is_ok().then(|| part.to_owned())
 }
 
 /// What of an id was typed, without the dots that stand for the rest of it: `gr_…8kq` means `8kq`.

@@ -46,19 +46,43 @@ pub fn id(waiting: &v1::PendingGrant) -> &str {
 /// # Errors
 /// When none, or more than one, is like that; one that waits no longer is told as what it is.
 pub async fn one(client: &Client, part: &str) -> Result<v1::PendingGrant, Failure> {
+    if let Some(whole) = find::whole(part) {
+        return match named(client, &whole).await? {
+            Some(one) => Ok(one),
+            None => Err(no_longer(client, part).await),
+        };
+    }
     let all = all(client, false).await?;
     let ids = all.iter().map(|waiting| id(waiting).to_owned());
     if let Some(found) = find::among(part, ids)? {
         let one = all.into_iter().find(|waiting| id(waiting) == found);
         return one.ok_or_else(|| missing(part));
     }
-    // Decided, perhaps: who may see grants is told how it ended.
-    let Ok(grant_id) = find::grant(client, part).await else { return Err(missing(part)) };
+    Err(no_longer(client, part).await)
+}
+
+/// The one of this id, in one call; a broker that does not know how to look for one shows all.
+async fn named(client: &Client, whole: &str) -> Result<Option<v1::PendingGrant>, Failure> {
+    let grant_id = whole.to_owned();
+    let asked = v1::ListPendingRequest { grant_id, page_size: PAGE, ..Default::default() };
+    let page = client.approvals().list_pending(asked).await;
+    let page = page.map_err(|status| client.failure(&status))?.into_inner();
+    let found = |all: Vec<v1::PendingGrant>| all.into_iter().find(|waiting| id(waiting) == whole);
+    match found(page.pending) {
+        None if !page.next_page_token.is_empty() => Ok(found(all(client, false).await?)),
+        one => Ok(one),
+    }
+}
+
+/// Decided, perhaps: who may see grants is told how it ended.
+async fn no_longer(client: &Client, part: &str) -> Failure {
+    let Ok(grant_id) = find::grant(client, part).await else { return missing(part) };
     let answer = client.governance().get_grant(v1::GetGrantRequest { grant_id }).await;
-    let grant = answer.ok().and_then(|answer| answer.into_inner().grant);
-    let grant = grant.ok_or_else(|| missing(part))?;
+    let Some(grant) = answer.ok().and_then(|answer| answer.into_inner().grant) else {
+        return missing(part);
+    };
     let what = format!("`{}` no longer waits: it is {}", grant.id, show::state(&grant));
-    Err(Failure::of(Exit::Failed, law::NOT_PENDING, what))
+    Failure::of(Exit::Failed, law::NOT_PENDING, what)
 }
 
 fn missing(part: &str) -> Failure {

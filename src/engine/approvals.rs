@@ -45,6 +45,45 @@ pub struct Waiting {
     pub approved: bool,
 }
 
+/// Which of what waits somebody looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Those after it alone: ids are in the order of their requests.
+    pub after: Option<GrantId>,
+    /// At most so many.
+    pub size: usize,
+    /// Whose they are.
+    pub whose: Whose,
+}
+
+/// Who may decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Whoever does.
+    All,
+    /// The person who looks.
+    Mine,
+    /// Not the person who looks.
+    Others,
+}
+
+impl Whose {
+    /// Whether a request is, by whether the person who looks may decide it.
+    #[must_use]
+    pub fn is(self, may: &Result<(), String>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Mine => may.is_ok(),
+            Self::Others => may.is_err(),
+        }
+    }
+}
+
+impl Page {
+    /// All that waits.
+    pub const WHOLE: Self = Self { after: None, size: usize::MAX, whose: Whose::All };
+}
+
 /// A scope as an approver sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScopeShown {

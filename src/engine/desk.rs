@@ -10,7 +10,9 @@ use protem_verify::names::ScopeName;
 use protem_verify::time::Time;
 use tokio::sync::watch;
 
-use crate::engine::approvals::{IdentityShown, Review, RuleShown, ScopeShown, Similar, Waiting};
+use crate::engine::approvals::{
+    IdentityShown, Page, Review, RuleShown, ScopeShown, Similar, Waiting,
+};
 use crate::engine::broker::Broker;
 use crate::engine::stop::Stop;
 use crate::journal::committed::Committed;
@@ -107,12 +109,38 @@ impl Broker {
     /// # Errors
     /// When the state or the store cannot be asked.
     pub async fn pending(&self, person: &Person) -> Result<Vec<Waiting>, Stop> {
-        let ids = self.ask(|state| state.waiting().collect::<Vec<_>>()).await?;
+        Ok(self.pending_page(person, Page::WHOLE).await?.0)
+    }
+
+    /// One page of them, and whether there are more. Of those that are on another page nothing is looked up; of those behind it
+    /// not even whose they are is asked.
+    ///
+    /// # Errors
+    /// As [`Self::pending`].
+    pub async fn pending_page(
+        &self,
+        person: &Person,
+        page: Page,
+    ) -> Result<(Vec<Waiting>, bool), Stop> {
+        let after = page.after;
+        let ids = self.ask(move |state| {
+            let ids = state.waiting().filter(|id| after.is_none_or(|after| *id > after));
+            ids.collect::<Vec<_>>()
+        });
         let mut shown = Vec::new();
-        for record in self.records(ids).await? {
-            shown.extend(self.show(person, record).await?);
+        for ids in ids.await?.chunks(READ_AT_ONCE) {
+            for record in self.records(ids.to_vec()).await? {
+                let Some(may) = self.judged(person, &record) else { continue };
+                if !page.whose.is(&may) {
+                    continue;
+                }
+                if shown.len() >= page.size {
+                    return Ok((shown, true));
+                }
+                shown.extend(self.show(person, record, may).await?);
+            }
         }
-        Ok(shown)
+        Ok((shown, false))
     }
 
     /// One of them; `None` when it no longer waits or the person may not know of it.
@@ -120,8 +148,9 @@ impl Broker {
     /// # Errors
     /// As [`Self::pending`].
     pub async fn pending_one(&self, person: &Person, id: GrantId) -> Result<Option<Waiting>, Stop> {
-        match self.records(vec![id]).await?.pop() {
-            Some(record) => self.show(person, record).await,
+        let Some(record) = self.records(vec![id]).await?.pop() else { return Ok(None) };
+        match self.judged(person, &record) {
+            Some(may) => self.show(person, record, may).await,
             None => Ok(None),
         }
     }
@@ -154,16 +183,27 @@ impl Broker {
         .await
     }
 
-    /// What a person sees of a request; `None` when it does not wait, or they may not know of it.
-    async fn show(&self, person: &Person, grant: GrantRecord) -> Result<Option<Waiting>, Stop> {
+    /// Whether a person may decide a request, else why not; `None` when it does not wait, or they may not know of it.
+    fn judged(&self, person: &Person, grant: &GrantRecord) -> Option<Result<(), String>> {
+        let Shown::Pending { decide_by } = &grant.status else { return None };
+        if *decide_by <= self.now() {
+            return None;
+        }
+        let may = self.may_decide(person, grant);
+        (may.is_ok() || self.may_know(person, grant)).then_some(may)
+    }
+
+    /// What a person sees of a request that they may know of.
+    async fn show(
+        &self,
+        person: &Person,
+        grant: GrantRecord,
+        may: Result<(), String>,
+    ) -> Result<Option<Waiting>, Stop> {
         let (Shown::Pending { decide_by }, Some(digest)) = (&grant.status, grant.digest) else {
             return Ok(None);
         };
         let decide_by = *decide_by;
-        let may = self.may_decide(person, &grant);
-        if decide_by <= self.now() || (may.is_err() && !self.may_know(person, &grant)) {
-            return Ok(None);
-        }
         let like = Like {
             identity: grant.request.by.identity.clone(),
             resource: grant.request.resource.clone(),
@@ -214,6 +254,8 @@ impl Broker {
     }
 }
 
+/// Requests that are read at once: a page's worth, so that a long queue is not read for a short page.
+const READ_AT_ONCE: usize = 128;
 /// How far back decisions are similar: 90 days.
 const SIMILAR_MS: u64 = 90 * 24 * 60 * 60 * 1_000;
 /// Closed reviews that are listed: more than anybody reads.

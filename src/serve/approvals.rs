@@ -8,7 +8,7 @@ use protem_proto::wire::v1::approval_service_server::ApprovalService;
 use protem_verify::names::{Malformed, Words};
 use tonic::{Request, Response, Status};
 
-use crate::engine::approvals::{Decision, DecisionKind, Narrow, Review, Waiting};
+use crate::engine::approvals::{Decision, DecisionKind, Narrow, Page, Review, Waiting, Whose};
 use crate::engine::broker::Broker;
 use crate::policy::login::Person;
 use crate::serve::answers::{Answers, Gone, Sink};
@@ -43,11 +43,24 @@ impl ApprovalService for Approvals {
             "" => None,
             token => Some(parse::grant_id("page_token", token)?),
         };
-        let mut found = self.broker.pending(person).await.map_err(Problem::from)?;
-        found.retain(|one| !wire.mine_only || one.may.is_ok());
-        found.retain(|one| after.is_none_or(|after| one.grant.id > after));
-        let more = found.len() > size;
-        found.truncate(size);
+        let whose = match (wire.mine_only, wire.others_only) {
+            (false, false) => Whose::All,
+            (true, false) => Whose::Mine,
+            (false, true) => Whose::Others,
+            (true, true) => {
+                let why = "and `mine_only` leave nothing";
+                return Err(Problem::from(Malformed { field: "others_only", why }).into());
+            }
+        };
+        let (found, more) = match wire.grant_id.as_str() {
+            "" => self.broker.pending_page(person, Page { after, size, whose }).await,
+            id => {
+                let id = parse::grant_id("grant_id", id)?;
+                let one = self.broker.pending_one(person, id).await;
+                one.map(|one| (one.into_iter().filter(|one| whose.is(&one.may)).collect(), false))
+            }
+        }
+        .map_err(Problem::from)?;
         let next = found.last().filter(|_| more).map(|last| last.grant.id.text());
         Ok(Response::new(v1::ListPendingResponse {
             pending: found.iter().map(pending).collect(),

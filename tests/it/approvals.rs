@@ -144,3 +144,63 @@ async fn attack_self_approve_by_every_entry_point() {
     assert_eq!(broker.head(), head, "nothing changed");
     broker.stop().await;
 }
+
+/// Every page of what somebody may know of.
+async fn pages(by: &mut Clients, asked: &v1::ListPendingRequest) -> Vec<Vec<String>> {
+    let (mut all, mut asked) = (Vec::new(), asked.clone());
+    loop {
+        let page = by.approvals.list_pending(asked.clone()).await.unwrap().into_inner();
+        all.push(page.pending.into_iter().map(|one| one.grant.unwrap().id).collect());
+        asked.page_token = page.next_page_token;
+        if asked.page_token.is_empty() {
+            return all;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_listed_page_by_page_or_by_its_id() {
+    let broker = TestBroker::start().await;
+    let mut agent = broker.identity("payments/agent");
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        let asked = agent.access.request_access(refund(&fresh_task())).await.unwrap().into_inner();
+        ids.push(asked.grant.unwrap().id);
+    }
+    let ann = broker.person("ann", &["shop-oncall"]);
+    let olga = broker.person("olga", &["operators"]);
+    let sid = broker.person("sid", &[]);
+    let blank = || v1::ListPendingRequest { page_size: 3, ..Default::default() };
+    let mine = || v1::ListPendingRequest { mine_only: true, ..blank() };
+    let others = || v1::ListPendingRequest { others_only: true, ..blank() };
+    let all = || vec![ids[..3].to_vec(), ids[3..].to_vec()];
+    let none = || vec![Vec::new()];
+    for (mut who, asked, expect) in [
+        (ann.clone(), blank(), all()),
+        (ann.clone(), mine(), all()),
+        (ann.clone(), others(), none()),
+        (ann.clone(), v1::ListPendingRequest { page_size: 4, ..mine() }, vec![ids.clone()]),
+        (olga.clone(), blank(), all()),
+        (olga.clone(), mine(), none()),
+        (olga.clone(), others(), all()),
+        (sid.clone(), blank(), none()),
+    ] {
+        assert_eq!(pages(&mut who, &asked).await, expect, "{asked:?}");
+    }
+    let named =
+        |page: v1::ListPendingRequest| v1::ListPendingRequest { grant_id: ids[2].clone(), ..page };
+    let one = vec![vec![ids[2].clone()]];
+    for (mut who, asked, expect) in [
+        (ann.clone(), named(blank()), one.clone()),
+        (olga.clone(), named(others()), one),
+        (olga.clone(), named(mine()), none()),
+        (sid.clone(), named(blank()), none()),
+    ] {
+        assert_eq!(pages(&mut who, &asked).await, expect, "{asked:?}");
+    }
+    let both = v1::ListPendingRequest { mine_only: true, ..others() };
+    let mut ann = ann;
+    let status = ann.approvals.list_pending(both).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    broker.stop().await;
+}

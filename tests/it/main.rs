@@ -69,6 +69,7 @@ mod page_rush;
 mod page_sign_in;
 mod page_stop;
 mod page_stop_attacks;
+mod page_waiting;
 mod pki;
 mod ports;
 mod process;

@@ -16,7 +16,7 @@ pub const TICKET_LIFE: Duration = Duration::from_secs(5 * 60);
 pub const TICKETS_MAX: usize = 4_096;
 /// A form: a note of 1 KiB, percent-encoded, and 32 scopes.
 pub const FORM_MAX: usize = 16 * 1024;
-/// Requests on the list of what waits; who has more looks at those first.
+/// Requests on a page of each list of what waits: more than anybody looks through at once.
 pub const WAITING_SHOWN: u32 = 200;
 /// How often an open page is told that its connection lives, so that no proxy takes it for dead.
 pub const ALIVE_EVERY: Duration = Duration::from_secs(20);

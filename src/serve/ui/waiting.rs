@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::response::Response;
 use http::StatusCode;
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::approval_service_server::ApprovalService;
 use protem_verify::time::Time;
+use serde::Deserialize;
 
 use crate::serve::ui::entered::Entered;
 use crate::serve::ui::frame::{Frame, Tab, page};
@@ -17,13 +18,25 @@ use crate::serve::ui::problem;
 use crate::serve::ui::site::Site;
 use crate::serve::ui::words::{Moment, count, given, length, span, to_you};
 
+/// Which part of each list; empty: its begin.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Part {
+    /// Those for the person to decide, after this one.
+    pub mine: String,
+    /// The others, after this one.
+    pub others: String,
+}
+
 #[derive(Template)]
 #[template(path = "waiting.html", config = ".askama.toml")]
 struct WaitingPage {
     frame: Frame,
+    part: Part,
     mine: Vec<Row>,
     others: Vec<Row>,
-    more: bool,
+    /// Where the next page of each list begins; empty: there is none.
+    next: Part,
 }
 
 /// A request in the list.
@@ -48,17 +61,30 @@ struct Row {
 ///
 /// # Errors
 /// As the service refuses.
-pub async fn list(State(site): State<Arc<Site>>, entered: Entered) -> Result<Response, Response> {
-    let asked = v1::ListPendingRequest { page_size: WAITING_SHOWN, ..Default::default() };
-    let answer = site.approvals.list_pending(entered.ask(asked)).await;
-    let answer = answer.map_err(|status| problem::page(&site, Some(&entered), &status))?;
-    let answer = answer.into_inner();
+pub async fn list(
+    State(site): State<Arc<Site>>,
+    entered: Entered,
+    Query(part): Query<Part>,
+) -> Result<Response, Response> {
+    let blank = v1::ListPendingRequest { page_size: WAITING_SHOWN, ..Default::default() };
+    let page_token = part.mine.clone();
+    let mine = v1::ListPendingRequest { mine_only: true, page_token, ..blank.clone() };
+    let page_token = part.others.clone();
+    let others = v1::ListPendingRequest { others_only: true, page_token, ..blank };
+    let mut next = Part::default();
+    let mut rows = Vec::new();
     let now = site.broker.now();
-    let all = answer.pending.iter().map(|one| row(one, now));
-    let (mine, others) = all.partition(|row| row.why_not.is_empty() && !row.approved);
+    for (asked, next) in [(mine, &mut next.mine), (others, &mut next.others)] {
+        let answer = site.approvals.list_pending(entered.ask(asked)).await;
+        let answer = answer.map_err(|status| problem::page(&site, Some(&entered), &status))?;
+        let answer = answer.into_inner();
+        rows.extend(answer.pending.iter().map(|one| row(one, now)));
+        *next = answer.next_page_token;
+    }
+    // What the person has approved is theirs to take back, and others' to decide.
+    let (mine, others) = rows.into_iter().partition(|row| row.why_not.is_empty() && !row.approved);
     let frame = Frame::of(&entered, Tab::Waiting, "Waiting").live("waiting");
-    let more = !answer.next_page_token.is_empty();
-    Ok(page(StatusCode::OK, &WaitingPage { frame, mine, others, more }))
+    Ok(page(StatusCode::OK, &WaitingPage { frame, part, mine, others, next }))
 }
 
 fn row(one: &v1::PendingGrant, now: Time) -> Row {
