@@ -149,7 +149,7 @@ fn ceiling(told: Wire) -> Duration {
     catalog.max_staleness.map(Duration::try_from).unwrap().unwrap()
 }
 
-fn decode(encoded: &Encoded) -> Wire {
+pub(super) fn decode(encoded: &Encoded) -> Wire {
     v1::SubscribeResponse::decode(encoded.0.clone()).unwrap().message.unwrap()
 }
 

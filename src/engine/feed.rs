@@ -7,16 +7,15 @@ use std::time::Duration;
 use protem_core::event::{Actor, Event};
 use protem_core::limits::STALENESS;
 use protem_proto::encoded::Encoded;
-use protem_proto::wire::v1;
-use protem_proto::wire::v1::subscribe_response::Message as Wire;
 use protem_verify::ids::{Hash, Seq};
 use protem_verify::time::Staleness;
 use tokio::sync::watch;
 
-use crate::engine::filter::{Filter, duration, encode, ends};
+use crate::engine::filter::{Filter, ends};
 use crate::engine::keys::KeySets;
+use crate::engine::parts::Parts;
 use crate::engine::receipts::{Mark, Receipts};
-use crate::engine::ring::{RING_MAX, Ring};
+use crate::engine::ring::{RING_MAX, Ring, keys_message};
 use crate::engine::snapshot::Snapshot;
 use crate::journal::committed::Committed;
 use crate::journal::port::Head;
@@ -54,11 +53,9 @@ pub struct Feed {
 
 struct Published {
     cells: HashMap<Hash, Arc<Cell>>,
-    keys: Arc<KeySets>,
-    bundle: Arc<Bundle>,
-    catalog_seq: Seq,
-    /// The greatest `fresh` that a live credential may have: of this bundle or an earlier one.
-    ceiling: Staleness,
+    /// The key sets, and where they stand.
+    keys: (Encoded, Seq),
+    parts: Arc<Parts>,
     subscribers: HashMap<Actor, usize>,
     total: usize,
 }
@@ -70,12 +67,11 @@ pub(in crate::engine) struct Cell {
     pub(in crate::engine) snapshot: tokio::sync::Mutex<Option<Arc<Snapshot>>>,
 }
 
-/// Keys and catalog as a subscriber of some filter must know them.
+/// Keys and catalog as subscribers must know them.
 pub(in crate::engine) struct Context {
     pub(in crate::engine) head: Head,
-    pub(in crate::engine) keys: Arc<KeySets>,
-    pub(in crate::engine) catalog: Encoded,
-    pub(in crate::engine) catalog_seq: Seq,
+    pub(in crate::engine) keys: (Encoded, Seq),
+    pub(in crate::engine) parts: Arc<Parts>,
 }
 
 /// Counts a subscription while it lives.
@@ -89,17 +85,15 @@ impl Feed {
     #[must_use]
     pub fn new(
         head: Head,
-        keys: Arc<KeySets>,
+        keys: &KeySets,
         (bundle, catalog_seq): (Arc<Bundle>, Seq),
         former: bool,
     ) -> Self {
         let ceiling = if former { Staleness(*STALENESS.end()) } else { bundle.known_max_fresh() };
         let state = Published {
             cells: HashMap::new(),
-            keys,
-            bundle,
-            catalog_seq,
-            ceiling,
+            keys: (keys_message(keys), keys.seq),
+            parts: Arc::new(Parts::new(bundle, catalog_seq, ceiling)),
             subscribers: HashMap::new(),
             total: 0,
         };
@@ -125,26 +119,23 @@ impl Feed {
 
     /// Adds what a turn brought to every ring. Called in journal order, by one thread.
     pub fn publish(&self, news: &News, receipts: &Receipts) {
+        let keys = news.keys.as_deref().map(|keys| (keys_message(keys), keys.seq));
         let mut state = self.lock();
-        if let Some(keys) = &news.keys {
-            state.keys = Arc::clone(keys);
+        if let Some(keys) = &keys {
+            state.keys.clone_from(keys);
         }
         if let Some((bundle, seq)) = &news.bundle {
-            state.bundle = Arc::clone(bundle);
-            state.catalog_seq = *seq;
-            state.ceiling = state.ceiling.max(bundle.known_max_fresh());
+            let ceiling = state.parts.ceiling.max(bundle.known_max_fresh());
+            state.parts = Arc::new(Parts::new(Arc::clone(bundle), *seq, ceiling));
         }
         if let Some(ended) = ended(&news.rows, news.boot) {
             receipts.committed(ended);
         }
         for cell in state.cells.values() {
             let mut ring = cell.ring.write().unwrap_or_else(PoisonError::into_inner);
-            let catalog = news
-                .bundle
-                .as_ref()
-                .map(|of| (catalog_message(of, state.ceiling, ring.filter()), of.1));
-            let keys = news.keys.as_deref();
-            let rang = ring.publish(&news.rows, &news.head, keys, catalog);
+            // Its subscribers fetch their part of it: encoding a large catalog here would hold up every revocation.
+            let catalog = news.bundle.as_ref().map(|(_, seq)| *seq);
+            let rang = ring.publish(&news.rows, &news.head, keys.as_ref(), catalog);
             drop(ring);
             if rang {
                 cell.bell.send_modify(|count| *count = count.wrapping_add(1));
@@ -203,15 +194,12 @@ impl Feed {
     }
 
     /// Keys and catalog now, and a head that they are not younger than by more than what the ring still says.
-    pub(in crate::engine) fn context(&self, filter: &Filter) -> Context {
+    pub(in crate::engine) fn context(&self) -> Context {
         let state = self.lock();
-        let (keys, catalog_seq) = (Arc::clone(&state.keys), state.catalog_seq);
-        let of = (Arc::clone(&state.bundle), catalog_seq);
-        let ceiling = state.ceiling;
+        let (keys, parts) = (state.keys.clone(), Arc::clone(&state.parts));
         let head = *self.processed.borrow();
         drop(state);
-        let catalog = catalog_message(&of, ceiling, filter);
-        Context { head, keys, catalog, catalog_seq }
+        Context { head, keys, parts }
     }
 
     /// A place for one more subscription of `who`; `None` when all are taken.
@@ -254,21 +242,4 @@ pub(in crate::engine) fn ended(rows: &[Committed<Event>], committed: Duration) -
         let covers = before.map_or(covers.clone(), |mark| mark.covers.and(covers));
         Some(Mark { seq, committed, covers })
     })
-}
-
-/// The part of the catalog that a filter's gateways need.
-fn catalog_message(
-    (bundle, seq): &(Arc<Bundle>, Seq),
-    ceiling: Staleness,
-    filter: &Filter,
-) -> Encoded {
-    let json = match &filter.resources {
-        None => bundle.catalog_json(&[]),
-        // An empty list means all to the catalog, and nothing to a gateway that has no resource.
-        Some(none) if none.is_empty() => r#"{"resources":{}}"#.to_owned(),
-        Some(some) => bundle.catalog_json(&some.iter().cloned().collect::<Vec<_>>()),
-    };
-    let bundle = bundle.digest().to_string();
-    let max_staleness = Some(duration(ceiling.0));
-    encode(Wire::Catalog(v1::Catalog { json, bundle, seq: seq.0, max_staleness }))
 }

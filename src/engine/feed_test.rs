@@ -3,11 +3,15 @@
 use std::path::Path;
 
 use protem_core::event::Actor;
+use protem_proto::encoded::Encoded;
 use protem_proto::wire::v1::subscribe_response::Message as Wire;
 use protem_verify::ids::Seq;
 
 use crate::engine::broker::Broker;
-use crate::engine::broker_test::{Home, cursor, follow, next, up_to};
+use crate::engine::broker_test::{Home, PATIENCE, cursor, decode, follow, next, up_to};
+use crate::engine::filter::Filter;
+use crate::engine::ring::RING_BYTES_MAX;
+use crate::engine::subscribe::Subscribe;
 use crate::engine::subscription::Subscription;
 use crate::policy::bundle::{Bundle, Files, Load, read_folder};
 
@@ -15,13 +19,18 @@ fn policies() -> Files {
     read_folder(Path::new("policies")).unwrap()
 }
 
-/// The repository's bundle with `more` at the end of its catalog.
-fn with(more: &str) -> Files {
-    let longer = |name: &str, text: &[u8]| match name {
-        "catalog.toml" => [text, more.as_bytes()].concat().into(),
+/// The repository's bundle with another catalog.
+fn edited(edit: impl Fn(String) -> String) -> Files {
+    let changed = |name: &str, text: &[u8]| match name {
+        "catalog.toml" => edit(String::from_utf8(text.to_vec()).unwrap()).into_bytes().into(),
         _ => text.into(),
     };
-    policies().iter().map(|(name, text)| (name.clone(), longer(name, text))).collect()
+    policies().iter().map(|(name, text)| (name.clone(), changed(name, text))).collect()
+}
+
+/// The same bundle in all but its digest.
+fn with(more: &str) -> Files {
+    edited(|text| text + more)
 }
 
 async fn apply(broker: &Broker, files: Files) {
@@ -43,6 +52,45 @@ async fn catalogs(feed: &mut Subscription, nonce: &[u8]) -> Vec<Seq> {
     }
 }
 
+/// The next catalog, as the bytes that are sent.
+async fn catalog(feed: &mut Subscription) -> Encoded {
+    loop {
+        let next = tokio::time::timeout(PATIENCE, feed.next()).await.unwrap().unwrap();
+        #[expect(clippy::wildcard_enum_match_arm, reason = "a test looks at the kinds it is about")]
+        match decode(&next) {
+            Wire::Catalog(_) => return next,
+            Wire::Reset(reset) => panic!("{reset:?}"),
+            _ => {}
+        }
+    }
+}
+
+/// However many follow: a large catalog is not made anew for each of them, and takes no place in their rings.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_the_catalog_is_made_once_for_all_who_follow_it() {
+    let home = Home::new();
+    let broker = home.start().unwrap();
+    let filters = [false, true].map(|expiries| Filter { expiries, ..follow(None).filter });
+    let mut feeds = Vec::new();
+    for filter in filters {
+        let open = Subscribe { filter, enforcing: false, ..follow(None) };
+        let mut feed = broker.subscribe(open).await.unwrap();
+        let first = catalog(&mut feed).await;
+        up_to(&mut feed, b"").await;
+        feeds.push((feed, first));
+    }
+    assert_eq!(feeds[0].1.0.as_ptr(), feeds[1].1.0.as_ptr());
+    let long = format!("https://{}.example", "x".repeat(RING_BYTES_MAX));
+    apply(&broker, edited(|text| text.replace("https://orders.example", &long))).await;
+    let mut parts = Vec::new();
+    for (feed, _) in &mut feeds {
+        parts.push(catalog(feed).await);
+    }
+    assert!(parts[0].0.len() > RING_BYTES_MAX);
+    assert_eq!(parts[0].0.as_ptr(), parts[1].0.as_ptr());
+    broker.stop().await;
+}
+
 /// What the ring still holds of before is older than what the opening says.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resume_is_not_told_what_was_before_its_opening() {
@@ -52,9 +100,11 @@ async fn a_resume_is_not_told_what_was_before_its_opening() {
     let mut stays = broker.subscribe(follow(None)).await.unwrap();
     let (_, proof) = up_to(&mut stays, b"").await;
     let left = cursor(proof.cursor.as_ref().unwrap());
-    apply(&broker, with("# second\n")).await;
-    apply(&broker, with("# third\n")).await;
-    let told = catalogs(&mut stays, b"n1").await;
+    let mut told = Vec::new();
+    for (more, nonce) in [("# second\n", b"n1"), ("# third\n", b"n2")] {
+        apply(&broker, with(more)).await;
+        told.extend(catalogs(&mut stays, nonce).await);
+    }
     assert!(matches!(told[..], [second, third] if second < third), "{told:?}");
     let mut resumed = broker.subscribe(follow(Some(left))).await.unwrap();
     assert_eq!(catalogs(&mut resumed, b"n1").await, told[1..]);

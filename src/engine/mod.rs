@@ -31,6 +31,7 @@ pub mod minder;
 pub mod minting;
 pub mod notify;
 pub mod opening;
+mod parts;
 pub mod plan;
 pub mod proof;
 pub mod receipts;

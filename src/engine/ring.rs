@@ -28,7 +28,7 @@ pub struct Slot {
     pub seq: Seq,
     /// The message.
     pub what: What,
-    /// As it goes out.
+    /// As it goes out; of a catalog nothing, as each subscriber fetches its own part.
     pub encoded: Encoded,
 }
 
@@ -37,7 +37,7 @@ pub struct Slot {
 pub enum What {
     /// The full key sets of this seq.
     Keys(Seq),
-    /// The full part of the catalog of this seq.
+    /// The catalog of this seq, or a later one.
     Catalog(Seq),
     /// Items.
     Items {
@@ -133,17 +133,17 @@ impl Ring {
         &mut self,
         rows: &[Committed<Event>],
         head: &Head,
-        keys: Option<&KeySets>,
-        catalog: Option<(Encoded, Seq)>,
+        keys: Option<&(Encoded, Seq)>,
+        catalog: Option<Seq>,
     ) -> bool {
         let before = self.slots.len();
         let start = rows.first().map_or(head.seq, Committed::seq);
         // Keys and catalog go before anything above them.
-        if let Some(keys) = keys {
-            self.push(start, What::Keys(keys.seq), keys_message(keys));
+        if let Some((encoded, seq)) = keys {
+            self.push(start, What::Keys(*seq), encoded.clone());
         }
-        if let Some((encoded, seq)) = catalog {
-            self.push(start, What::Catalog(seq), encoded);
+        if let Some(seq) = catalog {
+            self.push(start, What::Catalog(seq), Encoded::default());
         }
         let items: Vec<_> = rows.iter().filter_map(|row| self.filter.item(row)).collect();
         let parts = items.chunks(BATCH_MAX);

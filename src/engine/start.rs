@@ -92,8 +92,7 @@ impl Broker {
             start.anchor.clone(),
         ));
         prover.sign_with(charter.signing(KeyPurpose::Checkpoint).cloned());
-        let feed =
-            Feed::new(head, Arc::clone(&sets), (Arc::clone(&bundle), charter.bundle_seq()), former);
+        let feed = Feed::new(head, &sets, (Arc::clone(&bundle), charter.bundle_seq()), former);
         let signing = charter.signing(KeyPurpose::Credential).cloned();
         let lanes = Arc::new(Lanes::new(start.limits));
         let (ring, told) = (Arc::clone(&keys), Arc::clone(&receipts));

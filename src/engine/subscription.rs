@@ -15,11 +15,12 @@ use protem_verify::ids::Seq;
 use tokio::sync::{Notify, watch};
 
 use crate::engine::broker::Broker;
-use crate::engine::feed::{Cell, Seat};
+use crate::engine::feed::{Cell, Context, Seat};
 use crate::engine::filter::{Cursor, duration, encode};
+use crate::engine::parts::Part;
 use crate::engine::proof;
 use crate::engine::receipts::InstanceId;
-use crate::engine::ring::{BATCH_MAX, Found, Slot, What, keys_message, relink};
+use crate::engine::ring::{BATCH_MAX, Found, Slot, What, relink};
 use crate::engine::stop::Stop;
 use crate::engine::subscribe::{Peer, Side, Subscribe, Unsubscribed};
 use crate::journal::committed::Committed;
@@ -51,6 +52,8 @@ pub struct Subscription {
     sent: Seq,
     keys_seq: Seq,
     catalog_seq: Seq,
+    /// Of the catalog what it was sent last, kept for the others who follow the same.
+    part: Option<Part>,
     /// The next batch comes from where the ring's own count of predecessors may have begun anew.
     relink: bool,
     opened: bool,
@@ -119,6 +122,7 @@ impl Broker {
             sent: Seq(0),
             keys_seq: Seq(0),
             catalog_seq: Seq(0),
+            part: None,
             relink: false,
             opened: false,
             proving: None,
@@ -206,6 +210,9 @@ impl Subscription {
                 return Ok(());
             }
         };
+        // Before its place in the ring is looked for: what changes from here on comes after that place.
+        let context = self.broker.0.feed.context();
+        let part = self.part(&context).await?;
         let ring = self.cell.ring.read().unwrap_or_else(PoisonError::into_inner);
         let direct = ring.position(from);
         let tail = ring.position(head.seq);
@@ -219,7 +226,7 @@ impl Subscription {
         self.last = last;
         self.note_sent(from);
         self.relink = true;
-        self.context(Some(last));
+        self.context(context, part, Some(last));
         self.opened = true;
         self.prove_soon();
         Ok(())
@@ -245,17 +252,19 @@ impl Subscription {
 
     async fn snapshot(&mut self, cause: Option<Cause>) -> Result<(), Stop> {
         let snapshot = self.broker.snapshot(&self.cell).await?;
+        // Keys and catalog as they are after the snapshot was taken: nothing above them is in it.
+        let context = self.broker.0.feed.context();
+        let part = self.part(&context).await?;
         let ring = self.cell.ring.read().unwrap_or_else(PoisonError::into_inner);
         let position = ring.position(snapshot.seq);
         drop(ring);
         let Some(position) = position else { return Ok(()) }; // it aged out already: the next is newer
         let reset = cause.map(|cause| encode(Wire::Reset(v1::Reset { cause: i32::from(cause) })));
-        // Keys and catalog as they are after the snapshot was taken: nothing above them is in it.
         if self.opened {
             self.queue.extend(reset);
-            self.context(None);
+            self.context(context, part, None);
         } else {
-            self.context(Some(snapshot.last));
+            self.context(context, part, Some(snapshot.last));
             self.queue.extend(reset);
         }
         self.opened = true;
@@ -320,7 +329,7 @@ impl Subscription {
                         return Ok(());
                     }
                 }
-                self.deliver(&slot);
+                self.deliver(&slot).await?;
                 self.phase = Phase::Live { position: position.saturating_add(1) };
                 Ok(())
             }
@@ -336,18 +345,23 @@ impl Subscription {
         }
     }
 
-    fn deliver(&mut self, slot: &Slot) {
+    async fn deliver(&mut self, slot: &Slot) -> Result<(), Stop> {
         let encoded = match slot.what {
             // The opening said what they are now: an older one would take that back until the next comes.
-            What::Keys(seq) if seq <= self.keys_seq => return,
-            What::Catalog(seq) if seq <= self.catalog_seq => return,
+            What::Keys(seq) if seq <= self.keys_seq => return Ok(()),
+            What::Catalog(seq) if seq <= self.catalog_seq => return Ok(()),
             What::Keys(seq) => {
                 self.keys_seq = self.keys_seq.max(seq);
                 slot.encoded.clone()
             }
-            What::Catalog(seq) => {
-                self.catalog_seq = self.catalog_seq.max(seq);
-                slot.encoded.clone()
+            What::Catalog(_) => {
+                // The newest: those in between need not be known.
+                let context = self.broker.0.feed.context();
+                let part = self.part(&context).await?;
+                self.catalog_seq = self.catalog_seq.max(context.parts.seq);
+                let encoded = part.get().cloned().unwrap_or_default();
+                self.part = Some(part);
+                encoded
             }
             What::Items { prev, last, .. } => {
                 let joined = std::mem::take(&mut self.relink) && prev != self.last;
@@ -358,6 +372,12 @@ impl Subscription {
             }
         };
         self.queue.push_back(encoded);
+        Ok(())
+    }
+
+    /// Its part of the catalog. Nothing has changed when this is given up.
+    async fn part(&self, context: &Context) -> Result<Part, Stop> {
+        Ok(context.parts.of(&self.open.filter).await?)
     }
 
     /// Turns a ping into a proof to be made: the head is read after the ping arrived.
@@ -386,7 +406,7 @@ impl Subscription {
                 if let Some(asked) = &mut self.proving {
                     asked.head = asked.head.max(slot.seq);
                 }
-                self.deliver(&slot);
+                self.deliver(&slot).await?;
                 self.phase = Phase::Live { position: position.saturating_add(1) };
                 Ok(())
             }
@@ -425,8 +445,8 @@ impl Subscription {
     }
 
     /// Keys and catalog, after `Opened` when the stream begins: then `opened` is the item before the first delta.
-    fn context(&mut self, opened: Option<Seq>) {
-        let context = self.broker.0.feed.context(&self.open.filter);
+    fn context(&mut self, context: Context, part: Part, opened: Option<Seq>) {
+        let (keys, keys_seq) = context.keys;
         if let Some(last) = opened {
             self.queue.push_back(encode(Wire::Opened(v1::Opened {
                 journal: context.head.journal.0.to_vec(),
@@ -438,10 +458,11 @@ impl Subscription {
                 last_sent: last.0,
             })));
         }
-        self.keys_seq = self.keys_seq.max(context.keys.seq);
-        self.catalog_seq = self.catalog_seq.max(context.catalog_seq);
-        self.queue.push_back(keys_message(&context.keys));
-        self.queue.push_back(context.catalog);
+        self.keys_seq = self.keys_seq.max(keys_seq);
+        self.catalog_seq = self.catalog_seq.max(context.parts.seq);
+        self.queue.push_back(keys);
+        self.queue.extend(part.get().cloned());
+        self.part = Some(part);
     }
 
     /// The opening ends with a checkpoint; without a nonce it proves where the stream stands, not that it is fresh.

@@ -464,7 +464,7 @@ fn gateways_get_their_part_of_the_catalog() {
     let bundle = bundle();
     let crm = ResourceName::try_from("legacy-crm").unwrap();
     assert_eq!(
-        bundle.catalog_json(&[crm]),
+        bundle.catalog_json(Some(&[crm].into())),
         r#"{"resources":{"legacy-crm":{"audience":"https://crm.example","scopes":{"crm:read":{"risk":"low","operations":["GET /api/customers","GET /api/customers/{id}"]}}}}}"#
     );
     assert_eq!(bundle.known_max_fresh(), Staleness(Duration::from_secs(10)));

@@ -1,6 +1,6 @@
 //! The catalog as gateways get it: what the feed's `Catalog.json` says of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use protem_verify::codes::policy;
@@ -39,15 +39,12 @@ struct ShownInject<'a> {
 }
 
 impl Bundle {
-    /// The part of the catalog that gateways of these resources need, as the feed's `Catalog.json` says it; without
-    /// resources, all of it.
+    /// The part of the catalog that gateways of these resources need, as the feed's `Catalog.json` says it; absent: all of it.
     #[must_use]
-    pub fn catalog_json(&self, resources: &[ResourceName]) -> String {
-        let known = self
-            .catalog
-            .resources
-            .iter()
-            .filter(|(name, _)| resources.is_empty() || resources.contains(name));
+    pub fn catalog_json(&self, resources: Option<&BTreeSet<ResourceName>>) -> String {
+        let all = &self.catalog.resources;
+        let named = resources.into_iter().flatten().filter_map(|name| all.get_key_value(name));
+        let known = all.iter().filter(|_| resources.is_none()).chain(named);
         let resources = known.map(|(name, resource)| (name.as_str(), shown(resource))).collect();
         serde_json::to_string(&Shown { resources }).unwrap_or_default()
     }

@@ -162,7 +162,11 @@ impl Feeds {
                     sub.position += 1;
                     match slot.what {
                         What::Keys(seq) => sub.keys = seq,
-                        What::Catalog(seq) => sub.catalog = seq,
+                        What::Catalog(seq) => {
+                            sub.catalog = seq.max(self.catalog);
+                            out.push(catalog_message(sub.catalog));
+                            continue;
+                        }
                         What::Items { prev, last, .. } => {
                             let before = std::mem::replace(&mut sub.last, last);
                             if before != prev {
@@ -223,8 +227,9 @@ impl Tail for Feeds {
         }
         let catalog = state.bundle_seq() != self.catalog;
         self.catalog = state.bundle_seq();
-        let catalog = catalog.then(|| (catalog_message(self.catalog), self.catalog));
-        self.ring.publish(rows, head, keys.map(|_| &self.keys), catalog);
+        let catalog = catalog.then_some(self.catalog);
+        let keys = keys.map(|seq| (keys_message(&self.keys), seq));
+        self.ring.publish(rows, head, keys.as_ref(), catalog);
     }
 }
 
