@@ -16,6 +16,7 @@ use tokio::sync::OnceCell;
 use crate::engine::filter::{Filter, duration, encode};
 use crate::journal::fault::Fault;
 use crate::policy::bundle::Bundle;
+use crate::policy::feed::To;
 
 /// The catalog of the bundle in force, by parts.
 pub(in crate::engine) struct Parts {
@@ -46,17 +47,22 @@ impl Parts {
     }
 
     /// The part of a filter, encoded by whoever asks first while the others wait for it.
-    pub(in crate::engine) async fn of(self: &Arc<Self>, filter: &Filter) -> Result<Part, Fault> {
+    pub(in crate::engine) async fn of(
+        self: &Arc<Self>,
+        to: To,
+        filter: &Filter,
+    ) -> Result<Part, Fault> {
         let (parts, filter) = (Arc::clone(self), filter.clone());
         // Neither is for the threads that answer everybody.
         let found = tokio::task::spawn_blocking(move || {
             let resources = parts.resources(filter);
-            (parts.part(&resources), resources)
+            (parts.part(to, resources.as_ref()), resources)
         });
         let (part, resources) = found.await.map_err(|_| Fault::Stopping)?;
         let encoded = part.get_or_try_init(|| async {
             let parts = Arc::clone(self);
-            let encoding = tokio::task::spawn_blocking(move || parts.encode(resources.as_ref()));
+            let encoding =
+                tokio::task::spawn_blocking(move || parts.encode(to, resources.as_ref()));
             encoding.await.map_err(|_| Fault::Stopping)
         });
         encoded.await?;
@@ -65,11 +71,15 @@ impl Parts {
 
     /// The resources that a filter is told of; absent: all.
     fn resources(&self, filter: Filter) -> Option<BTreeSet<ResourceName>> {
-        filter.resources
+        let askable = filter.identity.and_then(|identity| self.bundle.askable(&identity));
+        match (askable, filter.resources) {
+            (Some(askable), Some(named)) => Some(&askable & &named),
+            (askable, named) => askable.or(named),
+        }
     }
 
-    fn part(&self, resources: &Option<BTreeSet<ResourceName>>) -> Part {
-        let digest = digest(resources.as_ref());
+    fn part(&self, to: To, resources: Option<&BTreeSet<ResourceName>>) -> Part {
+        let digest = digest(to, resources);
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(part) = made.parts.get(&digest).and_then(Weak::upgrade) {
             return part;
@@ -83,8 +93,8 @@ impl Parts {
         part
     }
 
-    fn encode(&self, resources: Option<&BTreeSet<ResourceName>>) -> Encoded {
-        let json = self.bundle.catalog_json(resources);
+    fn encode(&self, to: To, resources: Option<&BTreeSet<ResourceName>>) -> Encoded {
+        let json = self.bundle.catalog_json(to, resources);
         let bundle = self.bundle.digest().to_string();
         let max_staleness = Some(duration(self.ceiling.0));
         encode(Wire::Catalog(v1::Catalog { json, bundle, seq: self.seq.0, max_staleness }))
@@ -92,9 +102,9 @@ impl Parts {
 }
 
 /// Tells parts of one bundle apart.
-fn digest(resources: Option<&BTreeSet<ResourceName>>) -> Hash {
+fn digest(to: To, resources: Option<&BTreeSet<ResourceName>>) -> Hash {
     let mut hash = Sha256::new();
-    field(&mut hash, &[u8::from(resources.is_some())]);
+    field(&mut hash, &[u8::from(to == To::Gateway), u8::from(resources.is_some())]);
     for resource in resources.into_iter().flatten() {
         field(&mut hash, resource.as_str().as_bytes());
     }

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::engine::broker::Broker;
 use crate::engine::filter::{Cursor, Filter};
+use crate::engine::proof;
 use crate::engine::receipts::InstanceId;
 use crate::journal::fault::Fault;
 
@@ -64,6 +65,21 @@ pub(in crate::engine) struct Side {
     pub(in crate::engine) ping: Mutex<Option<Vec<u8>>>,
     pub(in crate::engine) wake: Notify,
     pub(in crate::engine) sent: AtomicU64,
+}
+
+impl Broker {
+    /// Holds what a gateway shows against the journal. After a restart all gateways show something at once, and some of it is
+    /// read from the store: one at a time, and not on the threads that answer everybody.
+    pub(in crate::engine) async fn compare(&self, shown: Signed) -> Result<(), Fault> {
+        let _turn = self.0.comparing.acquire().await.map_err(|_| Fault::Stopping)?;
+        let broker = self.clone();
+        let compared = tokio::task::spawn_blocking(move || {
+            let inner = &broker.0;
+            let known = proof::journal_keys(&inner.keys, &inner.sets.load().checkpoint);
+            inner.prover.compare(&shown, &known, &broker.head(), &**broker.reader())
+        });
+        compared.await.unwrap_or(Err(Fault::Stopping))
+    }
 }
 
 impl Peer {

@@ -10,7 +10,6 @@ use protem_proto::encoded::Encoded;
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::reset::Cause;
 use protem_proto::wire::v1::subscribe_response::Message as Wire;
-use protem_verify::checkpoint::Signed;
 use protem_verify::ids::Seq;
 use tokio::sync::{Notify, watch};
 
@@ -26,6 +25,7 @@ use crate::engine::subscribe::{Peer, Side, Subscribe, Unsubscribed};
 use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
 use crate::journal::port::Head;
+use crate::policy::feed::To;
 
 /// How often a gateway shall ping: a fifth of the default `fresh`, so that four lost answers in a row do not close it.
 pub const PING_EVERY: Duration = Duration::from_secs(1);
@@ -129,21 +129,6 @@ impl Broker {
             open,
             _seat: seat,
         })
-    }
-}
-
-impl Broker {
-    /// Holds what a gateway shows against the journal. After a restart all gateways show something at once, and some of it is
-    /// read from the store: one at a time, and not on the threads that answer everybody.
-    async fn compare(&self, shown: Signed) -> Result<(), Fault> {
-        let _turn = self.0.comparing.acquire().await.map_err(|_| Fault::Stopping)?;
-        let broker = self.clone();
-        let compared = tokio::task::spawn_blocking(move || {
-            let inner = &broker.0;
-            let known = proof::journal_keys(&inner.keys, &inner.sets.load().checkpoint);
-            inner.prover.compare(&shown, &known, &broker.head(), &**broker.reader())
-        });
-        compared.await.unwrap_or(Err(Fault::Stopping))
     }
 }
 
@@ -377,7 +362,8 @@ impl Subscription {
 
     /// Its part of the catalog. Nothing has changed when this is given up.
     async fn part(&self, context: &Context) -> Result<Part, Stop> {
-        Ok(context.parts.of(&self.open.filter).await?)
+        let to = if self.open.gateway.is_some() { To::Gateway } else { To::Observer };
+        Ok(context.parts.of(to, &self.open.filter).await?)
     }
 
     /// Turns a ping into a proof to be made: the head is read after the ping arrived.

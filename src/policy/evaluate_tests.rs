@@ -14,6 +14,7 @@ use protem_verify::time::{Lifetime, Staleness, Time};
 use crate::policy::ask::{Action, Ask, Object};
 use crate::policy::bundle::{Bundle, Decision, Files, Load};
 use crate::policy::example::example;
+use crate::policy::feed::To;
 use crate::policy::input::Recorded;
 use crate::policy::login::{Caller, Claim, Login, Person, Principal};
 
@@ -460,11 +461,28 @@ fn people_may_what_policies_say() {
 }
 
 #[test]
+fn what_an_identity_may_ask_for_is_told_without_asking_policy() {
+    let bundle = bundle();
+    for (identity, resources) in [
+        ("payments/agent", &["orders-api"][..]),
+        ("payments/reconciler", &["legacy-crm", "orders-api"]),
+        ("shop/checkout", &["orders-api"]),
+        ("nobody/at-all", &[]),
+    ] {
+        let askable = bundle.askable(&IdentityName::try_from(identity).unwrap()).unwrap();
+        assert!(
+            askable.iter().map(ResourceName::as_str).eq(resources.iter().copied()),
+            "{identity}"
+        );
+    }
+}
+
+#[test]
 fn gateways_get_their_part_of_the_catalog() {
     let bundle = bundle();
     let crm = ResourceName::try_from("legacy-crm").unwrap();
     assert_eq!(
-        bundle.catalog_json(Some(&[crm].into())),
+        bundle.catalog_json(To::Gateway, Some(&[crm].into())),
         r#"{"resources":{"legacy-crm":{"audience":"https://crm.example","scopes":{"crm:read":{"risk":"low","operations":["GET /api/customers","GET /api/customers/{id}"]}}}}}"#
     );
     assert_eq!(bundle.known_max_fresh(), Staleness(Duration::from_secs(10)));

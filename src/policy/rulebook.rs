@@ -1,6 +1,6 @@
 //! A bundle's policies at work: only those that can apply are looked at, indexed by act, principal and resource.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use cedar_policy::{
@@ -19,6 +19,8 @@ pub struct Rulebook {
     pub rules: Vec<Rule>,
     places: HashMap<String, usize>,
     index: HashMap<Key, Vec<usize>>,
+    /// What the heads of permits of access name, by whom they are for.
+    heads: HashMap<Option<EntityUid>, HashSet<Option<EntityUid>>>,
     actions: HashMap<Act, EntityUid>,
     authorizer: Authorizer,
     cache: RwLock<HashMap<CacheKey, Arc<Slice>>>,
@@ -70,18 +72,22 @@ impl Rulebook {
     #[must_use]
     pub fn new(store: Store, rules: Vec<Rule>) -> Self {
         let mut index: HashMap<Key, Vec<usize>> = HashMap::new();
-        let mut places = HashMap::new();
+        let (mut places, mut heads) = (HashMap::new(), HashMap::<_, HashSet<_>>::new());
         for (place, rule) in rules.iter().enumerate() {
             places.insert(rule.id.as_str().to_owned(), place);
             for act in &rule.acts {
                 let key = (*act, rule.principal.clone(), rule.resource.clone());
                 index.entry(key).or_default().push(place);
             }
+            let permits = rule.permits() && !rule.notes.shadow;
+            if permits && rule.acts.iter().any(|act| act.is_access()) {
+                heads.entry(rule.principal.clone()).or_default().insert(rule.resource.clone());
+            }
         }
         let actions = ACTS.into_iter().map(|act| (act, store.uid(Kind::Action, act.as_str())));
         let actions = actions.collect();
         let authorizer = Authorizer::new();
-        Self { store, rules, places, index, actions, authorizer, cache: RwLock::default() }
+        Self { store, rules, places, index, heads, actions, authorizer, cache: RwLock::default() }
     }
 
     /// The rule at a place.
@@ -168,6 +174,13 @@ impl Rulebook {
         }
         places.sort_unstable();
         places
+    }
+
+    /// What the heads of permits name that could let an identity ask for something; `None` is anything.
+    pub fn heads(&self, identity: &IdentityName) -> impl Iterator<Item = &Option<EntityUid>> {
+        let line = self.store.lineage(&self.store.uid(Kind::Identity, identity.as_str()));
+        let principals = line.into_iter().map(Some).chain([None]);
+        principals.filter_map(|principal| self.heads.get(&principal)).flatten()
     }
 
     fn slice(

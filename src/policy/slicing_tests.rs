@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cedar_policy::{Context, Entity};
-use proptest::prelude::{Strategy, any, prop, prop_assert_eq, proptest};
+use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, proptest};
 use proptest::sample::select;
 use protem_core::request::{AccessRequest, Scopes, Task, Workload};
 use protem_verify::names::{
@@ -18,6 +18,7 @@ use crate::policy::bundle::{Bundle, Load};
 use crate::policy::context;
 use crate::policy::entities::{Kind, Store};
 use crate::policy::example::example;
+use crate::policy::feed;
 use crate::policy::finding::{Findings, Source};
 use crate::policy::login::Login;
 use crate::policy::rulebook::{Judged, Rulebook, Slice};
@@ -141,12 +142,15 @@ proptest! {
             let ask = Ask { request: &request, login: &login, now: NOW, active, findings: &[], region: "" };
             let context = context::access(&book.store, &ask, Duration::from_secs(900)).unwrap();
             let login = context::login(&book.store, &login).unwrap();
+            let askable = feed::askable(&book, bundle.catalog(), &request.by.identity);
             for (resource, values) in &bundle.catalog().resources {
                 for scope in values.scopes.keys() {
                     for act in [Act::Issue, Act::Request, Act::Emergency] {
                         let slice = book.access(act, &request.by.identity, resource, scope);
                         let (sliced, flat) = both(&book, &slice, &context, std::slice::from_ref(&login));
-                        prop_assert_eq!(sliced, flat, "{:?} {} {}#{}", act, identity, resource, scope);
+                        prop_assert_eq!(&sliced, &flat, "{:?} {} {}#{}", act, identity, resource, scope);
+                        let told = askable.as_ref().is_none_or(|some| some.contains(resource));
+                        prop_assert!(told || !sliced.yes, "{:?} {} {}#{}", act, identity, resource, scope);
                     }
                 }
             }

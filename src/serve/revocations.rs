@@ -22,7 +22,8 @@ use crate::engine::proof;
 use crate::engine::subscribe::{NONCE_MAX, Peer, Subscribe, Unsubscribed};
 use crate::engine::subscription::Subscription;
 use crate::journal::fault::Fault;
-use crate::policy::ask::{Action, Object};
+use crate::policy::ask::{Action, Object, Unknown};
+use crate::policy::finding::{did_you_mean, nearest};
 use crate::policy::login::{Caller, Person, Principal};
 use crate::serve::answers::{Answers, Gone, Sink};
 use crate::serve::caller::SignedIn;
@@ -194,7 +195,8 @@ fn opened(broker: &Broker, caller: &Caller, open: v1::Open) -> Result<Subscribe,
             (Some(name.clone()), filter(Some(within(named, given)?)))
         }
         Principal::Workload { by, .. } => {
-            (None, Filter { identity: Some(by.identity.clone()), ..filter(named) })
+            let resources = askable(broker, &by.identity, named)?;
+            (None, Filter { identity: Some(by.identity.clone()), ..filter(resources) })
         }
         Principal::Person(person) => {
             let resources = seen(broker, person, named)?;
@@ -266,22 +268,47 @@ fn within(
     }
 }
 
+/// What a workload names, if it may ask for all of it. Of what else there is it learns nothing, not even that it is there.
+fn askable(
+    broker: &Broker,
+    identity: &IdentityName,
+    named: Option<BTreeSet<ResourceName>>,
+) -> Result<Option<BTreeSet<ResourceName>>, Problem> {
+    let Some(named) = named else { return Ok(None) };
+    let bundle = broker.bundle();
+    let askable = bundle.askable(identity);
+    let askable = askable.unwrap_or_else(|| bundle.catalog().resources.keys().cloned().collect());
+    let Some(unknown) = named.difference(&askable).next() else { return Ok(Some(named)) };
+    let hint = did_you_mean(unknown.as_str(), askable.iter().map(ResourceName::as_str));
+    let why =
+        format!("names `{unknown}`, which is no resource that `{identity}` may ask for{hint}");
+    Err(Problem::field(wire::UNKNOWN_NAME, "resources", &why))
+}
+
 /// What a person may look at: everything with `view` on the broker and nothing forbidden, else the resources that policy names.
 fn seen(
     broker: &Broker,
     person: &Person,
     named: Option<BTreeSet<ResourceName>>,
 ) -> Result<Option<BTreeSet<ResourceName>>, Problem> {
+    let bundle = broker.bundle();
+    let known = &bundle.catalog().resources;
     let may = |name: &ResourceName| {
         let objects = [Object::Resource(name.clone()), Object::Broker];
         who::permit(broker, person, Action::View, &objects)
     };
     if let Some(named) = named {
         named.iter().try_for_each(may)?;
-        return Ok(Some(named));
+        let Some(unknown) = named.iter().find(|name| !known.contains_key(*name)) else {
+            return Ok(Some(named));
+        };
+        // Of names that are near, too, only those are told that this person may look at.
+        let near = nearest(unknown.as_str(), known.keys().map(ResourceName::as_str));
+        let near =
+            near.filter(|near| ResourceName::try_from(*near).is_ok_and(|it| may(&it).is_ok()));
+        let (name, did_you_mean) = (unknown.to_string(), near.map(str::to_owned));
+        return Err(parse::unknown(Unknown { field: "resources", name, did_you_mean }));
     }
-    let bundle = broker.bundle();
-    let known = &bundle.catalog().resources;
     let seen: BTreeSet<_> = known.keys().filter(|name| may(name).is_ok()).cloned().collect();
     match who::permit(broker, person, Action::View, &[Object::Broker]) {
         Ok(()) if seen.len() == known.len() => Ok(None),

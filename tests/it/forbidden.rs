@@ -4,9 +4,10 @@ use protem::policy::bundle::Files;
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::revocation::Target;
 use protem_proto::wire::v1::selector::By;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::broker::{Clients, TestBroker, Wish, fresh_task, policies, reason};
+use crate::streams::edited;
 
 /// The bundle of the repository, with one thing that auditors may neither look at nor end, whatever else they may.
 fn forbidding(what: &str) -> Files {
@@ -19,7 +20,7 @@ fn forbidding(what: &str) -> Files {
     policies().iter().map(|(name, text)| (name.clone(), edit(name, text))).collect()
 }
 
-async fn seen(clients: &mut Clients, selector: Option<By>) -> Result<usize, tonic::Status> {
+async fn seen(clients: &mut Clients, selector: Option<By>) -> Result<usize, Status> {
     let selector = selector.map(|by| v1::Selector { by: Some(by) });
     let list = v1::ListGrantsRequest { selector, ..v1::ListGrantsRequest::default() };
     clients.governance.list_grants(list).await.map(|answer| answer.into_inner().grants.len())
@@ -93,5 +94,79 @@ async fn an_observer_of_one_resource_reads_no_names_of_identities() {
     assert!(some.contains(&Target::Resource("orders-api".into())), "{some:?}");
     let named = |target: &&Target| matches!(target, Target::Task(_) | Target::Identity(_));
     assert_eq!(some.iter().find(named), None, "{some:?}");
+    broker.stop().await;
+}
+
+/// The repository's bundle, whose CRM cannot check tokens.
+fn with_a_secret() -> Files {
+    edited(&policies(), "catalog.toml", |text| {
+        text.replace("[resource.legacy-crm]\n", INJECT) + CRM_KEY
+    })
+}
+
+const INJECT: &str = r#"[resource.legacy-crm]
+inject = { header = "X-Api-Key", secret = "crm-key" }
+"#;
+const CRM_KEY: &str = r#"
+[secret.crm-key]
+purpose = "CRM vendor key"
+resource = "legacy-crm"
+owner = { business = "group:shop-leads", technical = "group:shop-oncall" }
+created = 2026-09-04
+rotate_every = "3650d"
+expires = 2036-09-04
+revoke = "vendor console"
+status = "managed"
+"#;
+
+/// The catalog that comes along with these resources of the feed.
+async fn told(clients: &Clients, resources: &[&str]) -> Result<String, Status> {
+    let resources = resources.iter().map(|name| (*name).to_owned()).collect();
+    let head = v1::HeadRequest { resources, ..Default::default() };
+    let answer = clients.revocations.clone().head(head).await?;
+    Ok(answer.into_inner().catalog.unwrap().json)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn observers_are_told_of_what_concerns_them_and_of_no_secret() {
+    let bundle = Some(with_a_secret());
+    let broker = TestBroker::with(Wish { bundle, ..Wish::default() }).await;
+    let (agent, reconciler) =
+        (broker.identity("payments/agent"), broker.identity("payments/reconciler"));
+    let (sam, operator) = (broker.person("sam", &["shop-oncall"]), broker.operator());
+    let gateway = broker.gateway("edge-eu-1");
+    for (clients, resources, orders, crm, secret) in [
+        (&agent, &[][..], true, false, false),
+        (&agent, &["orders-api"], true, false, false),
+        (&reconciler, &[], true, true, false),
+        (&reconciler, &["legacy-crm"], false, true, false),
+        (&sam, &[], true, false, false),
+        (&operator, &[], true, true, false),
+        (&operator, &["legacy-crm"], false, true, false),
+        (&gateway, &[], true, true, true),
+    ] {
+        let catalog = told(clients, resources).await.unwrap();
+        let has = |word: &str| catalog.contains(word);
+        assert_eq!(
+            (has("orders-api"), has("legacy-crm"), has("X-Api-Key"), has("crm-key")),
+            (orders, crm, secret, secret),
+            "{resources:?}: {catalog}"
+        );
+    }
+    for (clients, name, code, hint) in [
+        (&agent, "order-api", "PT-0202", Some("orders-api")),
+        // What it may not ask for is to it as if it were not there.
+        (&agent, "legacy-crm", "PT-0202", None),
+        (&agent, "legacy-crn", "PT-0202", None),
+        (&operator, "legacy-crn", "PT-0202", Some("legacy-crm")),
+        (&sam, "legacy-crm", "PT-0612", None),
+        (&sam, "legacy-crn", "PT-0612", None),
+    ] {
+        let status = told(clients, &[name]).await.unwrap_err();
+        assert_eq!(reason(&status), code, "{name}: {status:?}");
+        let said = status.message().split_once("did you mean").map(|(_, near)| near);
+        assert_eq!(said.is_some(), hint.is_some(), "{name}: {status:?}");
+        assert!(said.unwrap_or_default().contains(hint.unwrap_or_default()), "{status:?}");
+    }
     broker.stop().await;
 }
