@@ -167,7 +167,7 @@ fn names(bundle: &Bundle, issuer: String) -> Names {
     Names {
         issuer,
         gateways: bundle.gateways().keys().map(ToString::to_string).collect(),
-        people: bundle.people().persons.iter().map(ToString::to_string).collect(),
+        people: bundle.people().persons.keys().map(ToString::to_string).collect(),
     }
 }
 

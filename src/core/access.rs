@@ -139,6 +139,18 @@ pub(crate) fn still_true(
     now: Time,
 ) -> Result<Ruling, Refusal> {
     let ruling = verdict.into_ruling();
+    holds(state, &ruling, content, identity, now)?;
+    Ok(ruling)
+}
+
+/// The same of a ruling that is only looked at.
+pub(crate) fn holds(
+    state: &State,
+    ruling: &Ruling,
+    content: Hash,
+    identity: &IdentityName,
+    now: Time,
+) -> Result<(), Refusal> {
     if ruling.content != content {
         return Err(Refusal::RequestMismatch);
     }
@@ -148,7 +160,7 @@ pub(crate) fn still_true(
     if other_bundle || old || moved {
         return Err(Refusal::VerdictStale);
     }
-    Ok(ruling)
+    Ok(())
 }
 
 /// Whether something else is unusual about a request than policy saw, at the moment that it looked at.

@@ -2,18 +2,17 @@
 
 use protem_verify::ids::{GrantId, Hash};
 use protem_verify::names::{PersonName, Words};
-use protem_verify::time::{Lifetime, Time};
+use protem_verify::time::Time;
 
-use crate::access::{
-    Authority, Becomes, activate, counting, digest, in_range, refused_note, still_true,
-};
-use crate::command::Choice;
+use crate::access::{Authority, Becomes, activate, counting, digest, holds, in_range, still_true};
+use crate::command::{Choice, Narrowed};
 use crate::ending::ended;
 use crate::event::{EndReason, Event};
 use crate::grant::{Grant, Waiting};
 use crate::limits::VERDICT_AGE_MAX;
 use crate::refusal::Refusal;
-use crate::request::{AccessRequest, Scopes};
+use crate::request::AccessRequest;
+use crate::rules::look_again;
 use crate::state::State;
 use crate::verdict::{Approver, ApproverVerdict, Effect, Verdict};
 
@@ -22,8 +21,7 @@ pub(crate) struct Wish {
     pub(crate) digest: Hash,
     pub(crate) choice: Choice,
     pub(crate) reason: Words,
-    pub(crate) lifetime: Option<Lifetime>,
-    pub(crate) scopes: Option<Scopes>,
+    pub(crate) narrowed: Option<Box<Narrowed>>,
 }
 
 pub(crate) fn decide(
@@ -85,24 +83,35 @@ fn approve(
     verdict: Verdict,
     now: Time,
 ) -> Result<Vec<Event>, Refusal> {
-    let narrowed = narrow(waiting, wish.lifetime, wish.scopes)?;
+    let identity = &grant.by.identity;
+    let seen = verdict.ruling();
+    holds(state, seen, waiting.request.content(), identity, now)?;
+    let rule = seen.rule.as_ref().unwrap_or(&waiting.rule);
+    // INVARIANT(approvals_of_other_rules_do_not_carry_over): what policy says by now of the request as it waits comes first,
+    // by another bundle, at another time or after another use; whoever decides looks at that.
+    if seen.effect == Effect::Deny || digest(&waiting.request, seen, rule) != waiting.digest {
+        return look_again(state, grant, verdict, now);
+    }
+    let narrowed = wish.narrowed.as_ref().map(|less| narrow(waiting, less)).transpose()?.flatten();
     let request = narrowed.clone().unwrap_or_else(|| waiting.request.clone());
+    let verdict = match wish.narrowed {
+        Some(less) if narrowed.is_some() => less.verdict,
+        Some(_) | None => verdict,
+    };
     // Before a new bundle has come to this request, who may no longer approve counts no more all the same.
     let before = counting(&waiting.approved, &verdict)?;
     let again = before.contains(&approver.person);
     let given = before.len().saturating_add(usize::from(!again));
-    let ruling = still_true(state, verdict, request.content(), &grant.by.identity, now)?;
+    let ruling = still_true(state, verdict, request.content(), identity, now)?;
     if ruling.effect == Effect::Deny {
-        return Ok(vec![ended(grant, EndReason::Policy, refused_note(&ruling), now)]);
+        return Err(Refusal::NarrowerRefused(ruling.remedy));
+    }
+    // INVARIANT(who_narrows_never_widens): a scope that is dropped may have been what kept the others short.
+    if ruling.terms.lifetime > waiting.lifetime {
+        return Err(Refusal::NotNarrower);
     }
     let rule = ruling.rule.as_ref().unwrap_or(&waiting.rule);
     let signed = digest(&request, &ruling, rule);
-    // INVARIANT(approvals_of_other_rules_do_not_carry_over): before a new bundle has come to this request, nobody knows
-    // whether what was approved is still what it says; of a narrowed one the digests cannot tell.
-    let unknown = !before.is_empty() && state.unsettled.set().contains(&grant.id);
-    if (narrowed.is_none() && signed != waiting.digest) || (narrowed.is_some() && unknown) {
-        return Err(Refusal::VerdictStale);
-    }
     in_range(ruling.terms.lifetime)?;
     let mut events = Vec::new();
     if narrowed.is_some() {
@@ -137,28 +146,28 @@ fn approve(
     Ok(events)
 }
 
-fn narrow(
-    waiting: &Waiting,
-    lifetime: Option<Lifetime>,
-    scopes: Option<Scopes>,
-) -> Result<Option<AccessRequest>, Refusal> {
+/// The request with less in it; none when there is not less.
+fn narrow(waiting: &Waiting, less: &Narrowed) -> Result<Option<AccessRequest>, Refusal> {
     let asked = &waiting.request;
-    let scopes = scopes.unwrap_or_else(|| asked.scopes.clone());
-    let longer = lifetime.is_some_and(|wish| wish > waiting.lifetime);
-    if longer || !scopes.within(&asked.scopes) {
+    let scopes = less.scopes.clone().unwrap_or_else(|| asked.scopes.clone());
+    let lifetime = less.lifetime.unwrap_or(waiting.lifetime);
+    if lifetime > waiting.lifetime || !scopes.within(&asked.scopes) {
         return Err(Refusal::NotNarrower);
     }
-    let lifetime = lifetime.or(asked.lifetime);
-    let same = lifetime == asked.lifetime && scopes == asked.scopes;
-    Ok((!same).then(|| AccessRequest { lifetime, scopes, ..asked.clone() }))
+    let same = lifetime == waiting.lifetime && scopes == asked.scopes;
+    Ok((!same).then(|| AccessRequest { lifetime: Some(lifetime), scopes, ..asked.clone() }))
 }
 
 pub(crate) fn close_review(
     state: &State,
     grant: GrantId,
     by: PersonName,
+    bundle: Hash,
     note: Words,
 ) -> Result<Vec<Event>, Refusal> {
+    if state.bundle() != Some(bundle) {
+        return Err(Refusal::VerdictStale);
+    }
     let open = state.tallies.map().values().any(|tally| tally.review == Some(grant));
     if !open {
         return Err(Refusal::NoReview(grant));

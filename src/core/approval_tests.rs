@@ -8,7 +8,7 @@ use protem_verify::ids::{GrantId, Hash};
 use protem_verify::names::{PersonName, Words};
 use protem_verify::time::Lifetime;
 
-use crate::command::{Choice, Command};
+use crate::command::{Choice, Command, Narrowed};
 use crate::event::{EndReason, Event};
 use crate::grant::Status;
 use crate::limits::PENDING_MAX;
@@ -19,76 +19,125 @@ use crate::verdict::{Approver, ApproverVerdict, Effect, Ruling, Verdict};
 
 const NEXT: Hash = Hash([8; 32]);
 
-/// Two scopes that need two people, one of whom has said yes; then another bundle comes, and not yet to this request.
-fn between_bundles() -> (World, GrantId) {
+/// Two scopes that need two people, one of whom has said yes.
+fn waits_for_two() -> (World, GrantId) {
     let mut world = World::new();
     let asked = AccessRequest { scopes: scopes(&["a", "b"]), ..request("team/a", "t") };
     let id = world.pending(asked, 2);
     world.ok(world.decide(id, "ann", Choice::Approve));
+    (world, id)
+}
+
+/// The same when another bundle comes, and not yet to this request.
+fn between_bundles() -> (World, GrantId) {
+    let (mut world, id) = waits_for_two();
     world.ok(Command::ActivateBundle { digest: NEXT, files: Arc::new([]), expect: None });
     (world, id)
 }
 
-/// `who` approves under the bundle in force, whose rule has other words; `ann` counts or not.
-fn yes(world: &World, id: GrantId, who: &str, ann: bool, fewer: bool) -> Command {
+/// `who` approves under the bundle in force, whose rule has other words or not; `ann` counts or not.
+fn yes(world: &World, id: GrantId, who: &str, (ann, other): (bool, bool), fewer: bool) -> Command {
     let Command::Decide { digest, choice, reason, approver, verdict, .. } =
         world.decide(id, who, Choice::Approve)
     else {
         panic!("no decision")
     };
-    let narrower = fewer.then(|| scopes(&["a"]));
     let waiting = world.grant(id).waiting.as_ref().unwrap();
-    let scopes = narrower.clone().unwrap_or_else(|| waiting.request.scopes.clone());
-    let content = AccessRequest { scopes, ..waiting.request.clone() }.content();
-    let ruled = edit(&verdict, |ruling| {
-        ruling.content = content;
-        ruling.bundle = world.state.bundle().unwrap();
-        ruling.rule.as_mut().unwrap().policies =
-            if fewer { Hash([1; 32]) } else { waiting.rule.policies };
-    });
-    let approver =
-        Approver { bundle: world.state.bundle().unwrap(), ..approver.approver().clone() };
+    let bundle = world.state.bundle().unwrap();
+    let ruled = |request: &AccessRequest, policies: Hash| {
+        let ruled = edit(&verdict, |ruling| {
+            (ruling.content, ruling.bundle) = (request.content(), bundle);
+            ruling.rule.as_mut().unwrap().policies = policies;
+        });
+        ruled.with_approvers(vec![(person("ann"), ann)])
+    };
+    let words = if other { Hash([1; 32]) } else { waiting.rule.policies };
+    let less = |scopes: Scopes| {
+        let lifetime = Some(waiting.lifetime);
+        let left = AccessRequest { scopes: scopes.clone(), lifetime, ..waiting.request.clone() };
+        Narrowed { lifetime: None, scopes: Some(scopes), verdict: ruled(&left, Hash([2; 32])) }
+    };
+    let approver = Approver { bundle, ..approver.approver().clone() };
     Command::Decide {
         grant: id,
         digest,
         choice,
         reason,
-        lifetime: None,
-        scopes: narrower,
         approver: ApproverVerdict::from_policy(approver),
-        verdict: ruled.with_approvers(vec![(person("ann"), ann)]),
+        verdict: ruled(&waiting.request, words),
+        narrowed: fewer.then(|| Box::new(less(scopes(&["a"])))),
     }
 }
 
 #[test]
 fn an_approval_of_other_rules_does_not_carry_over_by_a_narrowing() {
-    let (mut world, id) = between_bundles();
-    let narrowing = yes(&world, id, "bob", true, true);
-    world.refused(narrowing, &Refusal::VerdictStale);
-    // Once the bundle has come to the request, and its rule is another, only what is said from then on counts.
+    // By another bundle, and without one: what policy says depends on the time and on use, too.
+    for (mut world, id) in [between_bundles(), waits_for_two()] {
+        let before = world.grant(id).waiting.clone().unwrap();
+        let events = world.ok(yes(&world, id, "bob", (true, true), true));
+        assert!(matches!(events[..], [Event::RequestReevaluated { .. }]), "{events:?}");
+        let waiting = world.grant(id).waiting.clone().unwrap();
+        assert!(waiting.approved.is_empty() && waiting.digest != before.digest);
+        // Only what is said from then on counts.
+        world.ok(yes(&world, id, "bob", (true, false), true));
+        assert!(world.grant(id).waiting.is_some(), "one of two");
+    }
+    // Of the same rules it does.
+    let (mut world, id) = waits_for_two();
+    world.ok(yes(&world, id, "bob", (true, false), true));
+    assert!(world.grant(id).active_at(world.now));
+}
+
+#[test]
+fn whoever_approves_what_policy_words_anew_looks_again() {
+    let (mut world, id) = waits_for_two();
+    let events = world.ok(yes(&world, id, "bob", (true, true), false));
+    assert!(matches!(events[..], [Event::RequestReevaluated { .. }]), "{events:?}");
     let waiting = world.grant(id).waiting.clone().unwrap();
-    let ruled = edit(&world.verdict(&waiting.request, Effect::NeedsApproval), |ruling| {
-        let rule = ruling.rule.as_mut().unwrap();
-        (rule.policies, rule.required) = (Hash([1; 32]), 2);
-    });
-    let grants = vec![(id, ruled.with_approvers(vec![(person("ann"), true)]))];
-    world.ok(Command::Settle { digest: NEXT, grants });
-    let narrowing = yes(&world, id, "bob", true, true);
-    world.ok(narrowing);
-    assert!(world.grant(id).waiting.is_some(), "one of two");
+    assert!(waiting.approved.is_empty());
+    world.ok(yes(&world, id, "bob", (true, false), false));
+    assert!(world.grant(id).waiting.as_ref().unwrap().approved.contains(&person("bob")));
+}
+
+#[test]
+fn a_scope_that_is_dropped_makes_nothing_longer() {
+    let (mut world, id) = waits_for_two();
+    let mut longer = yes(&world, id, "bob", (true, false), true);
+    if let Command::Decide { narrowed: Some(less), .. } = &mut longer {
+        less.verdict = edit(&less.verdict, |ruling| {
+            ruling.terms.lifetime = Lifetime(ruling.terms.lifetime.0 * 2);
+        })
+        .with_approvers(vec![(person("ann"), true)]);
+    }
+    world.refused(longer, &Refusal::NotNarrower);
+    world.ok(yes(&world, id, "bob", (true, false), true));
+    let Status::Active { until, .. } = world.grant(id).status else { panic!("it is not active") };
+    assert_eq!(until.since(world.now), Duration::from_secs(900), "as long as what waited");
+}
+
+#[test]
+fn what_policy_refuses_of_a_narrower_request_leaves_it_waiting() {
+    let (mut world, id) = waits_for_two();
+    let mut narrower = yes(&world, id, "bob", (true, false), true);
+    if let Command::Decide { narrowed: Some(less), .. } = &mut narrower {
+        less.verdict = edit(&less.verdict, |ruling| ruling.effect = Effect::Deny)
+            .with_approvers(vec![(person("ann"), true)]);
+    }
+    world.refused(narrower, &Refusal::NarrowerRefused("ask for less".into()));
+    assert_eq!(world.grant(id).waiting.as_ref().unwrap().approved.len(), 1);
 }
 
 #[test]
 fn who_counts_no_more_says_it_anew() {
     let (mut world, id) = between_bundles();
-    let again = yes(&world, id, "ann", false, false);
+    let again = yes(&world, id, "ann", (false, false), false);
     let events = world.ok(again);
     let [Event::ApprovalTakenBack { by, .. }, Event::ApprovalGiven { by: anew, .. }] = &events[..]
     else {
         panic!("{events:?}")
     };
     assert_eq!((by, anew), (&person("ann"), &person("ann")));
-    let once = yes(&world, id, "ann", true, false);
+    let once = yes(&world, id, "ann", (true, false), false);
     assert_eq!(world.ok(once), Vec::new(), "who counts has said it");
 }
 
@@ -121,16 +170,25 @@ fn spoilt(world: &World, id: GrantId, spoil: impl FnOnce(&mut Parts)) -> Command
         ruling: verdict.ruling().clone(),
         asked_about: approved.iter().map(|name| (name.clone(), true)).collect(),
     };
+    let asked = |ruling: &Ruling, people: &[(PersonName, bool)]| {
+        Verdict::from_policy(ruling.clone()).with_approvers(people.to_vec())
+    };
+    let whole = asked(&parts.ruling, &parts.asked_about);
     spoil(&mut parts);
+    let ruled = asked(&parts.ruling, &parts.asked_about);
+    // What is spoilt of a narrowing is what policy says of the rest.
+    let less = parts.lifetime.is_some() || parts.scopes.is_some();
+    let narrowed = |verdict| Narrowed { lifetime: parts.lifetime, scopes: parts.scopes, verdict };
+    let (verdict, narrowed) =
+        if less { (whole, Some(Box::new(narrowed(ruled)))) } else { (ruled, None) };
     Command::Decide {
         grant: id,
         digest,
         choice: parts.choice,
         reason,
-        lifetime: parts.lifetime,
-        scopes: parts.scopes,
         approver: ApproverVerdict::from_policy(parts.approver),
-        verdict: Verdict::from_policy(parts.ruling).with_approvers(parts.asked_about),
+        verdict,
+        narrowed,
     }
 }
 
@@ -147,7 +205,7 @@ fn half_approved() -> (World, GrantId) {
 fn a_decision_stands_on_what_policy_says_of_this_request_and_this_person_now() {
     let no = Refusal::MayNotDecide { person: person("bob"), why: "no policy permits".into() };
     let short = Lifetime(Duration::from_secs(9));
-    let rows: [(&str, Spoil, Refusal); 13] = [
+    let rows: [(&str, Spoil, Refusal); 12] = [
         ("person, bundle", |it| it.approver.bundle = Hash([3; 32]), Refusal::VerdictStale),
         ("person, long ago", |it| it.approver.at = START, Refusal::VerdictStale),
         ("person, another request", |it| it.approver.digest = Hash([3; 32]), Refusal::VerdictStale),
@@ -160,11 +218,6 @@ fn a_decision_stands_on_what_policy_says_of_this_request_and_this_person_now() {
         ("request, bundle", |it| it.ruling.bundle = Hash([3; 32]), Refusal::VerdictStale),
         ("request, long ago", |it| it.ruling.at = START, Refusal::VerdictStale),
         ("request, active", |it| it.ruling.active = Some(1), Refusal::VerdictStale),
-        (
-            "request, other rules",
-            |it| it.ruling.rule.as_mut().unwrap().policies = Hash([3; 32]),
-            Refusal::VerdictStale,
-        ),
         ("who approved before", |it| it.asked_about.clear(), Refusal::VerdictStale),
         (
             "wider",
@@ -263,6 +316,17 @@ fn so_many_requests_wait_and_no_more() {
 fn a_review_is_closed_with_a_word_of_what_was_seen() {
     let mut world = World::new();
     let grant = world.granted(AccessRequest { emergency: true, ..request("team/a", "t") });
-    let silent = Command::CloseReview { grant, by: person("ann"), note: Words::default() };
+    let (by, bundle) = (person("ann"), world.state.bundle().unwrap());
+    let silent = Command::CloseReview { grant, by, bundle, note: Words::default() };
     world.refused(silent, &Refusal::ReasonRequired);
+}
+
+#[test]
+fn a_review_is_closed_by_the_bundle_in_force_alone() {
+    let mut world = World::new();
+    let grant = world.granted(AccessRequest { emergency: true, ..request("team/a", "t") });
+    let close = world.close_review(grant);
+    world.ok(Command::ActivateBundle { digest: NEXT, files: Arc::new([]), expect: None });
+    world.refused(close, &Refusal::VerdictStale);
+    world.ok(world.close_review(grant));
 }

@@ -100,14 +100,12 @@ pub enum Command {
         choice: Choice,
         /// In their words; required to deny.
         reason: Words,
-        /// May only shorten.
-        lifetime: Option<Lifetime>,
-        /// May only drop some.
-        scopes: Option<Scopes>,
         /// Whether policy lets this person decide.
         approver: ApproverVerdict,
-        /// What policy says now of the request, as narrowed.
+        /// What policy says now of the request as it waits.
         verdict: Verdict,
+        /// Yes to less than that.
+        narrowed: Option<Box<Narrowed>>,
     },
     /// Close the review of an emergency.
     CloseReview {
@@ -115,6 +113,8 @@ pub enum Command {
         grant: GrantId,
         /// By whom.
         by: PersonName,
+        /// The bundle whose policy lets this person.
+        bundle: Hash,
         /// What was found.
         note: Words,
     },
@@ -181,6 +181,17 @@ pub enum Command {
     },
     /// Record what is due: lapses, expiries, rows of a cut-off's grants.
     Tick,
+}
+
+/// Less than what waits. What is absent stays as it waits.
+#[derive(Debug)]
+pub struct Narrowed {
+    /// May only be shorter.
+    pub lifetime: Option<Lifetime>,
+    /// May only be fewer.
+    pub scopes: Option<Scopes>,
+    /// What policy says now of what is left.
+    pub verdict: Verdict,
 }
 
 /// What an approver chose.

@@ -42,11 +42,13 @@ pub fn decide(
         Command::ReturnGrant { by, grant, note } => {
             ending::give_back(state, &by.identity, grant, note, now)
         }
-        Command::Decide { grant, digest, choice, reason, lifetime, scopes, approver, verdict } => {
-            let wish = approval::Wish { digest, choice, reason, lifetime, scopes };
+        Command::Decide { grant, digest, choice, reason, approver, verdict, narrowed } => {
+            let wish = approval::Wish { digest, choice, reason, narrowed };
             approval::decide(state, grant, wish, &approver, verdict, now)
         }
-        Command::CloseReview { grant, by, note } => approval::close_review(state, grant, by, note),
+        Command::CloseReview { grant, by, bundle, note } => {
+            approval::close_review(state, grant, by, bundle, note)
+        }
         Command::Revoke { targets, note } => ending::revoke(state, targets, &note, now),
         Command::SetQuarantine { identity, on, note } => {
             ending::quarantine(state, identity, on, note, now)

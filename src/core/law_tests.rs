@@ -7,7 +7,7 @@ use protem_verify::ids::{Epoch, GrantId, Hash};
 use protem_verify::names::{KeyId, ResourceName, ScopeName, Words};
 use protem_verify::time::{Lifetime, Time};
 
-use crate::command::{Choice, Command};
+use crate::command::{Choice, Command, Narrowed};
 use crate::event::{EndReason, Event, Target};
 use crate::grant::Status;
 use crate::refusal::Refusal;
@@ -364,15 +364,16 @@ fn a_decision_counts_only_for_what_was_seen() {
         digest: Hash([1; 32]),
         choice,
         reason,
-        lifetime: None,
-        scopes: None,
         approver,
         verdict,
+        narrowed: None,
     };
     world.refused(blind, &Refusal::DigestChanged(seen));
     let mut wide = world.decide(grant, "alice", Choice::Approve);
-    if let Command::Decide { lifetime, .. } = &mut wide {
-        *lifetime = Some(Lifetime(Duration::from_secs(901)));
+    if let Command::Decide { verdict, narrowed, .. } = &mut wide {
+        let lifetime = Some(Lifetime(Duration::from_secs(901)));
+        *narrowed =
+            Some(Box::new(Narrowed { lifetime, scopes: None, verdict: edit(verdict, |_| {}) }));
     }
     world.refused(wide, &Refusal::NotNarrower);
     let mut silent = world.decide(grant, "alice", Choice::Deny);
@@ -395,8 +396,8 @@ fn a_narrowed_request_is_still_the_one_that_was_asked() {
     let ruled = edit(&world.verdict(&narrowed, Effect::NeedsApproval), |ruling| {
         ruling.terms.lifetime = Lifetime(Duration::from_secs(60));
     });
-    if let Command::Decide { lifetime, verdict, .. } = &mut brief {
-        (*lifetime, *verdict) = (shorter, ruled);
+    if let Command::Decide { narrowed, .. } = &mut brief {
+        *narrowed = Some(Box::new(Narrowed { lifetime: shorter, scopes: None, verdict: ruled }));
     }
     world.ok(brief);
     assert!(world.grant(grant).active_at(world.now));
@@ -411,10 +412,10 @@ fn an_emergency_blocks_the_next_until_it_was_looked_at() {
     world.refused(world.ask(silent, Effect::Issue), &Refusal::ReasonRequired);
     let grant = world.granted(urgent("t"));
     world.refused(world.ask(urgent("u"), Effect::Issue), &Refusal::ReviewOpen(name("team/a")));
-    let close = Command::CloseReview { grant, by: person("alice"), note: words("fine") };
+    let close = world.close_review(grant);
     world.ok(close);
     world.granted(urgent("u"));
-    let close = Command::CloseReview { grant, by: person("alice"), note: words("fine") };
+    let close = world.close_review(grant);
     world.refused(close, &Refusal::NoReview(grant));
 }
 

@@ -89,6 +89,9 @@ pub enum Refusal {
     /// Wider than what was asked.
     #[error("an approver may narrow a request, never widen it")]
     NotNarrower,
+    /// What is left after a narrowing is nothing that policy would grant; the request waits on.
+    #[error("policy grants nothing so narrow: {0}")]
+    NarrowerRefused(String),
     /// Words are needed.
     #[error("a reason is required")]
     ReasonRequired,
@@ -157,6 +160,7 @@ impl Refusal {
             Self::DigestChanged(_) => law::DIGEST_CHANGED,
             Self::MayNotDecide { .. } => law::MAY_NOT_DECIDE,
             Self::NotNarrower => law::NOT_NARROWER,
+            Self::NarrowerRefused(_) => law::NARROWER_REFUSED,
             Self::ReasonRequired => law::REASON_REQUIRED,
             Self::NoApprovalToUndo(_) => law::NO_APPROVAL_TO_UNDO,
             Self::ReviewOpen(_) => law::REVIEW_OPEN,

@@ -98,6 +98,19 @@ pub(crate) fn settle(
     Ok(events)
 }
 
+/// What policy says by now of one request that waits.
+pub(crate) fn look_again(
+    state: &State,
+    grant: &Grant,
+    verdict: Verdict,
+    now: Time,
+) -> Result<Vec<Event>, Refusal> {
+    Ok(match settle_one(state, grant, verdict, false, now)? {
+        Settled::Stays => Vec::new(),
+        Settled::Changes(changes) | Settled::Begins(changes) => changes,
+    })
+}
+
 /// What becomes of one grant.
 enum Settled {
     /// It goes on as it is.

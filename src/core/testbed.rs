@@ -157,11 +157,15 @@ impl World {
             digest,
             choice,
             reason: words("because"),
-            lifetime: None,
-            scopes: None,
             approver,
             verdict,
+            narrowed: None,
         }
+    }
+
+    pub(crate) fn close_review(&self, grant: GrantId) -> Command {
+        let bundle = self.state.bundle().unwrap();
+        Command::CloseReview { grant, by: person("alice"), bundle, note: words("fine") }
     }
 
     pub(crate) fn verdict(&self, request: &AccessRequest, effect: Effect) -> Verdict {

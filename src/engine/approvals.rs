@@ -1,6 +1,7 @@
 //! People decide: approve, deny, narrow, take back, and close the review of an emergency.
 
 use protem_core::command::{Choice, Command};
+use protem_core::event::Event;
 use protem_core::refusal::Refusal;
 use protem_core::request::Scopes;
 use protem_verify::ids::{GrantId, Hash};
@@ -9,8 +10,10 @@ use protem_verify::time::{Lifetime, Time};
 
 use crate::engine::broker::Broker;
 use crate::engine::lane::Lane;
+use crate::engine::sequencer::Answered;
 use crate::engine::stop::Stop;
 use crate::engine::verdicts::{may_review, reviewed, verdicts};
+use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
 use crate::journal::records::GrantRecord;
 use crate::policy::ask::{Action, Object};
@@ -208,7 +211,6 @@ impl Broker {
         if choice == Choice::Approve {
             self.may_issue()?;
         }
-        let narrow = narrow.unwrap_or_default();
         let mut tries = 0;
         loop {
             let record = self.seen(person, id).await?;
@@ -218,21 +220,22 @@ impl Broker {
             let who = (person, account.as_str());
             let of_use = self.usage_findings(&record.request.by.identity, now);
             let counts = (active, of_use.as_slice());
-            let (verdict, approver) = verdicts(&bundle, who, &record, &narrow, now, counts);
+            let said = verdicts(&bundle, who, &record, narrow.as_ref(), now, counts);
             let command = Command::Decide {
                 grant: id,
                 digest: decision.digest,
                 choice,
                 reason: reason.clone(),
-                lifetime: narrow.lifetime,
-                scopes: narrow.scopes.clone(),
-                approver,
-                verdict,
+                approver: said.approver,
+                verdict: said.waits,
+                narrowed: said.narrowed.map(Box::new),
             };
-            match self.submit(Lane::Ordinary, caller.actor(), command, |_| ()).await {
+            let outdated = move |answered: &Answered<'_>| outdated(choice, answered.rows);
+            match self.submit(Lane::Ordinary, caller.actor(), command, outdated).await {
                 Err(stop) if stop.is_stale_verdict() && tries < AGAIN_MAX => tries += 1,
                 Err(stop) => return Err(stop),
-                Ok(()) => return self.record(id).await,
+                Ok(None) => return self.record(id).await,
+                Ok(Some(digest)) => return Err(Refusal::DigestChanged(digest).into()),
             }
         }
     }
@@ -268,11 +271,19 @@ impl Broker {
         if !self.may_see_review(person, &record) {
             return Err(Refusal::UnknownGrant(grant).into());
         }
-        if let Err(why) = self.may_review(person, &record) {
-            return Err(Refusal::MayNotReview { person: person.name.clone(), why }.into());
+        let mut tries = 0;
+        loop {
+            let bundle = self.bundle();
+            if let Err(why) = may_review(&bundle, person, &record, self.now()) {
+                return Err(Refusal::MayNotReview { person: person.name.clone(), why }.into());
+            }
+            let (by, bundle, note) = (person.name.clone(), bundle.digest(), note.clone());
+            let command = Command::CloseReview { grant, by, bundle, note };
+            match self.submit(Lane::Ordinary, caller.actor(), command, |_| ()).await {
+                Err(stop) if stop.is_stale_verdict() && tries < AGAIN_MAX => tries += 1,
+                closed => break closed?,
+            }
         }
-        let command = Command::CloseReview { grant, by: person.name.clone(), note };
-        self.submit(Lane::Ordinary, caller.actor(), command, |_| ()).await?;
         let record = self.record(grant).await?;
         let may = self.may_review(person, &record);
         Ok(Review { grant: record, may })
@@ -331,8 +342,12 @@ impl Broker {
     /// approved it, and who answers for its identity.
     pub(in crate::engine) fn may_know(&self, person: &Person, record: &GrantRecord) -> bool {
         let approved = record.approvals.iter().any(|one| one.by == person.name);
+        // Whoever may not decide for what another account of theirs may be is told so.
+        let blind = || Person::new(person.name.clone(), person.groups.clone());
+        let but_for_that = || self.may_decide(&blind(), record).is_ok();
         approved
             || record.behind.as_ref() == Some(&person.name)
+            || (!person.elsewhere.is_empty() && but_for_that())
             || self.bundle().owns_identity(person, &record.request.by.identity)
             || self.permits(person, Action::View, &looked_at(record)).is_ok()
     }
@@ -362,6 +377,23 @@ impl Broker {
             self.read(move |reader| -> Result<_, Fault> { reader.grant(&id) }).await?;
         found.ok_or_else(|| Refusal::UnknownGrant(id).into())
     }
+}
+
+/// What a request says by now, when an approval met other rules than its giver had seen: it was looked at again instead.
+fn outdated(choice: Choice, rows: &[Committed<Event>]) -> Option<Hash> {
+    let mut digest = None;
+    for row in rows {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "what else a decision leads to says nothing of it"
+        )]
+        match row.what() {
+            Event::RequestReevaluated { digest: now, .. } => digest = Some(*now),
+            Event::ApprovalGiven { .. } | Event::RequestNarrowed { .. } => return None,
+            _ => {}
+        }
+    }
+    digest.filter(|_| choice == Choice::Approve)
 }
 
 /// How often policy is asked again because others decided at the same moment: more people than a request ever needs.

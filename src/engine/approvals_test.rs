@@ -52,7 +52,7 @@ pub(super) fn agent(broker: &Broker) -> Caller {
 }
 
 /// A CI job, started by the person with this GitHub account.
-fn deployer(broker: &Broker, actor: &str) -> Caller {
+pub(super) fn deployer(broker: &Broker, actor: &str) -> Caller {
     let text = |text: &str| Claim::Text(text.to_owned());
     let claims = [
         ("repository_id", "4711"),
@@ -94,18 +94,18 @@ pub(super) fn refund(caller: &Caller, task: &str) -> AccessRequest {
     }
 }
 
-async fn waits(broker: &Broker, who: &Caller, task: &str) -> GrantId {
+pub(super) async fn waits(broker: &Broker, who: &Caller, task: &str) -> GrantId {
     let granted = broker.request_access(who, refund(who, task)).await.unwrap();
     assert!(matches!(granted.grant.status, Shown::Pending { .. }), "{granted:?}");
     assert!(granted.credential.is_none());
     granted.grant.id
 }
 
-async fn seen(broker: &Broker, by: &Caller, grant: GrantId) -> Option<Waiting> {
+pub(super) async fn seen(broker: &Broker, by: &Caller, grant: GrantId) -> Option<Waiting> {
     broker.pending_one(person(by), grant).await.unwrap()
 }
 
-async fn decide(
+pub(super) async fn decide(
     broker: &Broker,
     by: &Caller,
     grant: GrantId,
@@ -120,11 +120,15 @@ fn yes() -> DecisionKind {
     DecisionKind::Approve { note: Words::default(), narrow: None }
 }
 
-async fn approve(broker: &Broker, by: &Caller, grant: GrantId) -> Result<GrantRecord, Stop> {
+pub(super) async fn approve(
+    broker: &Broker,
+    by: &Caller,
+    grant: GrantId,
+) -> Result<GrantRecord, Stop> {
     decide(broker, by, grant, yes()).await
 }
 
-fn active(record: &GrantRecord) -> bool {
+pub(super) fn active(record: &GrantRecord) -> bool {
     matches!(record.status, Shown::Active { .. })
 }
 
@@ -134,7 +138,7 @@ fn ended(record: &GrantRecord, why: EndReason) {
 }
 
 #[track_caller]
-fn may_not(answer: Result<GrantRecord, Stop>, word: &str) {
+pub(super) fn may_not(answer: Result<GrantRecord, Stop>, word: &str) {
     let Err(Stop::Refused(Refusal::MayNotDecide { why, .. })) = answer else {
         panic!("{answer:?}")
     };

@@ -29,8 +29,12 @@ pub mod marks;
 pub mod meters;
 pub mod minder;
 pub mod minting;
+#[cfg(test)]
+mod narrow_test;
 pub mod notify;
 pub mod opening;
+#[cfg(test)]
+mod owners_test;
 mod parts;
 pub mod plan;
 pub mod proof;

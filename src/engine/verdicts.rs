@@ -1,8 +1,9 @@
 //! What policy says to a decision, as pure functions of a bundle and a record: the broker asks them, and so does the simulation.
 
+use protem_core::command::Narrowed;
 use protem_core::request::AccessRequest;
-use protem_core::verdict::{ApproverVerdict, Verdict};
-use protem_verify::time::Time;
+use protem_core::verdict::{ApproverVerdict, Effect, Ruling, Verdict};
+use protem_verify::time::{Lifetime, Time};
 
 use crate::engine::again::again;
 use crate::engine::approvals::Narrow;
@@ -11,39 +12,67 @@ use crate::policy::ask::{Action, Object};
 use crate::policy::bundle::{Bundle, Decision};
 use crate::policy::login::Person;
 
-/// Both verdicts on a decision: of the request as it would be narrowed, and of the person on the request as it waits.
-/// `account`: the one that the person signed in with. `active`: how many live grants the identity holds; `of_use`: what is
-/// unusual about their use.
+/// What policy says to a decision.
+pub struct Verdicts {
+    /// Of the person.
+    pub approver: ApproverVerdict,
+    /// Of the request as it waits.
+    pub waits: Verdict,
+    /// Of what is left of it.
+    pub narrowed: Option<Narrowed>,
+}
+
+/// The verdicts on a decision: of the request as it waits and as it would be narrowed, and of the person on both. `account`:
+/// the one that the person signed in with. `active`: how many live grants the identity holds; `of_use`: what is unusual about
+/// their use.
 #[must_use]
 pub fn verdicts(
     bundle: &Bundle,
     (person, account): (&Person, &str),
     record: &GrantRecord,
-    narrow: &Narrow,
+    narrow: Option<&Narrow>,
     now: Time,
-    (active, of_use): (u32, &[String]),
-) -> (Verdict, ApproverVerdict) {
+    counts: (u32, &[String]),
+) -> Verdicts {
     let asked = &record.request;
-    let request = AccessRequest {
-        lifetime: narrow.lifetime.or(asked.lifetime),
+    let longest = record.ruling.terms.lifetime;
+    let less = |narrow: &Narrow| AccessRequest {
+        // Never for longer than what waits: a scope that is dropped may have been what kept the others short.
+        lifetime: Some(narrow.lifetime.unwrap_or(longest)),
         scopes: narrow.scopes.clone().unwrap_or_else(|| asked.scopes.clone()),
         ..asked.clone()
     };
-    let as_it_waits = bundle.reevaluate(&record.ruling, asked, now, (active, false), of_use);
-    let verdict = again(bundle, record, &request, now, (active, of_use));
-    let waits = as_it_waits.ruling();
-    // INVARIANT(who_narrows_may_approve_what_waits): dropping a scope is deciding it, so it needs the right to.
-    let approver = bundle.may_decide(&Decision {
-        person,
-        request: asked,
-        ruling: waits,
-        lifetime: narrow.lifetime.unwrap_or(waits.terms.lifetime).min(waits.terms.lifetime),
-        behind: record.behind.as_ref(),
-        account,
-        digest: record.digest.unwrap_or_default(),
-        now,
+    let waits = again(bundle, record, asked, now, counts);
+    let narrowed = narrow.map(|narrow| Narrowed {
+        lifetime: narrow.lifetime,
+        scopes: narrow.scopes.clone(),
+        verdict: again(bundle, record, &less(narrow), now, counts),
     });
-    (verdict, approver)
+    let of = |request: &AccessRequest, ruling: &Ruling, lifetime: Lifetime| {
+        bundle.may_decide(&Decision {
+            person,
+            request,
+            ruling,
+            lifetime,
+            behind: record.behind.as_ref(),
+            account,
+            digest: record.digest.unwrap_or_default(),
+            now,
+        })
+    };
+    let ruling = waits.ruling();
+    let lifetime = narrow.and_then(|narrow| narrow.lifetime).unwrap_or(ruling.terms.lifetime);
+    // INVARIANT(who_narrows_may_approve_what_waits): dropping a scope is deciding it, so it needs the right to.
+    let mut approver = of(asked, ruling, lifetime.min(ruling.terms.lifetime));
+    // And what needs approval only now that it is narrower needs theirs.
+    if let (Some(narrow), Some(left)) = (narrow, &narrowed)
+        && approver.approver().may
+        && left.verdict.ruling().effect == Effect::NeedsApproval
+    {
+        let ruling = left.verdict.ruling();
+        approver = of(&less(narrow), ruling, ruling.terms.lifetime);
+    }
+    Verdicts { approver, waits, narrowed }
 }
 
 /// Whether a person may close an emergency's review; else why not.
@@ -61,18 +90,16 @@ pub fn may_review(
         return Err("they are behind the request".to_owned());
     }
     // INVARIANT(nobody_reviews_what_may_be_their_own): an emergency is not held up by an account that nobody has joined yet.
-    match bundle.stands_behind(person, &record.ruling) {
+    match bundle.stands_behind(person, identity, &record.ruling) {
         Ok(false) => {}
         Ok(true) => return Err("they are behind the request".to_owned()),
         Err(why) => {
             return Err(format!(
-                "who is behind the request is not known, so it may be they: {why}; add it to a `[person]` of people.toml"
+                "who is behind the request is not known, so it may be they: {why}"
             ));
         }
     }
-    if bundle.owns_identity(person, identity) {
-        return Err(format!("they own `{identity}`, and its owners do not count"));
-    }
+    bundle.is_no_owner(person, identity)?;
     bundle.permits(person, Action::Review, &reviewed(record), now)
 }
 

@@ -210,6 +210,7 @@ fn whoever_looks_for_ended_grants_reads_no_entry_of_live_ones() {
 
 /// Takes a journal back to what the version before this schema left.
 const BEFORE_COVERS: &str = "DROP INDEX cut_offs_by_covers; ALTER TABLE cut_offs DROP COLUMN covers; \
+                             DROP INDEX bundles_activated; \
                              DELETE FROM migrations WHERE number > 4; PRAGMA user_version = 4";
 
 #[test]

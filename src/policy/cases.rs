@@ -198,7 +198,7 @@ impl Bundle {
                 })?;
             groups.push(group);
         }
-        Ok(Person { name, groups })
+        Ok(Person::new(name, groups))
     }
 
     /// What the case says, or the identity's first login.

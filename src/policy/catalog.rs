@@ -286,6 +286,6 @@ pub struct People {
     pub groups: BTreeMap<GroupName, Group>,
     /// Accounts (issuer, name claim) of the persons that join several.
     pub accounts: BTreeMap<(Arc<str>, String), PersonName>,
-    /// The persons that have an entry.
-    pub persons: Vec<PersonName>,
+    /// The persons that have an entry, each with its accounts.
+    pub persons: BTreeMap<PersonName, Vec<(Arc<str>, String)>>,
 }

@@ -336,7 +336,7 @@ fn logins_are_matched_exactly() {
     };
     assert_eq!(
         (by.identity.as_str(), by.subject.as_str()),
-        ("payments/deployer", "github|repo:shop/pay")
+        ("payments/deployer", "github|repo:shop/pay|actor=alice-gh")
     );
     assert_eq!(behind.unwrap().as_str(), "alice");
     // Anybody can get a token of this issuer: only its owner is told of the owner's logins.
@@ -413,7 +413,7 @@ fn the_person_behind_must_be_known_and_never_decides() {
         ("bob", vec!["shop-oncall", "payments-leads"], None, Some("own")),
     ] {
         let groups = groups.into_iter().map(group).collect();
-        let person = Person { name: PersonName::try_from(person).unwrap(), groups };
+        let person = Person::new(PersonName::try_from(person).unwrap(), groups);
         let digest = Hash([7; 32]);
         let decision = Decision {
             person: &person,
@@ -436,10 +436,7 @@ fn people_may_what_policies_say() {
     let bundle = bundle();
     let groups =
         |names: &[&str]| names.iter().map(|name| GroupName::try_from(*name).unwrap()).collect();
-    let person = |names: &[&str]| Person {
-        name: PersonName::try_from("bob").unwrap(),
-        groups: groups(names),
-    };
+    let person = |names: &[&str]| Person::new(PersonName::try_from("bob").unwrap(), groups(names));
     let identity = Object::Identity(IdentityName::try_from("payments/agent").unwrap());
     let orders = Object::Resource(ResourceName::try_from("orders-api").unwrap());
     for (names, action, object, yes) in [

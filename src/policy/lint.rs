@@ -1,6 +1,7 @@
 //! Checks that need the whole bundle: names in policies, who may administer, what is overdue, what nobody may get.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use protem_core::usual::word;
 use protem_verify::codes::policy;
@@ -10,7 +11,7 @@ use serde_json::Value;
 
 use crate::policy::ask::{Action, Object};
 use crate::policy::bundle::Bundle;
-use crate::policy::catalog::{LoginRule, Owner, Owners, People, Subjects};
+use crate::policy::catalog::{LoginRule, Owner, People};
 use crate::policy::context::words;
 use crate::policy::entities::{BROKER, Kind, Store};
 use crate::policy::finding::{At, Findings, did_you_mean};
@@ -58,18 +59,16 @@ fn suggestion(store: &Store, kind: Kind, name: &str) -> String {
 
 /// `alice` of a `[person]`, or an account such as `corp|bob@shop.example`.
 fn person_exists(people: &People, name: &str) -> bool {
-    name.contains('|') || people.persons.iter().any(|person| person.as_str() == name)
+    name.contains('|') || people.persons.keys().any(|person| person.as_str() == name)
 }
 
 /// Somebody must be able to put the next bundle in force.
 pub fn administered(bundle: &Bundle, findings: &mut Findings) {
     let groups: Vec<GroupName> = bundle.people.groups.keys().cloned().collect();
     let Ok(anyone) = PersonName::try_from("anyone") else { return };
-    let alone =
-        groups.iter().map(|group| Person { name: anyone.clone(), groups: vec![group.clone()] });
-    let named =
-        bundle.people.persons.iter().map(|name| Person { name: name.clone(), groups: Vec::new() });
-    let all = Person { name: anyone.clone(), groups: groups.clone() };
+    let alone = groups.iter().map(|group| Person::new(anyone.clone(), vec![group.clone()]));
+    let named = bundle.people.persons.keys().map(|name| Person::new(name.clone(), Vec::new()));
+    let all = Person::new(anyone.clone(), groups.clone());
     let mut candidates = alone.chain(named).chain([all]);
     let may =
         |person: Person| bundle.may(&person, Action::Administer, &Object::Broker, CASE_NOW).yes;
@@ -138,10 +137,10 @@ pub fn warnings(bundle: &Bundle, parsed: &Parsed, findings: &mut Findings) {
             }
         }
     }
-    for (person, accounts) in several_accounts(bundle) {
+    for (person, accounts, issuer) in several_accounts(bundle) {
         let message = format!(
-            "person `{person}` signs in as {}: whether a group of theirs owns what they decide on is judged by the account \
-             that they use",
+            "person `{person}` signs in at `{issuer}` as {}: each account may be in a group that owns an identity, so they \
+             decide on nothing that a group of `{issuer}` owns",
             accounts.join(" and as ")
         );
         let at = place(format!("person {person}"));
@@ -286,23 +285,34 @@ fn by_name_alone(rule: &LoginRule) -> bool {
 /// The claim of a projected token that is never given again.
 const ACCOUNT_UID: &str = "kubernetes.io/serviceaccount/uid";
 
-/// Persons with more than one account at issuers for people, when some owner is a group.
-fn several_accounts(bundle: &Bundle) -> Vec<(PersonName, Vec<String>)> {
-    let by_group = |owners: &Owners| {
-        [&owners.business, &owners.technical].iter().any(|one| matches!(one, Owner::Group(_)))
-    };
-    if !bundle.identities.values().any(|identity| by_group(&identity.owner)) {
-        return Vec::new();
-    }
-    let mut all: BTreeMap<&PersonName, Vec<String>> = BTreeMap::new();
-    for ((issuer, name), person) in &bundle.people.accounts {
-        let of_people = bundle.issuers.get(&**issuer);
-        if of_people.is_some_and(|issuer| issuer.subjects == Subjects::People) {
-            all.entry(person).or_default().push(format!("`{name}` of `{issuer}`"));
+/// Persons with more than one account at an issuer one of whose groups owns an identity: of no account it can be known that
+/// the others are not in that group.
+fn several_accounts(bundle: &Bundle) -> Vec<(PersonName, Vec<String>, Arc<str>)> {
+    let owners = bundle.identities.values().map(|identity| &identity.owner);
+    let owners: BTreeSet<&GroupName> =
+        owners.flat_map(|owners| [&owners.business, &owners.technical]).filter_map(group).collect();
+    let issuers = bundle.issuers.keys();
+    let owning: Vec<&Arc<str>> = issuers
+        .filter(|issuer| bundle.groups_by(issuer).any(|group| owners.contains(group)))
+        .collect();
+    let mut found = Vec::new();
+    for (person, accounts) in &bundle.people.persons {
+        for issuer in &owning {
+            let there = accounts.iter().filter(|(at, _)| at == *issuer);
+            let names: Vec<String> = there.map(|(_, name)| format!("`{name}`")).collect();
+            if names.len() > 1 {
+                found.push((person.clone(), names, Arc::clone(issuer)));
+            }
         }
     }
-    let several = all.into_iter().filter(|(_, accounts)| accounts.len() > 1);
-    several.map(|(person, accounts)| (person.clone(), accounts)).collect()
+    found
+}
+
+fn group(owner: &Owner) -> Option<&GroupName> {
+    match owner {
+        Owner::Group(name) => Some(name),
+        Owner::Person(_) => None,
+    }
 }
 
 /// Whether any permit of such an action is about this scope.

@@ -109,6 +109,16 @@ pub struct Person {
     pub name: PersonName,
     /// The bundle's groups that the login puts it in.
     pub groups: Vec<GroupName>,
+    /// Those that another account of theirs may put them in: this login cannot tell.
+    pub elsewhere: Vec<GroupName>,
+}
+
+impl Person {
+    /// Somebody with one account.
+    #[must_use]
+    pub fn new(name: PersonName, groups: Vec<GroupName>) -> Self {
+        Self { name, groups, elsewhere: Vec::new() }
+    }
 }
 
 /// Who a login is, by the bundle in force.

@@ -178,6 +178,7 @@ impl Parsed {
         }
         for (key, person) in &raw.person {
             let Some(name) = reading.name::<PersonName>(key) else { continue };
+            let mut accounts = Vec::new();
             // A name with a bar could be read as one account of an issuer.
             if key.get_ref().contains('|') {
                 let message = "a person's name has no `|`";
@@ -196,6 +197,7 @@ impl Parsed {
                     );
                 }
                 let key = (Arc::from(issuer.as_str()), account.name.get_ref().clone());
+                accounts.push(key.clone());
                 if self.people.accounts.insert(key, name.clone()).is_some() {
                     let message = format!(
                         "the account `{}` of `{issuer}` is two persons'",
@@ -204,7 +206,7 @@ impl Parsed {
                     reading.error(&account.name.span(), policy::SHARED_LOGIN, message);
                 }
             }
-            self.people.persons.push(name);
+            self.people.persons.insert(name, accounts);
         }
     }
 

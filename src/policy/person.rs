@@ -11,7 +11,7 @@ use protem_verify::time::Time;
 
 use crate::policy::ask::{Action, Object, Permit};
 use crate::policy::bundle::{Bundle, Decision};
-use crate::policy::catalog::{Issuer, Owner, Owners, Subjects};
+use crate::policy::catalog::{Issuer, LoginRule, Owner, Owners, Subjects};
 use crate::policy::context;
 use crate::policy::entities::Kind;
 use crate::policy::input::Recorded;
@@ -86,7 +86,8 @@ impl Bundle {
         let still = approved.iter().map(|one| {
             let known = |group: &&GroupName| self.people.groups.contains_key(*group);
             let groups = one.standing.groups.iter().filter(known).cloned().collect();
-            let person = Person { name: one.by.clone(), groups };
+            let elsewhere = self.elsewhere(one.by, &one.standing.account);
+            let person = Person { name: one.by.clone(), groups, elsewhere };
             let decision = Decision {
                 person: &person,
                 request,
@@ -176,7 +177,7 @@ impl Bundle {
         let identity = store.uid(Kind::Identity, of.identity.as_str());
         let (entity, groups) = self.entity(person);
         let mut places = Vec::new();
-        let owner = self.owns_identity(person, of.identity);
+        let no_owner = self.is_no_owner(person, of.identity);
         if of.scopes.is_empty() {
             return Err(("no scope of it needs approval".to_owned(), Vec::new()));
         }
@@ -194,9 +195,9 @@ impl Bundle {
             }
             // INVARIANT(owners_do_not_approve_their_own): unless a policy that determines it says they may.
             let rules = judged.policies.iter().filter_map(|place| self.book.rule(*place));
-            if owner && !rules.into_iter().any(|rule| rule.notes.owners_may) {
-                let why = format!("they own `{}`, and its owners do not count", of.identity);
-                return Err((why, self.book.ids(&judged.policies)));
+            let owners_may = rules.into_iter().any(|rule| rule.notes.owners_may);
+            if let (Err(why), false) = (&no_owner, owners_may) {
+                return Err((why.clone(), self.book.ids(&judged.policies)));
             }
             places.extend(judged.policies);
         }
@@ -276,20 +277,64 @@ impl Bundle {
         Err(why_not.unwrap_or_else(|| format!("`{}` may not do that", person.name)))
     }
 
-    /// Whether a person is behind the request that a ruling is about, as this bundle joins accounts.
+    /// Whether a person is behind the request of an identity that a ruling is about, as this bundle joins accounts.
     ///
     /// # Errors
     /// Why nobody can know: then it may be anybody.
-    pub fn stands_behind(&self, person: &Person, ruling: &Ruling) -> Result<bool, String> {
+    pub fn stands_behind(
+        &self,
+        person: &Person,
+        identity: &IdentityName,
+        ruling: &Ruling,
+    ) -> Result<bool, String> {
         let input = Recorded::from_json(&ruling.input);
         let input = input.map_err(|_| "what was recorded of the request cannot be read")?;
-        Ok(self.behind_now(&input)?.as_ref() == Some(&person.name))
+        let login = input.login();
+        if self.whose(&login).is_some() {
+            return Ok(self.behind_now(&input)?.as_ref() == Some(&person.name));
+        }
+        // The login is no one's now. Whoever was behind it is still told by the claim that the identity's logins name.
+        let known = self.identities.get(identity);
+        let known = known.ok_or_else(|| format!("the bundle no longer has `{identity}`"))?;
+        let rules = known.logins.iter().filter(|rule| *rule.issuer == *login.issuer);
+        let told = |rule: &&LoginRule| {
+            rule.person.as_deref().is_some_and(|claim| login.text(claim).is_some())
+        };
+        for rule in rules.filter(told) {
+            if self.behind(rule, &login)?.as_ref() == Some(&person.name) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether a person is among those who answer for an identity.
     #[must_use]
     pub fn owns_identity(&self, person: &Person, identity: &IdentityName) -> bool {
         self.identities.get(identity).is_some_and(|known| owns(person, &known.owner))
+    }
+
+    /// Whether a person surely answers for an identity by none of their accounts.
+    ///
+    /// # Errors
+    /// Why they do, or may: who is in a group by an account that is not used now is not known.
+    pub fn is_no_owner(&self, person: &Person, identity: &IdentityName) -> Result<(), String> {
+        if self.owns_identity(person, identity) {
+            return Err(format!("they own `{identity}`, and its owners do not count"));
+        }
+        let Some(known) = self.identities.get(identity) else { return Ok(()) };
+        // INVARIANT(an_owner_is_one_by_every_account): what cannot be known counts against them.
+        let unknown = |owner: &&Owner| match owner {
+            Owner::Group(name) => person.elsewhere.contains(name),
+            Owner::Person(_) => false,
+        };
+        let owners = [&known.owner.business, &known.owner.technical];
+        owners.into_iter().find(unknown).map_or(Ok(()), |owner| {
+            Err(format!(
+                "another account of theirs may be in `{owner}`, which owns `{identity}`, and its owners do not count: only that \
+                 account tells"
+            ))
+        })
     }
 
     /// The identities that `owner` (`group:payments-leads`, `person:alice`) answers for.

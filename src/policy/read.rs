@@ -174,13 +174,13 @@ impl Reading<'_> {
                 .map(Owner::Group),
             Some(("person", name)) => PersonName::try_from(name)
                 .ok()
-                .filter(|name| people.persons.contains(name))
+                .filter(|name| people.persons.contains_key(name))
                 .map(Owner::Person),
             _ => None,
         };
         if found.is_none() {
             let groups = people.groups.keys().map(|name| format!("group:{name}"));
-            let persons = people.persons.iter().map(|name| format!("person:{name}"));
+            let persons = people.persons.keys().map(|name| format!("person:{name}"));
             let known: Vec<String> = groups.chain(persons).collect();
             // The kind is often forgotten: `payments-leads` is near to nothing, and meant is clear.
             let full = known

@@ -37,7 +37,7 @@ fn what_nobody_can_decide_and_whose_accounts_are_several_is_warned_of() {
     assert_eq!(found, Severity::Warning);
     let account = "{ issuer = \"corp\", name = \"alice@shop.example\" }";
     let two = format!("{account}, {{ issuer = \"corp\", name = \"alice-adm@shop.example\" }}");
-    let says = "`alice@shop.example` of `corp`";
+    let says = "at `corp` as `alice@shop.example` and as `alice-adm@shop.example`";
     assert_eq!(finds("people.toml", account, &two, "PT-0369", says), Severity::Warning);
 }
 

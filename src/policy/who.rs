@@ -296,7 +296,9 @@ impl Bundle {
                 return Err(no(format!("its `{EMAIL}` names nobody: {why}")));
             }
             let name = self.people.person(&login.issuer, name).map_err(no)?;
-            return Ok(Principal::Person(Person { name, groups: self.people.groups_of(login) }));
+            let elsewhere = self.elsewhere(&name, &self.account(login));
+            let groups = self.people.groups_of(login);
+            return Ok(Principal::Person(Person { name, groups, elsewhere }));
         }
         if issuer.is_none() && login.issuer != SPIFFE_ISSUER {
             let hint = did_you_mean(&login.issuer, self.issuers.keys().map(|name| &**name));
@@ -308,7 +310,10 @@ impl Bundle {
         };
         match whose {
             Whose::Identity(name) => Ok(Principal::Workload {
-                by: Workload { identity: name.clone(), subject: subject(login).map_err(no)? },
+                by: Workload {
+                    identity: name.clone(),
+                    subject: subject(login, Some(rule)).map_err(no)?,
+                },
                 behind: self.behind(rule, login).unwrap_or_default(),
             }),
             Whose::Gateway(name) => self.gateway(name.as_str()).map_err(no),
@@ -321,6 +326,32 @@ impl Bundle {
         let claim = self.issuers.get(login.issuer.as_str());
         let claim = claim.and_then(|issuer| issuer.name_claim.as_deref()).unwrap_or("sub");
         format!("{}|{}", login.issuer, login.text(claim).unwrap_or_default())
+    }
+
+    /// The groups that a person's accounts beside this one may put them in: those of its issuers. Who is in a group is known of
+    /// an account only while somebody signs in by it. A dev login names all groups itself.
+    pub(in crate::policy) fn elsewhere(&self, name: &PersonName, account: &str) -> Vec<GroupName> {
+        if account.split_once('|').is_some_and(|(issuer, _)| issuer == DEV_ISSUER) {
+            return Vec::new();
+        }
+        let accounts = self.people.persons.get(name).into_iter().flatten();
+        let others = accounts.filter(|(issuer, name)| format!("{issuer}|{name}") != account);
+        let mut groups: Vec<GroupName> =
+            others.flat_map(|(issuer, _)| self.groups_by(issuer)).cloned().collect();
+        groups.sort();
+        groups.dedup();
+        groups
+    }
+
+    /// The groups that an issuer's word can put people in.
+    pub(in crate::policy) fn groups_by(&self, issuer: &str) -> impl Iterator<Item = &GroupName> {
+        let of_people =
+            self.issuers.get(issuer).is_some_and(|known| known.subjects == Subjects::People);
+        let of_issuer = move |group: &&Group| {
+            of_people && group.issuer.as_deref().is_none_or(|named| named == issuer)
+        };
+        let groups = self.people.groups.iter();
+        groups.filter(move |(_, group)| of_issuer(group)).map(|(name, _)| name)
     }
 
     /// The identity whose login this is, and the rule that says so; a dev login has none.
@@ -368,7 +399,7 @@ impl Bundle {
                     ));
                 };
                 Ok(Principal::Workload {
-                    by: Workload { identity, subject: subject(login)? },
+                    by: Workload { identity, subject: subject(login, None)? },
                     behind: None,
                 })
             }
@@ -380,7 +411,7 @@ impl Bundle {
                 groups.extend(self.people.groups.keys().filter(in_dev).cloned());
                 groups.sort();
                 groups.dedup();
-                Ok(Principal::Person(Person { name, groups }))
+                Ok(Principal::Person(Person::new(name, groups)))
             }
             _ => Err(format!("`{DEV_KIND}` is none of identity, gateway and person")),
         }
@@ -428,11 +459,19 @@ impl People {
 const EMAIL: &str = "email";
 const EMAIL_VERIFIED: &str = "email_verified";
 
-fn subject(login: &Login) -> Result<Subject, String> {
-    let text = if login.issuer == SPIFFE_ISSUER {
+/// Who authenticated. Where the rule names the claim of the human behind a login, that is part of it: all runs of a CI job
+/// have the issuer's one `sub`, whoever started them.
+// INVARIANT(a_grant_is_of_one_human): nobody takes up, renews or holds what another one's run was given.
+fn subject(login: &Login, rule: Option<&LoginRule>) -> Result<Subject, String> {
+    let mut text = if login.issuer == SPIFFE_ISSUER {
         login.subject.clone()
     } else {
         format!("{}|{}", login.issuer, login.subject)
     };
+    if let Some(claim) = rule.and_then(|rule| rule.person.as_deref())
+        && let Some(human) = login.text(claim)
+    {
+        text = format!("{text}|{claim}={human}");
+    }
     Subject::try_from(text.as_str()).map_err(|bad| bad.to_string())
 }

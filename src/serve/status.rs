@@ -223,6 +223,7 @@ fn grpc_of(refusal: &Refusal) -> Grpc {
         | Refusal::ReviewOpen(_)
         | Refusal::NoReview(_)
         | Refusal::BundleMoved(_)
+        | Refusal::NarrowerRefused(_)
         | Refusal::StillPending(_)
         | Refusal::KeyState(_)
         | Refusal::AlreadyOpen => Grpc::FailedPrecondition,

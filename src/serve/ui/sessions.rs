@@ -155,7 +155,7 @@ mod tests {
             subject: name.into(),
             claims: BTreeMap::new(),
         });
-        let person = Person { name: PersonName::try_from(name).unwrap(), groups: vec![] };
+        let person = Person::new(PersonName::try_from(name).unwrap(), vec![]);
         let key = KeyPrint::of(&[b"key"]);
         Arc::new(SignedIn {
             who: Ok(Caller { principal: Principal::Person(person), login: Arc::clone(&login) }),

@@ -78,4 +78,6 @@ crate::codes! {
     MAY_NOT_REVIEW = "PT-0135", "this review is not yours to close",
         "an emergency is looked at by people whom policy permits to `review` and who do not answer for its identity",
         "have somebody else close it with `protem review`";
+    NARROWER_REFUSED = "PT-0136", "policy grants nothing so narrow",
+        "what would be left of the request is refused by a policy that the whole is not; the request waits as it was", "narrow it in another way, or decide on it as it is";
 }

@@ -124,8 +124,8 @@ crate::codes! {
         "no finding has this name, so the policy is as if it were never so, and a case that sets it tries nothing", "name one of those that `protem policy schema` lists";
     NOBODY_DECIDES = "PT-0368", "a request that nobody can decide",
         "policy lets somebody ask for the scope, and no `approve` policy lets anybody decide: each request waits until it lapses", "permit a group to `approve` it, or do not let it be requested";
-    SEVERAL_ACCOUNTS = "PT-0369", "one person, several accounts, and each with groups of its own",
-        "whose groups own an identity is judged by the account that signs in: an owner's other account is no owner by a group that only the first one has", "name such owners as `person:NAME`, or give all accounts of a person the same groups";
+    SEVERAL_ACCOUNTS = "PT-0369", "one person, several accounts of one issuer",
+        "who is in a group is known only of the account that signs in; as the other one may be in the group that owns an identity, its owner or not, this person decides on nothing of it", "keep one account of them at that issuer, let other people decide, or permit it to owners: `@owners(\"may\")`";
     EMERGENCY_UNTOLD = "PT-0370", "an emergency of which nobody is told",
         "an `emergency` policy gives access without those who would have decided, and no group of them has a webhook to hear of it", "give such a group a `notify`, or list it in the `groups` of a webhook in the broker's settings";
 }

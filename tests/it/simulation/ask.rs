@@ -17,7 +17,7 @@ use protem_verify::names::{
 use protem_verify::time::{Lifetime, Time};
 
 use super::chance::Chance;
-use super::rules::login;
+use super::rules::{actor, login};
 
 pub const ISSUER: &str = "https://protem.test";
 pub const IDENTITIES: [&str; 4] = ["shop/a", "shop/b", "ops/c", "ops/d"];
@@ -44,11 +44,12 @@ pub fn audience(resource: &ResourceName) -> Arc<str> {
     format!("https://{resource}.test").into()
 }
 
-pub fn workload(name: &str) -> Workload {
+/// Who asks for an identity under a task.
+pub fn workload(name: &str, task: &str) -> Workload {
     let subject = if name.starts_with("shop") {
         format!("spiffe://sim.test/{name}")
     } else {
-        format!("ci|repo:{name}")
+        format!("ci|repo:{name}|actor={}", actor(task))
     };
     let subject = Subject::try_from(subject.as_str()).unwrap();
     Workload { identity: identity(name), subject }
@@ -74,7 +75,7 @@ pub fn request(name: &str, task: &str, now: Time, chance: &mut Chance) -> Access
     // Who breaks the glass must say why.
     let silent = emergency && chance.percent(20);
     AccessRequest {
-        by: workload(name),
+        by: workload(name, task),
         task: Task {
             id: TaskId::try_from(task).unwrap(),
             kind: TaskKind::try_from("batch").unwrap(),

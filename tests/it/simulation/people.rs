@@ -6,7 +6,7 @@ use protem::engine::approvals::Narrow;
 use protem::engine::verdicts::{may_review, verdicts};
 use protem::journal::records::GrantRecord;
 use protem::policy::login::{Person, Principal};
-use protem_core::command::{Choice, Command};
+use protem_core::command::{Choice, Command, Narrowed};
 use protem_core::request::Scopes;
 use protem_core::verdict::{Approver, ApproverVerdict, Verdict};
 use protem_verify::ids::{GrantId, Hash};
@@ -123,13 +123,18 @@ impl World {
         let account = bundle.account(&click.account.login());
         let person = self.person(broker, click.account);
         let who = (&person, account.as_str());
-        let (verdict, approver) = verdicts(bundle, who, &record, &narrow, now, (active, &[]));
+        let less = (narrow != Narrow::default()).then_some(&narrow);
+        let said = verdicts(bundle, who, &record, less, now, (active, &[]));
         let own = behind(&record.request, bundle).is_some_and(|name| name.as_str() == "ann");
         if own && self.weak == Weak::CountsAccounts {
             return; // whose request it is, it knows
         }
-        let approver = self.weakened_approver(approver);
-        let verdict = self.weakened(verdict, Some(&record));
+        let approver = self.weakened_approver(said.approver);
+        let verdict = self.weakened(said.waits, Some(&record));
+        let narrowed = said.narrowed.map(|less| {
+            let verdict = self.weakened(less.verdict, Some(&record));
+            Box::new(Narrowed { verdict, ..less })
+        });
         let any = self.weak == Weak::TakesAnyDigest;
         let choice = match click.chose {
             Chose::Yes => Choice::Approve,
@@ -141,10 +146,9 @@ impl World {
             digest: record.digest.filter(|_| any).unwrap_or(click.saw),
             choice,
             reason: words("as I see it"),
-            lifetime: narrow.lifetime,
-            scopes: narrow.scopes,
             approver,
             verdict,
+            narrowed,
         };
         if self.chance.percent(12) {
             let due = self.now + self.chance.between(200, 7_000);
@@ -199,7 +203,8 @@ impl World {
         if may_review(bundle, &person, &record, now).is_err() && self.weak != Weak::ReviewsItself {
             return self.counts.add("review refused");
         }
-        let command = Command::CloseReview { grant, by: person.name, note: words("it was right") };
+        let (by, bundle, note) = (person.name, bundle.digest(), words("it was right"));
+        let command = Command::CloseReview { grant, by, bundle, note };
         self.send(broker, "person:reviewer", Op::Other, command, Look::Nothing);
     }
 
@@ -209,6 +214,10 @@ impl World {
         let Ok(Principal::Person(mut person)) = who else { panic!("{who:?}") };
         if self.weak == Weak::CountsAccounts && account.issuer == "partner" {
             person.name = PersonName::try_from(account.text().as_str()).unwrap();
+            person.elsewhere.clear();
+        }
+        if self.weak == Weak::AsksOneAccount {
+            person.elsewhere.clear();
         }
         person
     }
@@ -237,7 +246,14 @@ impl World {
         }
         let counts = |by: PersonName| {
             let counts = verdict.counts(&by).unwrap_or(true);
-            (by, counts || self.weak != Weak::OneIsEnough)
+            (
+                by,
+                counts
+                    || matches!(
+                        self.weak,
+                        Weak::AsksNobody | Weak::CountsAccounts | Weak::KeepsApprovals
+                    ),
+            )
         };
         let approvers = all.into_iter().map(counts).collect();
         let reads = self.weak != Weak::TakesAnyPast;

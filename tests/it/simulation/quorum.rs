@@ -316,7 +316,7 @@ impl Quorum {
         let Some(case) = self.grants.get(id) else { return Ok(()) };
         let request = &case.request;
         let counts = |one: &Clicked| {
-            let own = rules::owns(one.account, &request.by.identity)
+            let own = rules::owns(one.bundle, one.account, &request.by.identity)
                 || rules::behind(request).is_some_and(|who| who == by.as_str());
             one.grant == *id
                 && one.chose == Chose::Looked
@@ -411,7 +411,7 @@ fn void(bundle: Hash, case: &Case, one: &Approval, exact: bool) -> Option<Void> 
 /// Whether an account's human is the requester's: behind it, or an owner of its identity whom no rule lets count.
 fn is_own(bundle: Hash, account: &Account, request: &AccessRequest) -> bool {
     let human = rules::human(bundle, account);
-    let owner = rules::owns(account, &request.by.identity);
+    let owner = rules::owns(bundle, account, &request.by.identity);
     rules::behind(request) == Some(human.as_str())
         || (owner && !rules::owners_count(account, &request.resource))
 }

@@ -18,6 +18,8 @@ pub enum Weak {
     MintsAnew,
     /// A broker takes each account for a human.
     CountsAccounts,
+    /// A broker asks what somebody owns by the account that they use, and not by their others.
+    AsksOneAccount,
     /// A broker does not ask whose people somebody is: requesters and owners count.
     AsksNobody,
     /// A broker takes an approval for one of what the request is now, whatever its giver saw.

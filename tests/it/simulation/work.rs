@@ -303,7 +303,7 @@ impl World {
         let task = &mut self.work.tasks[at];
         task.hold = Some(Hold { id, broker, lease, lost: None });
         let command = Command::HoldTask {
-            by: workload(task.by),
+            by: workload(task.by, &task.id),
             task: TaskId::try_from(task.id.as_str()).unwrap(),
             hold: id,
             lease: Duration::from_millis(lease),
@@ -347,7 +347,7 @@ impl World {
         let task = &mut self.work.tasks[at];
         task.over = true;
         let command = Command::CompleteTask {
-            by: workload(task.by),
+            by: workload(task.by, &task.id),
             task: TaskId::try_from(task.id.as_str()).unwrap(),
             hold: None,
             outcome: words("success"),
