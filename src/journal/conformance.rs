@@ -212,6 +212,22 @@ pub(in crate::journal) fn listed(reader: &dyn Reader, filter: &GrantFilter, expe
 }
 
 #[test]
+fn the_bundle_that_was_in_force_is_found() {
+    each(|(mut journal, reader)| {
+        let bundle = |number: u8| {
+            let files = [("people.toml".into(), [number].as_slice().into())];
+            draft(Event::BundleActivated { digest: Hash([number; 32]), files: files.into() })
+        };
+        append(&mut *journal, vec![opened(), granted(1), bundle(1), requested(2)]);
+        append(&mut *journal, vec![bundle(2), bundle(3), ended(1)]);
+        let before = |seq| reader.bundle_before(Seq(seq)).unwrap().map(|seq| seq.0);
+        let found = [0, 1, 3, 4, 5, 6, 7, 99, u64::MAX].map(before);
+        let expect = [None, None, None, Some(3), Some(3), Some(5), Some(6), Some(6), Some(6)];
+        assert_eq!(found, expect, "an entry is no bundle's own before it is there");
+    });
+}
+
+#[test]
 fn every_entry_is_proven_and_every_tree_grows_from_the_last() {
     each(|(mut journal, reader)| {
         let mut roots = vec![(0, journal.head().unwrap().root)];

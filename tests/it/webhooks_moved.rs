@@ -19,10 +19,11 @@ async fn failing(
     old: &Receiver,
     new: &Receiver,
     manner: Manner,
+    what: &str,
     room: &Room,
 ) -> (TestBroker, Vec<String>) {
     old.always(Some(manner));
-    let only = |one| WebhookSettings { events: vec!["pending".into()], ..room.to(one) };
+    let only = |one| WebhookSettings { events: vec![what.into()], ..room.to(one) };
     let webhooks = made(&[("chat", only(old)), ("pager", only(new))]);
     let wish = Wish { webhooks, pace: PACE, bundle: Some(told_by_chat()), ..Wish::default() };
     let broker = TestBroker::with(wish).await;
@@ -38,7 +39,7 @@ async fn failing(
 async fn what_a_failing_webhook_was_to_tell_moves_with_its_group() {
     for manner in [Manner::Status(500), Manner::Status(429)] {
         let (room, old, new) = (Room::new(), Receiver::start(), Receiver::start());
-        let (broker, mut asked) = failing(&old, &new, manner, &room).await;
+        let (broker, mut asked) = failing(&old, &new, manner, "pending", &room).await;
         apply(&broker, &told_by("notify = \"pager\"")).await;
         asked.push(refund(&broker, "after it").await.id);
         let taken = tokio::task::block_in_place(|| new.wait(4));
@@ -60,7 +61,7 @@ async fn what_a_failing_webhook_was_to_tell_moves_with_its_group() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_else_is_told_now_stays_where_it_was() {
     let (room, old, new) = (Room::new(), Receiver::start(), Receiver::start());
-    let (broker, mut asked) = failing(&old, &new, Manner::Status(500), &room).await;
+    let (broker, mut asked) = failing(&old, &new, Manner::Status(500), "pending", &room).await;
     apply(&broker, &told_by("")).await;
     // It concerns nobody who could be told.
     refund(&broker, "after it").await;
@@ -71,5 +72,29 @@ async fn what_nobody_else_is_told_now_stays_where_it_was() {
     asked.sort_unstable();
     assert_eq!(subjects, asked);
     assert!(new.received().is_empty());
+    broker.stop().await;
+}
+
+/// Every webhook keeps every reminder, and lets go of it when it is due and another one's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reminder_that_failed_moves_with_its_group() {
+    let (room, old, new) = (Room::new(), Receiver::start(), Receiver::start());
+    let (broker, mut asked) = failing(&old, &new, Manner::Status(500), "reminder", &room).await;
+    tokio::task::block_in_place(|| {
+        until("each is tried", || {
+            let mut tried = subjects(&old.received());
+            tried.sort_unstable();
+            tried.dedup();
+            tried.len() == 3
+        });
+    });
+    apply(&broker, &told_by("notify = \"pager\"")).await;
+    let taken = tokio::task::block_in_place(|| new.wait(3));
+    let mut subjects = subjects(&taken);
+    subjects.sort_unstable();
+    asked.sort_unstable();
+    assert_eq!(subjects, asked);
+    assert!(taken.iter().all(|one| one.json()["type"] == "protem.request.reminder"));
+    assert!(old.taken().is_empty());
     broker.stop().await;
 }
