@@ -28,7 +28,7 @@ use crate::engine::minder::Minder;
 use crate::engine::minting::Minting;
 use crate::engine::plan::Schedule;
 use crate::engine::proof::Prover;
-use crate::engine::receipts::{Enforcement, Mark, Receipts};
+use crate::engine::receipts::{Enforcement, InstanceId, Mark, Receipts};
 use crate::engine::rotation::{Halted, Replaced, Replacement, Rotation, ShownKey};
 use crate::engine::sequencer::{Answered, Job, Work};
 use crate::engine::stop::Stop;
@@ -114,6 +114,12 @@ impl Broker {
     pub fn enforcement(&self, mark: &Mark) -> Enforcement {
         self.0.receipts.watch(mark);
         self.0.receipts.enforcement(mark, self.0.clock.boot())
+    }
+
+    /// Whether a mark is enforced everywhere, and else whom it waits for: as long as that one says nothing, this is a glance.
+    #[must_use]
+    pub fn enforced_everywhere(&self, mark: &Mark, waits_for: &mut Option<InstanceId>) -> bool {
+        self.0.receipts.everywhere(mark, self.0.clock.boot(), waits_for)
     }
 
     /// Changes whenever an answer of [`Self::enforcement`] may have, also when a bound passes.

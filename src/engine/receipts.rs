@@ -278,9 +278,35 @@ impl Receipts {
         }
         // INVARIANT(receipts_never_lie): before the bound has passed, "everywhere" needs that this broker can know every
         // instance whose view may be fresh, and that each of them has said so.
-        let knows_all = self.alone || now.saturating_sub(self.started) > bound;
+        let knows_all = self.knows_all(bound, now);
         let all = receipts.iter().all(|receipt| receipt.how != How::Waiting);
         Enforcement { receipts, everywhere: passed || (knows_all && all) }
+    }
+
+    /// Whether a mark is enforced everywhere, as [`Self::enforcement`] says. `waits_for` is whom it waits for: until that one has
+    /// said so nobody else is looked at, so that many may wait while many gateways speak.
+    #[must_use]
+    pub fn everywhere(
+        &self,
+        mark: &Mark,
+        now: Duration,
+        waits_for: &mut Option<InstanceId>,
+    ) -> bool {
+        let known = self.lock();
+        let bound = known.bound(mark.committed);
+        if now.saturating_sub(mark.committed) > bound {
+            return true;
+        }
+        if !self.knows_all(bound, now) {
+            return false; // until the bound has passed, whatever gateways say
+        }
+        *waits_for = known.silent(mark, bound, now, waits_for.take());
+        waits_for.is_none()
+    }
+
+    /// Whether this broker can know every instance whose view may be fresh.
+    fn knows_all(&self, bound: Duration, now: Duration) -> bool {
+        self.alone || now.saturating_sub(self.started) > bound
     }
 
     /// Every enforcing process that this broker knows, connected or lately so; not those that another one followed.
@@ -307,6 +333,23 @@ impl Receipts {
 }
 
 impl Known {
+    /// Somebody who has not acknowledged a mark and might not enforce it, looked for from `first` on.
+    fn silent(
+        &self,
+        mark: &Mark,
+        bound: Duration,
+        now: Duration,
+        first: Option<InstanceId>,
+    ) -> Option<InstanceId> {
+        let waits = |(id, one): (&InstanceId, &Instance)| match one.receipt(mark, bound, now) {
+            Some((How::Waiting, _)) => Some(id.clone()),
+            Some((How::Acknowledged | How::BoundPassed, _)) | None => None,
+        };
+        let Some(first) = first else { return self.instances.iter().find_map(waits) };
+        let next = self.instances.range(&first..).find_map(waits);
+        next.or_else(|| self.instances.range(..first).find_map(waits))
+    }
+
     /// Whether a process came after this one, which has gone, with the same instance id: a restarted gateway.
     fn followed(&self, id: &InstanceId) -> bool {
         let Some(own) = self.instances.get(id).filter(|own| own.connected == 0) else {

@@ -58,6 +58,39 @@ fn check(started: u64, alone: bool, acks: &[(&str, u64, u64)], now_ms: u64, expe
     let found = receipts.enforcement(&mark(), Duration::from_millis(now_ms));
     let waiting = found.receipts.iter().filter(|one| one.how == How::Waiting).count();
     assert_eq!((waiting, found.everywhere), expect, "{found:?}");
+    // A glance says the same, whomever it waited for before.
+    for before in [None, Some("a"), Some("b"), Some("c")] {
+        let now = Duration::from_millis(now_ms);
+        let glance = receipts.everywhere(&mark(), now, &mut before.map(id));
+        assert_eq!(glance, expect.1, "{before:?}");
+    }
+}
+
+#[test]
+fn who_waits_looks_at_one_until_it_has_spoken() {
+    let receipts = Receipts::new(secs(50), true, Spread::new(TIMES));
+    receipts.bundle(Staleness(FRESH), secs(50));
+    for name in ["a", "b", "c"] {
+        receipts.connected(&id(name), orders(), secs(99));
+        receipts.proven(&id(name), Seq(9), secs(99));
+    }
+    let mut waits_for = None;
+    let mut glance = |spoke: Option<&str>| {
+        if let Some(name) = spoke {
+            receipts.acked(&id(name), Seq(10), secs(101));
+        }
+        let everywhere = receipts.everywhere(&mark(), secs(101), &mut waits_for);
+        (everywhere, waits_for.as_ref().map(|one| one.instance.clone()).unwrap_or_default())
+    };
+    assert_eq!(glance(None), (false, "a".into()));
+    assert_eq!(glance(Some("b")), (false, "a".into()));
+    assert_eq!(glance(Some("a")), (false, "c".into()));
+    // One that came meanwhile stands before it.
+    receipts.connected(&id("aa"), orders(), secs(99));
+    receipts.proven(&id("aa"), Seq(9), secs(99));
+    assert_eq!(glance(None), (false, "c".into()));
+    assert_eq!(glance(Some("c")), (false, "aa".into()));
+    assert_eq!(glance(Some("aa")), (true, String::new()));
 }
 
 #[test]

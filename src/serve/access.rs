@@ -1,7 +1,6 @@
 //! `AccessService`: workloads ask, hold, renew and complete; each sees and ends its own only.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use protem_core::request::{AccessRequest, Workload};
 use protem_proto::wire::v1;
@@ -12,7 +11,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::engine::broker::Broker;
 use crate::engine::granted::Granted;
-use crate::engine::receipts::{Enforcement, Mark};
 use crate::journal::records::{GrantRecord, Shown};
 use crate::policy::ask::Object;
 use crate::policy::bundle::Bundle;
@@ -25,6 +23,7 @@ use crate::serve::parse;
 use crate::serve::places::Room;
 use crate::serve::show;
 use crate::serve::status::Problem;
+use crate::serve::waits::{OfBroker, enforced};
 use crate::serve::watch::Watch;
 use crate::serve::who;
 use crate::serve::work::Work;
@@ -152,10 +151,13 @@ impl AccessService for Access {
         let finished =
             self.broker.complete_task(caller, task, outcome).await.map_err(Problem::from)?;
         // It is done; while it waits for gateways, perhaps for one that is away, others may end access.
+        let mut waiting = None;
         if let Some(room) = room {
+            waiting = wait.and_then(|wait| Some((wait, room.waits().of_task(caller)?)));
             room.leave();
         }
-        let known = enforced(&self.broker, &finished.mark, wait).await;
+        let sight = OfBroker { broker: &self.broker, mark: &finished.mark };
+        let known = enforced(&sight, waiting).await;
         Ok(Response::new(v1::CompleteTaskResponse {
             ended: finished.ended.iter().map(show::grant).collect(),
             seq: finished.mark.seq.0,
@@ -289,21 +291,4 @@ fn who_am_i(signed_in: &SignedIn, bundle: &Bundle) -> v1::WhoAmIResponse {
         Err(no) => answer.why_not.clone_from(&no.why_not),
     }
     answer
-}
-
-/// What is known of enforcement, at once or when it holds everywhere, at the latest after `wait`.
-pub async fn enforced(broker: &Broker, mark: &Mark, wait: Option<Duration>) -> Enforcement {
-    let known = broker.enforcement(mark);
-    let Some(wait) = wait.filter(|_| !known.everywhere) else { return known };
-    let mut changed = broker.enforcement_changed();
-    let everywhere = async {
-        while !broker.enforcement(mark).everywhere {
-            if changed.changed().await.is_err() {
-                return;
-            }
-        }
-    };
-    // Whether it holds everywhere by then is what the answer says.
-    let _ = tokio::time::timeout(wait, everywhere).await;
-    broker.enforcement(mark)
 }

@@ -29,6 +29,7 @@ use crate::serve::rates::Rates;
 use crate::serve::seats::{Seat, Seated, Seats};
 use crate::serve::status::{DOMAIN, Problem};
 use crate::serve::svid::{PeerCert, Presented};
+use crate::serve::waits::Waits;
 use crate::serve::watch::{Watch, stopping};
 use crate::serve::who;
 
@@ -42,6 +43,7 @@ pub struct Entrance {
     places: Places,
     /// Open streams, per caller.
     streams: Arc<Seats>,
+    waits: Waits,
     dev: bool,
 }
 
@@ -64,6 +66,7 @@ impl Entrance {
             rates: Rates::default(),
             places: Places::new(limits),
             streams: Seats::new(STREAMS_OF_ONE_MAX),
+            waits: Waits::new(limits),
             dev,
         }
     }
@@ -100,7 +103,7 @@ impl Entrance {
             Span::current().record("caller", field::display(name(&signed_in)));
             request.extensions_mut().insert(signed_in);
         }
-        let room = Arc::new(Room::of(place));
+        let room = Arc::new(Room::of(place, self.waits.clone()));
         request.extensions_mut().insert(Arc::clone(&room));
         Ok(Admitted { room, stream, foreign })
     }

@@ -1,6 +1,6 @@
 //! `GovernanceService`: people see everything they may, stop what they may, and prove what happened.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use protem_core::event::Target;
 use protem_proto::wire::v1;
@@ -11,20 +11,22 @@ use tonic::{Request, Response, Status};
 
 use crate::engine::broker::Broker;
 use crate::engine::granted::Revoked;
-use crate::engine::receipts::{Enforcement, Mark};
+use crate::engine::receipts::Enforcement;
 use crate::policy::ask::{Action, Object};
 use crate::policy::login::Caller;
-use crate::serve::answers::{Answers, Gone, Sink};
+use crate::serve::answers::{Answers, Sink};
 use crate::serve::audit;
 use crate::serve::inventory;
 use crate::serve::later::not_built;
 use crate::serve::listing;
 use crate::serve::parse;
+use crate::serve::places::Room;
 use crate::serve::selector::{self, Selected};
 use crate::serve::show;
 use crate::serve::signing_keys;
 use crate::serve::status::Problem;
 use crate::serve::used;
+use crate::serve::waits::{OfBroker, follow};
 use crate::serve::watch::Watch;
 use crate::serve::webhook::Webhooks;
 use crate::serve::webhook_list;
@@ -73,6 +75,7 @@ impl GovernanceService for Governance {
     ) -> Result<Response<Self::RevokeStream>, Status> {
         let signed_in = who::signed_in(&request)?;
         let caller = signed_in.caller()?;
+        let room = request.extensions().get::<Arc<Room>>().cloned();
         let wire = request.into_inner();
         let note = parse::required_words("note", &wire.note)?;
         let wait = parse::wait(wire.wait.as_ref())?;
@@ -86,9 +89,14 @@ impl GovernanceService for Governance {
         let revoked = self.end(caller, targets, note).await?;
         let (sink, answers) = Sink::new();
         let (broker, watch) = (self.broker.clone(), self.watch.clone());
+        let waiting = wait
+            .zip(room)
+            .and_then(|(wait, room)| Some((wait, room.waits().of_revocation(caller)?)));
         tokio::spawn(async move {
+            let sight = OfBroker { broker: &broker, mark: &revoked.mark };
+            let tell = |known: &Enforcement| sink.send(receipts(&revoked, known));
             tokio::select! {
-                _ = follow(&broker, &sink, &revoked.mark, revoked.grants_ended, wait) => {}
+                _ = follow(&sight, waiting, tell) => {}
                 // What is revoked stays so: only its receipts end, with the caller who follows them.
                 problem = watch.over(signed_in) => { sink.fail(problem).await; }
                 () = sink.closed() => {}
@@ -273,37 +281,13 @@ impl Governance {
     }
 }
 
-/// The first answer at once, then one per change, until it holds everywhere or the caller has waited enough.
-async fn follow(
-    broker: &Broker,
-    sink: &Sink<v1::RevokeResponse>,
-    mark: &Mark,
-    grants_ended: u64,
-    wait: Option<Duration>,
-) -> Result<(), Gone> {
-    let answer = |known: &Enforcement| v1::RevokeResponse {
-        seq: mark.seq.0,
-        grants_ended,
+fn receipts(revoked: &Revoked, known: &Enforcement) -> v1::RevokeResponse {
+    v1::RevokeResponse {
+        seq: revoked.mark.seq.0,
+        grants_ended: revoked.grants_ended,
         enforcement: show::enforcement(known),
         enforced_everywhere: known.everywhere,
-    };
-    let mut changed = broker.enforcement_changed();
-    let mut known = broker.enforcement(mark);
-    sink.send(answer(&known)).await?;
-    let Some(wait) = wait else { return Ok(()) };
-    let mut waited = std::pin::pin!(tokio::time::sleep(wait));
-    while !known.everywhere {
-        tokio::select! {
-            () = waited.as_mut() => return Ok(()),
-            more = changed.changed() => if more.is_err() { return Ok(()) },
-        }
-        let now = broker.enforcement(mark);
-        if now != known {
-            known = now;
-            sink.send(answer(&known)).await?;
-        }
     }
-    Ok(())
 }
 
 fn only<T: Send + 'static>(answer: T) -> Answers<T> {

@@ -65,6 +65,18 @@ pub const ENDING_CALLS_MAX: usize = 4_096;
 pub const ENDING_CALLS_RESERVED: usize = 512;
 /// The same of one caller: a fleet's worth that ends at once, and a sixteenth of all places.
 pub const ENDING_CALLS_OF_ONE_MAX: usize = 256;
+/// Calls that have ended a task and wait for gateways: each costs a look a few times a second.
+pub const WAITS_MAX: usize = 4_096;
+/// The same of one caller: as many as it may end at once.
+pub const WAITS_OF_ONE_MAX: usize = 256;
+/// Revocations whose receipts are followed: each is told of all gateways again and again.
+pub const FOLLOWED_MAX: usize = 1_024;
+/// The same of one person: as many as they may have streams open.
+pub const FOLLOWED_OF_ONE_MAX: usize = 64;
+/// How long who waits for gateways is left as it is after a look: a fleet acknowledges within less, and people see no difference.
+pub const ENFORCEMENT_PAUSE: Duration = Duration::from_millis(50);
+/// Receipts for which a follower of a revocation waits one such pause until it is told again of all of them.
+pub const RECEIPTS_A_PAUSE: usize = 64;
 /// When to come back after the broker was busy.
 pub const BUSY_RETRY: Duration = Duration::from_millis(250);
 /// How long a call waits for a broker that has just started and loads its state, before it is told to come back.

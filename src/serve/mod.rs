@@ -52,6 +52,7 @@ pub mod trust;
 pub mod ui;
 pub mod usage;
 pub mod used;
+pub mod waits;
 pub mod watch;
 pub mod webhook;
 pub mod webhook_body;

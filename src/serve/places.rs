@@ -9,10 +9,12 @@ use tonic::Code as Grpc;
 use crate::policy::login::{Caller, Principal};
 use crate::serve::limits::{
     BUSY_RETRY, CALLS_MAX, ENDING_CALLS_MAX, ENDING_CALLS_OF_ONE_MAX, ENDING_CALLS_RESERVED,
+    FOLLOWED_MAX, FOLLOWED_OF_ONE_MAX, WAITS_MAX, WAITS_OF_ONE_MAX,
 };
 use crate::serve::methods::Lane;
 use crate::serve::seats::{Seat, Seats};
 use crate::serve::status::Problem;
+use crate::serve::waits::Waits;
 
 /// All places.
 pub(in crate::serve) struct Places {
@@ -27,7 +29,10 @@ pub(in crate::serve) struct Places {
 
 /// A call's room among those in flight; a service that has done its work and only waits for others leaves it early.
 #[derive(Debug)]
-pub struct Room(Mutex<Option<Place>>);
+pub struct Room {
+    place: Mutex<Option<Place>>,
+    waits: Waits,
+}
 
 /// One of the places of all, and in the ending lane one of the caller's own.
 #[derive(Debug)]
@@ -37,13 +42,19 @@ pub(in crate::serve) struct Place {
 }
 
 impl Room {
-    pub(in crate::serve) fn of(place: Place) -> Self {
-        Self(Mutex::new(Some(place)))
+    pub(in crate::serve) fn of(place: Place, waits: Waits) -> Self {
+        Self { place: Mutex::new(Some(place)), waits }
+    }
+
+    /// Where a call waits that leaves its room early.
+    #[must_use]
+    pub fn waits(&self) -> &Waits {
+        &self.waits
     }
 
     /// Makes room for the next call.
     pub fn leave(&self) {
-        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.place.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 
@@ -58,6 +69,14 @@ pub struct CallLimits {
     pub reserved: usize,
     /// Those that end access, of one caller.
     pub ending_of_one: usize,
+    /// Those that wait for a task's end to be enforced.
+    pub waits: usize,
+    /// The same, of one caller.
+    pub waits_of_one: usize,
+    /// Those that follow a revocation's receipts.
+    pub followed: usize,
+    /// The same, of one person.
+    pub followed_of_one: usize,
 }
 
 impl Default for CallLimits {
@@ -67,6 +86,10 @@ impl Default for CallLimits {
             ending: ENDING_CALLS_MAX,
             reserved: ENDING_CALLS_RESERVED,
             ending_of_one: ENDING_CALLS_OF_ONE_MAX,
+            waits: WAITS_MAX,
+            waits_of_one: WAITS_OF_ONE_MAX,
+            followed: FOLLOWED_MAX,
+            followed_of_one: FOLLOWED_OF_ONE_MAX,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use protem::serve::places::CallLimits;
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::enforcement::How;
 use protem_proto::wire::v1::selector::By;
@@ -10,7 +11,7 @@ use protem_proto::wire::v1::subscribe_response::Message as Told;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::broker::{Clients, TestBroker, fresh_task};
+use crate::broker::{Clients, TestBroker, Wish, fresh_task};
 use crate::key_scope::Guard;
 use crate::process::PATIENCE;
 
@@ -93,5 +94,32 @@ async fn attack_a_copied_instance_speaks_for_the_other() {
         assert!(Instant::now() < end, "a twin that has gone is still one");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    broker.stop().await;
+}
+
+/// Access has ended all the same, and nobody's waits pile up.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_no_place_to_wait_in_is_told_what_is_known() {
+    let calls = CallLimits { waits_of_one: 0, followed_of_one: 0, ..CallLimits::default() };
+    let broker = TestBroker::with(Wish { calls, ..Wish::default() }).await;
+    let _gateway = silent(&broker, "i-1").await;
+    let (mut agent, mut operator) = (broker.identity("payments/agent"), broker.operator());
+    let (task, other) = (fresh_task(), fresh_task());
+    let grant = agent.ask(&task).await.unwrap().grant.unwrap();
+    agent.ask(&other).await.unwrap();
+    let wait = Some(prost_types::Duration { seconds: 60, nanos: 0 });
+    let request = v1::RevokeRequest {
+        selector: Some(v1::Selector { by: Some(By::Grant(grant.id)) }),
+        note: "a test says so".into(),
+        wait,
+    };
+    let mut answers = operator.governance.revoke(request).await.unwrap().into_inner();
+    let first = answers.message().await.unwrap().unwrap();
+    assert_eq!((first.grants_ended, first.enforced_everywhere), (1, false), "{first:?}");
+    assert_eq!(first.enforcement[0].how(), How::Waiting);
+    assert_eq!(answers.message().await.unwrap(), None, "there is one answer");
+    let done = v1::CompleteTaskRequest { task_id: other, wait, ..Default::default() };
+    let done = agent.access.complete_task(done).await.unwrap().into_inner();
+    assert_eq!((done.ended.len(), done.enforced_everywhere), (1, false), "{done:?}");
     broker.stop().await;
 }
