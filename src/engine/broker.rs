@@ -14,6 +14,7 @@ use protem_verify::names::KeyId;
 use protem_verify::time::Time;
 use tokio::sync::{Semaphore, oneshot, watch};
 
+use crate::engine::builds::Builds;
 use crate::engine::bundle::Bundles;
 use crate::engine::changes::Watchers;
 use crate::engine::desk::Desk;
@@ -30,6 +31,7 @@ use crate::engine::plan::Schedule;
 use crate::engine::proof::Prover;
 use crate::engine::receipts::{Enforcement, InstanceId, Mark, Receipts};
 use crate::engine::rotation::{Halted, Replaced, Replacement, Rotation, ShownKey};
+use crate::engine::seats::Seats;
 use crate::engine::sequencer::{Answered, Job, Work};
 use crate::engine::stop::Stop;
 use crate::engine::tasks::Leases;
@@ -87,6 +89,8 @@ pub(in crate::engine) struct Inner {
     pub(in crate::engine) sets: Arc<ArcSwap<KeySets>>,
     pub(in crate::engine) minting: Arc<Minting>,
     pub(in crate::engine) feed: Arc<Feed>,
+    pub(in crate::engine) seats: Arc<Seats>,
+    pub(in crate::engine) builds: Arc<Builds>,
     pub(in crate::engine) receipts: Arc<Receipts>,
     pub(in crate::engine) marks: Marks,
     pub(in crate::engine) prover: Arc<Prover>,

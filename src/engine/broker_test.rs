@@ -36,7 +36,7 @@ use crate::policy::login::{Caller, Login};
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) struct Home {
-    store: MemoryStore,
+    pub(super) store: MemoryStore,
     folder: tempfile::TempDir,
 }
 
@@ -50,7 +50,7 @@ impl Home {
     }
 
     /// Opened, and not loaded before the store gives its snapshot.
-    fn open(&self) -> Result<(Broker, Loading), StartError> {
+    pub(super) fn open(&self) -> Result<(Broker, Loading), StartError> {
         self.store.withhold_snapshot(true);
         self.open_with(read_folder(Path::new("policies")).unwrap(), Arc::new(SystemClock))
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use protem_core::event::{Actor, Event};
+use protem_core::event::Event;
 use protem_core::limits::STALENESS;
 use protem_proto::encoded::Encoded;
 use protem_verify::ids::{Hash, Seq};
@@ -20,12 +20,11 @@ use crate::engine::snapshot::Snapshot;
 use crate::journal::committed::Committed;
 use crate::journal::port::Head;
 use crate::policy::bundle::Bundle;
+use crate::policy::feed::To;
 
-/// Subscriptions of one gateway identity, or of one observer: a large fleet of replicas, not a leak.
-pub const SUBSCRIPTIONS_MAX: usize = 64;
-/// Subscriptions of a broker: one per connection that it takes.
-pub const SUBSCRIPTIONS_TOTAL: usize = 16_384;
-/// Rings without a subscriber that are kept, so that a gateway that comes back at once finds its place.
+/// Rings of observers: each looks at every entry of every turn, before any gateway is told of the next.
+pub const OBSERVED_RINGS_MAX: usize = 2_048;
+/// Rings without a subscriber that are kept, of gateways and of observers each, so that who comes back at once finds its place.
 const IDLE_RINGS_MAX: usize = 64;
 
 /// What a turn brought, on its way to the subscribers.
@@ -52,16 +51,16 @@ pub struct Feed {
 }
 
 struct Published {
-    cells: HashMap<Hash, Arc<Cell>>,
+    cells: HashMap<(To, Hash), Arc<Cell>>,
     /// The key sets, and where they stand.
     keys: (Encoded, Seq),
     parts: Arc<Parts>,
-    subscribers: HashMap<Actor, usize>,
-    total: usize,
 }
 
 /// One filter's ring, its bell, and the snapshot that newcomers share.
 pub(in crate::engine) struct Cell {
+    /// Whose it is: an observer's snapshot waits for those of gateways.
+    pub(in crate::engine) to: To,
     pub(in crate::engine) ring: RwLock<Ring>,
     pub(in crate::engine) bell: watch::Sender<u64>,
     pub(in crate::engine) snapshot: tokio::sync::Mutex<Option<Arc<Snapshot>>>,
@@ -72,12 +71,6 @@ pub(in crate::engine) struct Context {
     pub(in crate::engine) head: Head,
     pub(in crate::engine) keys: (Encoded, Seq),
     pub(in crate::engine) parts: Arc<Parts>,
-}
-
-/// Counts a subscription while it lives.
-pub(in crate::engine) struct Seat {
-    feed: Arc<Feed>,
-    who: Actor,
 }
 
 impl Feed {
@@ -94,8 +87,6 @@ impl Feed {
             cells: HashMap::new(),
             keys: (keys_message(keys), keys.seq),
             parts: Arc::new(Parts::new(bundle, catalog_seq, ceiling)),
-            subscribers: HashMap::new(),
-            total: 0,
         };
         Self {
             state: Mutex::new(state),
@@ -112,9 +103,9 @@ impl Feed {
         self
     }
 
-    /// How many follow it.
-    pub(in crate::engine) fn subscribers(&self) -> usize {
-        self.lock().total
+    /// How many rings there are.
+    pub(in crate::engine) fn rings(&self) -> usize {
+        self.lock().cells.len()
     }
 
     /// Adds what a turn brought to every ring. Called in journal order, by one thread.
@@ -171,26 +162,32 @@ impl Feed {
         self.stopping.subscribe()
     }
 
-    /// The ring of a filter, made at this moment if there is none.
-    pub(in crate::engine) fn cell(&self, filter: &Filter) -> Arc<Cell> {
+    /// The ring of a filter, made at this moment if there is none; none when there are too many.
+    pub(in crate::engine) fn cell(&self, to: To, filter: &Filter) -> Option<Arc<Cell>> {
         let mut state = self.lock();
-        let digest = filter.digest();
-        if let Some(cell) = state.cells.get(&digest) {
-            return Arc::clone(cell);
+        let key = (to, filter.digest());
+        if let Some(cell) = state.cells.get(&key) {
+            return Some(Arc::clone(cell));
         }
-        let idle = state.cells.values().filter(|cell| Arc::strong_count(cell) == 1).count();
+        let of_kind = state.cells.values().filter(|cell| cell.to == to);
+        let idle = of_kind.filter(|cell| Arc::strong_count(cell) == 1).count();
         if idle >= IDLE_RINGS_MAX {
-            state.cells.retain(|_, cell| Arc::strong_count(cell) > 1);
+            state.cells.retain(|_, cell| cell.to != to || Arc::strong_count(cell) > 1);
+        }
+        let same = state.cells.values().filter(|cell| cell.to == to).count();
+        if to == To::Observer && same >= OBSERVED_RINGS_MAX {
+            return None;
         }
         // Under the lock of `publish`, so nothing falls between this head and the ring's first entry.
         let floor = self.processed.borrow().seq;
         let cell = Arc::new(Cell {
+            to,
             ring: RwLock::new(Ring::new(filter.clone(), floor, self.ring_max)),
             bell: watch::Sender::new(0),
             snapshot: tokio::sync::Mutex::new(None),
         });
-        state.cells.insert(digest, Arc::clone(&cell));
-        cell
+        state.cells.insert(key, Arc::clone(&cell));
+        Some(cell)
     }
 
     /// Keys and catalog now, and a head that they are not younger than by more than what the ring still says.
@@ -202,36 +199,8 @@ impl Feed {
         Context { head, keys, parts }
     }
 
-    /// A place for one more subscription of `who`; `None` when all are taken.
-    pub(in crate::engine) fn seat(self: &Arc<Self>, who: &Actor) -> Option<Seat> {
-        let mut state = self.lock();
-        if state.total >= SUBSCRIPTIONS_TOTAL {
-            return None;
-        }
-        let own = state.subscribers.entry(who.clone()).or_default();
-        if *own >= SUBSCRIPTIONS_MAX {
-            return None;
-        }
-        *own = own.saturating_add(1);
-        state.total = state.total.saturating_add(1);
-        Some(Seat { feed: Arc::clone(self), who: who.clone() })
-    }
-
     fn lock(&self) -> MutexGuard<'_, Published> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut state = self.feed.lock();
-        state.total = state.total.saturating_sub(1);
-        if let Some(own) = state.subscribers.get_mut(&self.who) {
-            *own = own.saturating_sub(1);
-            if *own == 0 {
-                state.subscribers.remove(&self.who);
-            }
-        }
     }
 }
 

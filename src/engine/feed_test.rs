@@ -1,19 +1,23 @@
 //! The feed beside a bundle that changes: what is told once, in order, and to whom.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use protem_core::event::Actor;
 use protem_proto::encoded::Encoded;
 use protem_proto::wire::v1::subscribe_response::Message as Wire;
 use protem_verify::ids::Seq;
+use protem_verify::names::IdentityName;
 
 use crate::engine::broker::Broker;
 use crate::engine::broker_test::{Home, PATIENCE, cursor, decode, follow, next, up_to};
+use crate::engine::feed::OBSERVED_RINGS_MAX;
 use crate::engine::filter::Filter;
 use crate::engine::ring::RING_BYTES_MAX;
 use crate::engine::subscribe::Subscribe;
 use crate::engine::subscription::Subscription;
 use crate::policy::bundle::{Bundle, Files, Load, read_folder};
+use crate::policy::feed::To;
 
 fn policies() -> Files {
     read_folder(Path::new("policies")).unwrap()
@@ -111,5 +115,81 @@ async fn a_resume_is_not_told_what_was_before_its_opening() {
     apply(&broker, with("# fourth\n")).await;
     let fourth = catalogs(&mut resumed, b"n2").await;
     assert!(matches!(fourth[..], [fourth] if fourth > told[1]), "{fourth:?}");
+    broker.stop().await;
+}
+
+/// An observer of everything on a resource.
+fn observe() -> Subscribe {
+    let who = Actor("person:olga".into());
+    Subscribe { who, gateway: None, enforcing: false, ..follow(None) }
+}
+
+/// Gateways wait for nobody's requests; observers wait like everybody, and for the gateways.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_snapshot_is_made_at_a_time_and_an_observers_waits_with_the_others() {
+    for (open, lanes) in [(follow(None), (1, 0)), (observe(), (1, 1))] {
+        let home = Home::new();
+        home.start().unwrap().stop().await;
+        let (broker, loading) = home.open().unwrap();
+        let (mut first, mut second) = (
+            broker.subscribe(open).await.unwrap(),
+            broker
+                .subscribe(Subscribe { instance: "two".to_owned(), ..follow(None) })
+                .await
+                .unwrap(),
+        );
+        // Nothing is answered before the state is there.
+        let first = tokio::spawn(async move { up_to(&mut first, b"").await });
+        while broker.waiting() == (0, 0) {
+            tokio::task::yield_now().await;
+        }
+        let other = Filter { expiries: true, ..follow(None).filter };
+        let mut third = broker.subscribe(Subscribe { filter: other, ..observe() }).await.unwrap();
+        let second = tokio::spawn(async move { up_to(&mut second, b"").await });
+        let third = tokio::spawn(async move { up_to(&mut third, b"").await });
+        let looks = async {
+            let observes = || broker.0.builds.observers.available_permits() == 0;
+            while broker.waiting() != lanes || !observes() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, looks).await.expect("their looks wait, each in its lane");
+        for _ in 0..1_000 {
+            assert_eq!(broker.waiting(), lanes);
+            tokio::task::yield_now().await;
+        }
+        home.store.withhold_snapshot(false);
+        loading.wait().unwrap();
+        for end in [first, second, third] {
+            tokio::time::timeout(PATIENCE, end).await.unwrap().unwrap();
+        }
+        broker.stop().await;
+    }
+}
+
+/// Each ring costs every turn; those of observers leave gateways theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn observers_have_a_limited_number_of_rings_and_gateways_find_theirs() {
+    let home = Home::new();
+    let broker = home.start().unwrap();
+    let filter = |number: usize| {
+        let identity = IdentityName::try_from(format!("jobs/{number}").as_str()).unwrap();
+        Filter { identity: Some(identity), ..follow(None).filter }
+    };
+    let feed = &broker.0.feed;
+    let gateways = feed.cell(To::Gateway, &follow(None).filter).unwrap();
+    let kept: Vec<_> = (0..OBSERVED_RINGS_MAX)
+        .map(|number| feed.cell(To::Observer, &filter(number)).unwrap())
+        .collect();
+    assert!(feed.cell(To::Observer, &filter(OBSERVED_RINGS_MAX)).is_none());
+    assert!(feed.cell(To::Gateway, &filter(OBSERVED_RINGS_MAX)).is_some());
+    let one = feed.cell(To::Observer, &filter(1)).unwrap();
+    assert!(Arc::ptr_eq(&one, &kept[1]));
+    // A gateway's ring that nobody follows for a moment is not let go for an observer's.
+    let place = Arc::downgrade(&gateways);
+    drop((gateways, kept));
+    assert!(feed.cell(To::Observer, &filter(OBSERVED_RINGS_MAX)).is_some());
+    assert!(place.upgrade().is_some());
+    assert!(broker.rings() < OBSERVED_RINGS_MAX);
     broker.stop().await;
 }

@@ -172,7 +172,13 @@ impl Broker {
     /// How many follow the feed.
     #[must_use]
     pub fn subscribers(&self) -> usize {
-        self.0.feed.subscribers()
+        self.0.seats.total()
+    }
+
+    /// How many rings of the feed they share.
+    #[must_use]
+    pub fn rings(&self) -> usize {
+        self.0.feed.rings()
     }
 
     /// Whether something failed since the last commit.

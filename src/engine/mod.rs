@@ -8,6 +8,7 @@ mod approvals_test;
 pub mod broker;
 #[cfg(test)]
 mod broker_test;
+mod builds;
 pub mod bundle;
 pub mod changes;
 pub mod desk;
@@ -48,6 +49,7 @@ pub mod ring;
 mod ring_test;
 pub mod rotation;
 pub mod run;
+pub mod seats;
 pub mod sequencer;
 #[cfg(test)]
 mod sequencer_test;

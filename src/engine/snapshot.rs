@@ -10,6 +10,7 @@ use protem_proto::wire::v1::subscribe_response::Message as Wire;
 use protem_verify::ids::Seq;
 
 use crate::engine::broker::Broker;
+use crate::engine::builds::Place;
 use crate::engine::feed::Cell;
 use crate::engine::filter::{Filter, encode};
 use crate::engine::lane::Lane;
@@ -17,6 +18,7 @@ use crate::engine::ring::BATCH_MAX;
 use crate::engine::stop::Stop;
 use crate::journal::fault::Fault;
 use crate::journal::port::Head;
+use crate::policy::feed::To;
 
 /// A snapshot younger than this is shared by everybody who begins: a herd that reconnects asks for one.
 const SHARED: Duration = Duration::from_secs(2);
@@ -52,7 +54,9 @@ impl Broker {
         cell: &Arc<Cell>,
     ) -> Result<Arc<Snapshot>, Stop> {
         let (broker, cell) = (self.clone(), Arc::clone(cell));
-        // It is made to its end although who asked may have gone: a long one would else never be ready.
+        let asks = Arc::new(());
+        let asked = Arc::downgrade(&asks);
+        // Once begun it is made to its end although who asked may have gone: a long one would else never be ready.
         let making = tokio::spawn(async move {
             let mut shared = cell.snapshot.lock().await;
             if let Some(snapshot) = &*shared
@@ -61,13 +65,19 @@ impl Broker {
             {
                 return Ok(Arc::clone(snapshot));
             }
+            let place = broker.0.builds.place(cell.to).await?;
+            if asked.strong_count() == 0 {
+                return Err(Stop::Faulted(Fault::Stopping));
+            }
             // The former one is let go first: two of a million entries are more than one.
             *shared = None;
-            let snapshot = Arc::new(make(&broker, &cell).await?);
+            let snapshot = Arc::new(make(&broker, &cell, place).await?);
             *shared = Some(Arc::clone(&snapshot));
             Ok(snapshot)
         });
-        making.await.unwrap_or(Err(Stop::Faulted(Fault::Stopping)))
+        let made = making.await;
+        drop(asks);
+        made.unwrap_or(Err(Stop::Faulted(Fault::Stopping)))
     }
 }
 
@@ -75,15 +85,21 @@ fn position(cell: &Cell, seq: Seq) -> Option<u64> {
     cell.ring.read().unwrap_or_else(PoisonError::into_inner).position(seq)
 }
 
-async fn make(broker: &Broker, cell: &Cell) -> Result<Snapshot, Stop> {
+async fn make(broker: &Broker, cell: &Cell, place: Place) -> Result<Snapshot, Stop> {
     let (now, began) = (broker.now(), broker.0.clock.boot());
     let filter = cell.ring.read().unwrap_or_else(PoisonError::into_inner).filter().clone();
     let mut making = Making { filter, items: Vec::new(), entries: 0, messages: Vec::new() };
     let mut after = Seq(0);
+    let lane = match cell.to {
+        // Without a view it lets nothing through: no flood of requests may keep it waiting.
+        To::Gateway => Lane::Ending,
+        // Nor may those who only look keep anybody waiting who ends access.
+        To::Observer => Lane::Ordinary,
+    };
     let seq = loop {
-        // A gateway without a view lets nothing through: no flood of requests may keep it waiting.
-        let look = broker
-            .ask_in(Lane::Ending, move |state| (state.revocations(now, after, PART), state.seq()));
+        place.give_way().await?;
+        let look =
+            broker.ask_in(lane, move |state| (state.revocations(now, after, PART), state.seq()));
         let (standing, seq) = look.await?;
         // Encoding takes its time, which the runtime's threads have not.
         let encoding = tokio::task::spawn_blocking(move || {

@@ -26,6 +26,7 @@ use crate::engine::opening::{self, About};
 use crate::engine::proof::Prover;
 use crate::engine::receipts::Receipts;
 use crate::engine::rotation::Rotation;
+use crate::engine::seats::Seats;
 use crate::engine::stop::StartError;
 use crate::engine::tasks::Leases;
 use crate::engine::threads::Threads;
@@ -95,6 +96,7 @@ impl Broker {
         let feed = Feed::new(head, &sets, (Arc::clone(&bundle), charter.bundle_seq()), former);
         let signing = charter.signing(KeyPurpose::Credential).cloned();
         let lanes = Arc::new(Lanes::new(start.limits));
+        let seats = Arc::new(Seats::new(Arc::clone(&start.clock)));
         let (ring, told) = (Arc::clone(&keys), Arc::clone(&receipts));
         let (now, every) = (Arc::clone(&start.clock), start.rotation);
         let rotation = Rotation::new(ring, Arc::clone(&lanes), now, told, every);
@@ -112,6 +114,8 @@ impl Broker {
             keys,
             sets: Arc::new(ArcSwap::new(sets)),
             feed: Arc::new(feed),
+            seats,
+            builds: Arc::default(),
             receipts,
             prover,
             leases: Arc::new(Leases::default()),

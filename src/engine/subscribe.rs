@@ -47,6 +47,9 @@ pub enum Unsubscribed {
     /// As many subscriptions as it may have.
     #[error("it follows the feed as often as it may")]
     TooMany,
+    /// As many different filters as it may have, now or lately.
+    #[error("it follows, or did so lately, as many different parts of the feed as it may")]
+    TooVaried,
     /// Enforcing needs a gateway and a snapshot.
     #[error("an enforcing subscriber is a gateway and takes no history")]
     Unfit,

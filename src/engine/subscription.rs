@@ -14,12 +14,13 @@ use protem_verify::ids::Seq;
 use tokio::sync::{Notify, watch};
 
 use crate::engine::broker::Broker;
-use crate::engine::feed::{Cell, Context, Seat};
+use crate::engine::feed::{Cell, Context};
 use crate::engine::filter::{Cursor, duration, encode};
 use crate::engine::parts::Part;
 use crate::engine::proof;
 use crate::engine::receipts::InstanceId;
 use crate::engine::ring::{BATCH_MAX, Found, Slot, What, relink};
+use crate::engine::seats::Seat;
 use crate::engine::stop::Stop;
 use crate::engine::subscribe::{Peer, Side, Subscribe, Unsubscribed};
 use crate::journal::committed::Committed;
@@ -93,7 +94,9 @@ impl Broker {
         if let Some(shown) = open.last {
             self.compare(shown).await?;
         }
-        let seat = self.0.feed.seat(&open.who).ok_or(Unsubscribed::TooMany)?;
+        let to = if open.gateway.is_some() { To::Gateway } else { To::Observer };
+        let seat = self.0.seats.seat(&open.who, to, open.filter.digest())?;
+        let cell = self.0.feed.cell(to, &open.filter).ok_or(Unsubscribed::TooMany)?;
         let gateway = open.gateway.clone().filter(|_| open.enforcing);
         let (instance, process) = (open.instance.clone(), open.process.clone());
         let instance = gateway.map(|gateway| InstanceId { gateway, instance, process });
@@ -107,7 +110,6 @@ impl Broker {
             wake: Notify::new(),
             sent: AtomicU64::new(0),
         };
-        let cell = self.0.feed.cell(&open.filter);
         let mut bell = cell.bell.subscribe();
         bell.mark_unchanged();
         Ok(Subscription {
@@ -362,8 +364,7 @@ impl Subscription {
 
     /// Its part of the catalog. Nothing has changed when this is given up.
     async fn part(&self, context: &Context) -> Result<Part, Stop> {
-        let to = if self.open.gateway.is_some() { To::Gateway } else { To::Observer };
-        Ok(context.parts.of(to, &self.open.filter).await?)
+        Ok(context.parts.of(self.cell.to, &self.open.filter).await?)
     }
 
     /// Turns a ping into a proof to be made: the head is read after the ping arrived.

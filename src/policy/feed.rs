@@ -103,7 +103,7 @@ pub fn askable(
 }
 
 /// Who reads a part of the catalog.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum To {
     /// A gateway, which adds the secrets that it names.
     Gateway,

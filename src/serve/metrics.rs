@@ -97,6 +97,7 @@ struct Shown {
     ready: Levels,
     waiting: Levels,
     subscribers: Levels,
+    rings: Levels,
     gateways: Levels,
     view_age: Levels,
     pending: Levels,
@@ -154,6 +155,7 @@ impl Shown {
             ready: level("ready", things, "1 while the store commits and the broker is not draining, else 0", none),
             waiting: level("commands_waiting", things, "Commands that wait for a turn", LANE),
             subscribers: level("feed_subscribers", things, "Streams that follow the feed", none),
+            rings: level("feed_rings", things, "Different parts of the feed that are followed, or were lately", none),
             gateways: level("gateways", things, "Gateway instances, by their own last word; silent: not connected for up to an hour; never: of the catalog, and not heard of by this broker", GATEWAY),
             view_age: level("gateway_view_age_max", In::Seconds, "The oldest view of a connected gateway, by its own word", none),
             pending: level("requests_pending", things, "Requests that wait for people", none),
@@ -176,6 +178,7 @@ impl Shown {
         self.waiting.set(0, number(ending));
         self.waiting.set(1, number(ordinary));
         self.subscribers.put(Some(number(broker.subscribers())));
+        self.rings.put(Some(number(broker.rings())));
         self.entries.put(Some(whole(broker.head().seq.0)));
         self.gateways(broker);
         self.secrets(&broker.bundle(), broker.now());

@@ -19,6 +19,7 @@ use tonic::{Code as Grpc, Request, Response, Status, Streaming};
 use crate::engine::broker::Broker;
 use crate::engine::filter::{Cursor, Filter};
 use crate::engine::proof;
+use crate::engine::seats::FILTER_KEPT;
 use crate::engine::subscribe::{NONCE_MAX, Peer, Subscribe, Unsubscribed};
 use crate::engine::subscription::Subscription;
 use crate::journal::fault::Fault;
@@ -355,6 +356,10 @@ fn unsubscribed(why: Unsubscribed) -> Problem {
             let problem =
                 Problem::new(Grpc::ResourceExhausted, wire::TOO_MANY_STREAMS, why.to_string());
             problem.retry(crate::serve::limits::FAULT_RETRY)
+        }
+        Unsubscribed::TooVaried => {
+            let why = why.to_string();
+            Problem::new(Grpc::ResourceExhausted, wire::TOO_MANY_STREAMS, why).retry(FILTER_KEPT)
         }
         Unsubscribed::Unfit => Malformed { field: "enforcing", why: "takes no `history`" }.into(),
         Unsubscribed::Fault(fault) => fault.into(),
