@@ -15,7 +15,7 @@ use protem::fetch::web::never_in_the_clear;
 use protem::policy::bundle::{Bundle, Files, check, read_folder};
 use protem::serve::jwt::{Keys as IssuerKeys, Kind, Token, Trusted};
 use protem::serve::oidc::{Answer, Attempt, PeopleIssuer, Provider};
-use protem::serve::svid::{Leaf, SpiffeId, check_authority};
+use protem::serve::svid::{Leaf, check_authority};
 use protem::serve::trust::Trust;
 use protem::serve::{fetched, parse, selector, strict_json};
 use protem::{cli, config, engine};
@@ -32,6 +32,7 @@ use protem_verify::keys::Keys;
 use protem_verify::known::Moment;
 use protem_verify::names::{IdentityName, ResourceName, ScopeName, TaskId, Words};
 use protem_verify::operation::{Catalog, Operation, canonical};
+use protem_verify::spiffe::SpiffeId;
 use protem_verify::time::Time;
 use protem_verify::view::View;
 

@@ -86,6 +86,9 @@ pub struct AskArgs {
 pub struct WaitArgs {
     /// The grant's id, or the shortest part that only it begins or ends with
     pub grant: String,
+    /// Wait this long [default: until it is decided]
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub wait: Option<Duration>,
 }
 
 /// End a task and all access under it.

@@ -13,9 +13,10 @@ use protem_verify::ids::RequestId;
 use crate::cli::args::Global;
 use crate::cli::args_work::{AskArgs, What};
 use crate::cli::child::Signals;
-use crate::cli::client::{Client, repeat, wait_before};
+use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Screen, Tint};
+use crate::cli::patience::{Patience, repeat, trouble};
 use crate::cli::{show, task_id, wait};
 
 /// A grant and, when it is active, its credential.
@@ -37,13 +38,14 @@ pub async fn request(global: &Global, args: &AskArgs) -> Result<Exit, Failure> {
     if args.dry_run {
         return explain(&client, &screen, request, String::new()).await;
     }
-    let answer = ask(&client, request).await?;
+    let patience = args.wait.map_or_else(Patience::short, Patience::of);
+    let answer = ask(&client, &screen, request, &patience).await?;
     shortened(args.what.lifetime, &answer.grant).iter().for_each(|line| screen.say(line));
     let answer = match (answer.grant.state(), args.wait) {
-        (GrantState::Pending, Some(patience)) => {
+        (GrantState::Pending, Some(_)) => {
             let mut signals = Signals::listen()?;
             tokio::select! {
-                decided = wait::decided(&client, &screen, &answer.grant, Some(patience)) => decided?,
+                decided = wait::decided(&client, &screen, &answer.grant, patience) => decided?,
                 _ = signals.next() => {
                     screen.clear();
                     return Err(withdrawn(&client, &answer.grant.id).await);
@@ -143,17 +145,28 @@ pub fn fresh_key() -> RequestId {
     RequestId(uuid.into_uuid().into_bytes())
 }
 
-/// Asks, again where the broker could not answer for the moment: one key makes it one request.
+/// Asks, again where the broker could not answer for the moment and when it says so: one key makes it one request.
 ///
 /// # Errors
 /// When it was refused, or nobody answered in time.
-pub async fn ask(client: &Client, request: v1::RequestAccessRequest) -> Result<Answer, Failure> {
+pub async fn ask(
+    client: &Client,
+    screen: &Screen,
+    request: v1::RequestAccessRequest,
+    patience: &Patience,
+) -> Result<Answer, Failure> {
     let mut pause = RETRY_FIRST;
     for _ in 0..RETRIES {
         match client.access().request_access(request.clone()).await {
             Ok(answer) => return Ok(answered(answer.into_inner())),
-            Err(status) => match wait_before(&status, pause).filter(|_| repeat(&status)) {
-                Some(wait) => tokio::time::sleep(wait).await,
+            Err(status) => match patience.pause(&status, pause).filter(|_| repeat(&status)) {
+                Some(wait) => {
+                    if wait > SILENT_MAX {
+                        let (why, wait) = (trouble(&status), show::length(wait));
+                        screen.say(format!("  {why}; asking again in {wait}, as the broker says"));
+                    }
+                    tokio::time::sleep(wait).await;
+                }
                 None => return Err(client.failure(&status)),
             },
         }
@@ -165,6 +178,8 @@ pub async fn ask(client: &Client, request: v1::RequestAccessRequest) -> Result<A
 
 /// Tries to ask again while a broker restarts; the last failure is told.
 const RETRIES: u32 = 4;
+/// The longest pause of which nobody is told.
+const SILENT_MAX: Duration = Duration::from_secs(2);
 /// The first pause before asking again.
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use protem_gate::svid::X509Source;
 use protem_verify::codes::tool;
+use protem_verify::spiffe::{NoSpiffeId, SpiffeId};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -14,7 +15,7 @@ use rustls::{
 };
 
 use crate::cli::exit::{Exit, Failure};
-use crate::serve::svid::{Leaf, SpiffeId, Unfit};
+use crate::serve::svid::{Leaf, Unfit};
 
 /// Takes a certificate that is an X.509-SVID of exactly this ID, by the newest roots of its trust domain. Everybody of the
 /// domain has a certificate of those roots, and some have DNS names in it: so the ID counts, and no name does.
@@ -31,7 +32,7 @@ impl BrokerId {
     /// # Errors
     /// When it is no SPIFFE ID.
     pub fn new(id: &str, source: Arc<X509Source>) -> Result<Arc<Self>, Failure> {
-        let bad = |why: Unfit| {
+        let bad = |why: NoSpiffeId| {
             Failure::of(Exit::Usage, tool::USAGE, format!("`--broker-id {id}`: {why}"))
                 .helps("write it like spiffe://shop.example/protem")
         };

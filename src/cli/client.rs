@@ -13,7 +13,6 @@ use protem_proto::wire::v1::revocation_service_client::RevocationServiceClient;
 use protem_verify::codes::tool;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
 
 use crate::cli::args::{Global, Output};
 use crate::cli::dev_key;
@@ -294,67 +293,4 @@ pub fn screen(global: &Global) -> Result<Screen, Failure> {
         None => Output::from(settings(None)?.client.output),
     };
     Ok(Screen::new(output))
-}
-
-/// Whether the call may never have arrived, so that asking again is right: the broker said so, or the connection broke under
-/// it, which the transport calls cancelled.
-#[must_use]
-pub fn try_again(status: &Status) -> bool {
-    let broke = matches!(status.code(), Code::Cancelled | Code::Unknown);
-    status.code() == Code::Unavailable || (broke && status.details().is_empty())
-}
-
-/// The same for calls that may arrive twice, because a key or the task makes them one: also when no answer came in time, and
-/// when the broker was too busy and said when to come back.
-#[must_use]
-pub fn repeat(status: &Status) -> bool {
-    let said_when = status.get_error_details().retry_info().is_some();
-    try_again(status)
-        || status.code() == Code::DeadlineExceeded
-        || (status.code() == Code::ResourceExhausted && said_when)
-}
-
-/// How long to wait before asking again: `pause`, or longer if the broker says so. `None`: it asks for more than a person or a
-/// job that waits would take for an answer.
-#[must_use]
-pub fn wait_before(status: &Status, pause: Duration) -> Option<Duration> {
-    let details = status.get_error_details();
-    let asked = details.retry_info().and_then(|info| info.retry_delay).unwrap_or_default();
-    (asked <= RETRY_AFTER_MAX).then(|| pause.max(asked))
-}
-
-/// The longest that a broker's wish to be asked later is waited for; a longer one is told to the caller.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tonic_types::ErrorDetails;
-
-    fn rich(code: Code, reason: &str) -> Status {
-        let details = ErrorDetails::with_error_info(reason, "protem", []);
-        Status::with_error_details(code, "no", details)
-    }
-
-    #[test]
-    fn what_may_arrive_twice_is_asked_again() {
-        let busy = |after: u64| {
-            let mut details = ErrorDetails::with_error_info("PT-0207", "protem", []);
-            details.set_retry_info(Some(Duration::from_secs(after)));
-            Status::with_error_details(Code::ResourceExhausted, "busy", details)
-        };
-        let (short, long) = (Duration::from_millis(100), Duration::from_secs(3));
-        for (status, repeats, wait) in [
-            (Status::deadline_exceeded("late"), true, Some(short)),
-            (Status::unavailable("gone"), true, Some(short)),
-            (busy(2), true, Some(Duration::from_secs(2))),
-            (busy(3_600), true, None),
-            (rich(Code::ResourceExhausted, "PT-0129"), false, Some(short)),
-            (rich(Code::PermissionDenied, "PT-0101"), false, Some(short)),
-        ] {
-            assert_eq!(repeat(&status), repeats, "{status:?}");
-            assert_eq!(wait_before(&status, short), wait, "{status:?}");
-        }
-        assert_eq!(wait_before(&busy(2), long), Some(long));
-    }
 }

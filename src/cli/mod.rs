@@ -52,6 +52,7 @@ pub mod loopback;
 pub mod oidc;
 pub mod orders;
 pub mod output;
+pub mod patience;
 pub mod pending;
 pub mod private_file;
 pub mod proven;

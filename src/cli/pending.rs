@@ -9,9 +9,10 @@ use tonic::{Code, Status};
 
 use crate::cli::args::Global;
 use crate::cli::args_people::PendingArgs;
-use crate::cli::client::{Client, repeat, wait_before};
+use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure, in_a_line};
 use crate::cli::output::{Screen, columns, to_json};
+use crate::cli::patience::{PAUSE_MAX, repeat, trouble, wait_before};
 use crate::cli::wait::brief;
 use crate::cli::watch::{TOKEN_LATE, put};
 use crate::cli::{queue, show};
@@ -109,14 +110,14 @@ async fn watch(client: &Client, screen: &Screen, mine_only: bool) -> Result<Exit
         let wait = match &status {
             None => pause,
             Some(status) if late || (seen.is_some() && repeat(status)) => {
-                wait_before(status, pause).unwrap_or(PAUSE_LONG)
+                wait_before(status, pause, PAUSE_MAX).unwrap_or(PAUSE_LONG)
             }
             Some(status) => return Err(client.failure(status)),
         };
-        if status.is_some() && !late {
+        if let Some(status) = status.filter(|_| !late) {
             seen = seen.map(|_| now);
             if !std::mem::replace(&mut away, true) {
-                screen.say("  the broker does not answer; trying again");
+                screen.say(format!("  {}; trying again", trouble(&status)));
             }
         }
         tokio::time::sleep(wait).await;

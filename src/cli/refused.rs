@@ -1,13 +1,17 @@
 //! An answer that is not the one that was asked for: what happened, why, and what helps, with its exit code.
 
+use std::time::Duration;
+
 use http::Uri;
 use prost::Message;
 use protem_proto::wire::v1;
 use protem_verify::codes;
+use protem_verify::codes::caller;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::patience::asked_for;
 use crate::cli::unreached::unreached;
 
 /// A status as what happened, why, and what helps.
@@ -35,12 +39,26 @@ pub fn explain(status: &Status, broker: &Uri) -> Failure {
     let remedy = verdict.map(|verdict| verdict.remedy).filter(|remedy| !remedy.is_empty());
     let remedy = remedy.or_else(|| info.metadata.get("remedy").cloned());
     let help = remedy.or_else(|| known.map(|code| code.remedy.to_owned())).unwrap_or_default();
-    let exit = exit_of(status.code());
+    let exit = if known.is_some_and(|code| NOBODY_KNOWS.contains(&code)) {
+        Exit::NotAuthenticated
+    } else {
+        exit_of(status.code())
+    };
     // Other clients show the message alone, so it repeats the remedy; three lines need it once.
     let what = status.message();
     let what = what.strip_suffix(help.as_str()).unwrap_or(what).trim_end_matches(": ").to_owned();
     let what = as_typed(what);
+    // What the answer says nobody sees but us.
+    let after = asked_for(status).filter(|_| help.contains("answer says")).map(whole_seconds);
+    let help = after.map_or(help.clone(), |after| format!("{help}; the answer says {after} s"));
     Failure { exit, what, why: why.join("; "), code: info.reason.clone(), help }
+}
+
+/// The broker was reached, and cannot tell yet who calls.
+const NOBODY_KNOWS: [codes::Code; 2] = [caller::KEY_NOT_YET, caller::ISSUER_UNREACHABLE];
+
+fn whole_seconds(of: Duration) -> u64 {
+    of.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX)
 }
 
 /// A field by the flag that says it, where people typed one.
@@ -146,6 +164,8 @@ mod tests {
     fn answers_become_exit_codes() {
         check(Status::unavailable("tcp connect error"), 7, "PT-0701");
         check(rich(Code::Unavailable, "PT-0501"), 7, "PT-0501");
+        check(rich(Code::Unavailable, "PT-0616"), 4, "PT-0616");
+        check(rich(Code::Unavailable, "PT-0617"), 4, "PT-0617");
         check(rich(Code::PermissionDenied, "PT-0101"), 3, "PT-0101");
         check(rich(Code::Unauthenticated, "PT-0601"), 4, "PT-0601");
         check(rich(Code::NotFound, "PT-0105"), 5, "PT-0105");
@@ -162,6 +182,15 @@ mod tests {
         let failure = explain(&status, &Uri::from_static("http://127.0.0.1:1"));
         assert_eq!(failure.what, "`--for` is not between 10 s and 12 h");
         assert!(!failure.why.contains("between"), "{failure}");
+    }
+
+    #[test]
+    fn a_broker_that_says_when_to_come_back_is_quoted() {
+        let mut details = ErrorDetails::with_error_info("PT-0617", "protem", []);
+        details.set_retry_info(Some(Duration::from_millis(28_100)));
+        let status = Status::with_error_details(Code::Unavailable, "later", details);
+        let failure = explain(&status, &Uri::from_static("http://127.0.0.1:1"));
+        assert!(failure.help.ends_with("; the answer says 29 s"), "{failure}");
     }
 
     #[test]

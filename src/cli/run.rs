@@ -13,11 +13,12 @@ use crate::cli::args::Global;
 use crate::cli::args_work::{OnEnd, RunArgs};
 use crate::cli::ask::{self, Answer};
 use crate::cli::child::{self, Signals};
-use crate::cli::client::{Client, repeat, wait_before};
+use crate::cli::client::Client;
 use crate::cli::credential_file::CredentialFile;
 use crate::cli::exit::{ENDED_EARLY, Exit, Failure, NO_ACCESS};
 use crate::cli::holder::{Holder, News};
 use crate::cli::output::{Screen, Tint};
+use crate::cli::patience::{Patience, repeat};
 use crate::cli::{show, wait};
 
 /// Asks, waits, runs, completes.
@@ -30,7 +31,7 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {
     child::startable(&args.command)?;
     let (client, screen) = Client::open(global).map_err(no_access)?;
     let mut signals = Signals::listen().map_err(no_access)?;
-    let answer = ask_fresh(&client, args).await.map_err(no_access)?;
+    let answer = ask_first(&client, &screen, args, &mut signals).await?;
     // From here on the terminal is the wait's, and then the command's.
     let client = client.silent();
     ask::shortened(args.what.lifetime, &answer.grant).iter().for_each(|line| screen.say(line));
@@ -82,11 +83,12 @@ const TASKS_OF_A_JOB: u32 = 100;
 
 /// Asks. Where the CI system names the task, and an earlier command of the same job was that task and has ended, this one
 /// is the job's next: `…/2`.
-async fn ask_fresh(client: &Client, args: &RunArgs) -> Result<Answer, Failure> {
+async fn ask_fresh(client: &Client, screen: &Screen, args: &RunArgs) -> Result<Answer, Failure> {
+    let patience = Patience::endless();
     let mut request = ask::to_request(&args.what);
     let first = request.task.clone().unwrap_or_default().id;
     for more in 2..=TASKS_OF_A_JOB {
-        match ask::ask(client, request.clone()).await {
+        match ask::ask(client, screen, request.clone(), &patience).await {
             Err(failure) if args.what.task.is_none() && failure.code == law::TASK_ENDED.id => {
                 if let Some(task) = &mut request.task {
                     task.id = format!("{first}/{more}");
@@ -96,8 +98,31 @@ async fn ask_fresh(client: &Client, args: &RunArgs) -> Result<Answer, Failure> {
             answer => return answer,
         }
     }
-    ask::ask(client, request).await
+    ask::ask(client, screen, request, &patience).await
 }
+
+/// The same, until a signal: an answer that is on its way is waited for a little, so that what it grants is given back.
+async fn ask_first(
+    client: &Client,
+    screen: &Screen,
+    args: &RunArgs,
+    signals: &mut Signals,
+) -> Result<Answer, Failure> {
+    let no_access = |failure: Failure| failure.exits(Exit::Command(NO_ACCESS));
+    let asking = ask_fresh(client, screen, args);
+    tokio::pin!(asking);
+    let signal = tokio::select! {
+        answer = &mut asking => return answer.map_err(no_access),
+        signal = signals.next() => signal,
+    };
+    match tokio::time::timeout(STOP_WITHIN, asking).await {
+        Ok(Ok(answer)) => Err(withdraw(client, &answer.grant.id, signal).await),
+        Ok(Err(_)) | Err(_) => Err(stopped(signal)),
+    }
+}
+
+/// How long an answer that is on its way is waited for after a signal.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
 
 enum Undecided {
     Failed(Failure),
@@ -112,7 +137,7 @@ async fn decided(
     signals: &mut Signals,
 ) -> Result<Answer, Undecided> {
     tokio::select! {
-        decided = wait::decided(client, screen, &answer.grant, None) => {
+        decided = wait::decided(client, screen, &answer.grant, Patience::endless()) => {
             decided.map_err(Undecided::Failed)
         }
         signal = signals.next() => {
@@ -128,6 +153,10 @@ async fn withdraw(client: &Client, grant: &str, signal: i32) -> Failure {
     let back = v1::ReturnGrantRequest { grant_id: grant.to_owned(), note };
     // If this is lost too, the task's lease ends it.
     let _ = client.access().return_grant(back).await;
+    stopped(signal)
+}
+
+fn stopped(signal: i32) -> Failure {
     let what = "stopped before the command began; what was asked for is given back";
     Failure::of(Exit::Command(child::of_signal(signal)), tool::NOT_GRANTED, what)
         .because(format!("signal {signal} came while it waited"))
@@ -237,13 +266,13 @@ async fn complete(
         outcome: if good { "success" } else { "failure" }.to_owned(),
         wait: Some(show::to_wire(RECEIPTS)),
     };
-    let mut tries = 0_u32;
+    let (mut tries, patience) = (0_u32, Patience::short());
     let ended = loop {
         let ended = client.access().complete_task(request.clone()).await;
         tries += 1;
         match ended {
             Err(status) if repeat(&status) && tries < 4 => {
-                match wait_before(&status, Duration::from_millis(250)) {
+                match patience.pause(&status, Duration::from_millis(250)) {
                     Some(wait) => tokio::time::sleep(wait).await,
                     None => break Err(status),
                 }

@@ -11,9 +11,10 @@ use tonic::{Code, Status, Streaming};
 use crate::cli::args::Global;
 use crate::cli::args_work::WaitArgs;
 use crate::cli::ask::{self, Answer, RETRY_FIRST};
-use crate::cli::client::{Client, repeat, wait_before};
+use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure, in_a_line};
 use crate::cli::output::{Screen, Tint};
+use crate::cli::patience::{Patience, repeat, trouble};
 use crate::cli::token::base;
 use crate::cli::watch::TOKEN_LATE;
 use crate::cli::{find, show};
@@ -24,9 +25,10 @@ use crate::cli::{find, show};
 /// When it was not granted.
 pub async fn wait(global: &Global, args: &WaitArgs) -> Result<Exit, Failure> {
     let (client, screen) = Client::open(global)?;
+    let patience = args.wait.map_or_else(Patience::endless, Patience::of);
     let id = find::grant(&client, &args.grant).await?;
     let grant = v1::Grant { id, ..v1::Grant::default() };
-    let answer = decided(&client, &screen, &grant, None).await?;
+    let answer = decided(&client, &screen, &grant, patience).await?;
     ask::finish(&client, &screen, answer)
 }
 
@@ -38,7 +40,7 @@ pub async fn decided(
     client: &Client,
     screen: &Screen,
     grant: &v1::Grant,
-    patience: Option<Duration>,
+    patience: Patience,
 ) -> Result<Answer, Failure> {
     let began = SystemClock.boot();
     let mut waiter = Waiter {
@@ -48,18 +50,21 @@ pub async fn decided(
         last: None,
         began,
         plain: began.saturating_add(PLAIN_EVERY),
-        away: false,
+        patience,
+        away: None,
         known: None,
     };
     if grant.state() == GrantState::Pending {
         waiter.pending(grant.clone());
     }
     let decided = waiter.follow();
-    let Some(patience) = patience else { return decided.await };
-    let ended = tokio::time::timeout(patience, decided).await;
+    let (Some(whole), Some(left)) = (patience.whole(), patience.left()) else {
+        return decided.await;
+    };
+    let ended = tokio::time::timeout(left, decided).await;
     screen.clear();
     ended.unwrap_or_else(|_| {
-        let what = format!("`{}` still waits after {}", grant.id, show::length(patience));
+        let what = format!("`{}` still waits after {}", grant.id, show::length(whole));
         let help = format!("go on waiting with `protem wait {}{}`", grant.id, client.again());
         Err(Failure::of(Exit::Pending, tool::STILL_PENDING, what).helps(help))
     })
@@ -78,8 +83,9 @@ struct Waiter<'a> {
     began: Duration,
     /// When the next plain line is due.
     plain: Duration,
-    /// Whether the broker does not answer now.
-    away: bool,
+    patience: Patience,
+    /// Why the broker does not answer now, as it was last told.
+    away: Option<String>,
     /// When the broker last knew us, or was away: a stream ends with its token, and a fresh one may come a little late.
     known: Option<Duration>,
 }
@@ -124,7 +130,7 @@ impl Waiter<'_> {
                 }
             };
             let Ok(Some(change)) = message else { return Ok(None) };
-            if std::mem::take(&mut self.away) {
+            if self.away.take().is_some() {
                 self.say("  the broker is back");
             }
             let now = change.grant.unwrap_or_default();
@@ -151,7 +157,7 @@ impl Waiter<'_> {
         let now = SystemClock.boot();
         let lately = self.known.is_some_and(|known| now.saturating_sub(known) < TOKEN_LATE);
         let late = status.code() == Code::Unauthenticated && lately;
-        let wait = wait_before(status, Duration::from_secs(1));
+        let wait = self.patience.pause(status, Duration::from_secs(1));
         let Some(wait) = wait.filter(|_| late || repeat(status)) else {
             self.screen.clear();
             return Err(self.client.failure(status));
@@ -159,8 +165,10 @@ impl Waiter<'_> {
         if !late {
             // A broker that is away says nothing of our token: the time for a fresh one begins when it is back.
             self.known = self.known.map(|_| now);
-            if !std::mem::replace(&mut self.away, true) {
-                self.say("  the broker does not answer; trying again");
+            let why = trouble(status);
+            if self.away.as_ref() != Some(&why) {
+                self.say(&format!("  {why}; trying again"));
+                self.away = Some(why);
             }
             self.tick();
         }
@@ -198,7 +206,7 @@ impl Waiter<'_> {
         let Some(grant) = &self.last else { return };
         let line = waiting(grant, now.saturating_sub(self.began), SystemClock.unix());
         if self.screen.live {
-            let away = if self.away { ", the broker does not answer" } else { "" };
+            let away = self.away.iter().map(|why| format!(", {why}")).collect::<String>();
             self.screen.draw(&format!("  {line}{away}"));
         } else if now >= self.plain {
             self.plain = now.saturating_add(PLAIN_EVERY);

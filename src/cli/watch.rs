@@ -16,9 +16,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::cli::args::{Global, WatchArgs};
-use crate::cli::client::{Client, repeat, wait_before};
+use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure, visible};
 use crate::cli::output::{Screen, Tint, to_json};
+use crate::cli::patience::{PAUSE_MAX, repeat, trouble, wait_before};
 use crate::cli::show;
 
 /// Follows until the stream ends or the reader has enough.
@@ -48,8 +49,8 @@ pub async fn watch(global: &Global, args: &WatchArgs) -> Result<Exit, Failure> {
                 }
             }
             Err(status) if repeat(&status) && cursor.is_some() => {
-                screen.say("  the broker does not answer; trying again");
-                let wait = wait_before(&status, Duration::ZERO).unwrap_or(PAUSE_LONG);
+                screen.say(format!("  {}; trying again", trouble(&status)));
+                let wait = wait_before(&status, Duration::ZERO, PAUSE_MAX).unwrap_or(PAUSE_LONG);
                 tokio::time::sleep(wait).await;
             }
             Err(status) => return Err(client.failure(&status)),

@@ -35,4 +35,6 @@ mod evaluate_tests;
 #[cfg(test)]
 mod slicing_tests;
 #[cfg(test)]
+mod spiffe_tests;
+#[cfg(test)]
 mod unusual_tests;

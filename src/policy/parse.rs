@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use protem_verify::codes::policy;
 use protem_verify::names::{GroupName, IdentityName, PersonName};
+use protem_verify::spiffe::SpiffeId;
 
 use crate::policy::bundle::{BUNDLE_MAX, Files, IDENTITIES_MAX};
 use crate::policy::catalog::{
@@ -346,8 +347,11 @@ impl Parsed {
         let person = raw.person.as_ref().map(|claim| claim.get_ref().clone());
         let issuer = match (&raw.spiffe, &raw.issuer) {
             (Some(id), None) if raw.claims.is_empty() => {
-                if !id.get_ref().starts_with("spiffe://") {
-                    let message = format!("`{}` is no SPIFFE ID", id.get_ref());
+                if let Err(why) = SpiffeId::parse(id.get_ref()) {
+                    let message = format!(
+                        "`{}`: {why}; a login names one workload by its whole ID, without patterns",
+                        id.get_ref()
+                    );
                     reading.error(&id.span(), policy::BAD_VALUE, message);
                 }
                 let claims = BTreeMap::from([("sub".to_owned(), id.get_ref().clone())]);

@@ -8,6 +8,7 @@ use http::header::AUTHORIZATION;
 use protem_clock::clock::Clock;
 use protem_verify::codes::{Code, caller};
 use protem_verify::ids::Hash;
+use protem_verify::spiffe::SpiffeId;
 use protem_verify::time::Time;
 use serde_json::Value;
 use tonic::Code as Grpc;
@@ -20,7 +21,7 @@ use crate::serve::issuers::{Issuers, Reach, Svids};
 use crate::serve::jwt::{Keys, Kind, Rejected, Token, Trusted, Verified, reject, unreadable};
 use crate::serve::limits::{FAULT_RETRY, TOKENS_REMEMBERED_MAX};
 use crate::serve::status::Problem;
-use crate::serve::svid::{PeerCert, SpiffeId};
+use crate::serve::svid::PeerCert;
 
 /// Somebody who proved who they are; whether the bundle knows them is another matter.
 #[derive(Debug)]
@@ -328,7 +329,7 @@ fn spiffe_login(id: &SpiffeId) -> Login {
 /// Whose JWT-SVID it is: a SPIFFE ID of the trust domain whose key signed it.
 fn svid_login(verified: &Verified) -> Result<Login, Rejected> {
     let bad = |why: &str| unreadable(&format!("is no JWT-SVID: {why}"));
-    let id = SpiffeId::parse(&verified.subject).map_err(|unfit| bad(&unfit.0))?;
+    let id = SpiffeId::parse(&verified.subject).map_err(|unfit| bad(&unfit.to_string()))?;
     if verified.issuer.strip_prefix("spiffe://") != Some(id.domain()) {
         return Err(bad("it is of another trust domain than its key"));
     }

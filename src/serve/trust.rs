@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use data_encoding::BASE64;
 use protem_verify::codes::caller;
+use protem_verify::spiffe::is_trust_domain;
 use protem_verify::time::Time;
 use rustls::RootCertStore;
 use rustls::crypto::ring;
@@ -22,7 +23,7 @@ use crate::fetch::file::read_small;
 use crate::serve::jwt::Keys;
 use crate::serve::limits::{CHAIN_MAX, TRUST_BUNDLE_MAX, TRUST_ROOTS_MAX};
 use crate::serve::strict_json;
-use crate::serve::svid::{Leaf, PeerCert, Untrusted, check_authority, is_trust_domain};
+use crate::serve::svid::{Leaf, PeerCert, Untrusted, check_authority};
 
 /// The trust domains whose callers may come in. Each has roots of its own: one domain's never vouch for another's names.
 #[derive(Debug)]

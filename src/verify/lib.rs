@@ -16,6 +16,7 @@ pub mod names;
 pub mod operation;
 pub mod proof;
 pub mod random_tests;
+pub mod spiffe;
 pub mod spread;
 pub mod time;
 pub mod vectors;

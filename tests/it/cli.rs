@@ -86,6 +86,9 @@ fn exit_codes_say_what_came_of_it() {
     assert!(waits.err.contains("protem wait gr_") && waits.err.contains("PT-0717"), "{waits:?}");
     let waits = check(AGENT, &line(&["request", "--task", "waits"], &REFUND), 6, "");
     assert!(waits.out.starts_with("gr_"), "{waits:?}");
+    // Nobody waits longer than they said.
+    let waited = broker.run(AGENT, &["wait", waits.out.trim(), "--wait", "1s"]).expect(6);
+    assert!(waited.err.contains("still waits after 1 s"), "{waited:?}");
     // 3 again: withdrawn is not granted.
     check(AGENT, &["return", waits.out.trim()], 0, "");
     check(AGENT, &["wait", waits.out.trim()], 3, "PT-0716");

@@ -60,7 +60,7 @@ fn long_lists_come_by_pages() {
             // A busy machine may take longer than a call; the same ask under the same task is the same grant.
             let wish = crate::broker::ask(&format!("page-{number}"));
             while let Err(why) = client.access().request_access(wish.clone()).await {
-                assert!(protem::cli::client::repeat(&why), "{why}");
+                assert!(protem::cli::patience::repeat(&why), "{why}");
             }
         }
     });

@@ -16,7 +16,7 @@ crate::codes! {
     BUSY = "PT-0207", "the broker is busy",
         "as many calls are in flight as the broker takes at once", "wait as long as the answer says, with jitter, and try again";
     TOO_SLOW = "PT-0208", "the call took too long",
-        "a call is answered within 5 seconds or given up; what it had begun is finished all the same", "repeat it with the same request_id: the answer will be the true one";
+        "a call is answered within 5 seconds or given up; what it had begun is finished all the same", "repeat it, and a request for access with the same request_id: the answer will be the true one";
     TOO_MANY_STREAMS = "PT-0209", "too many subscriptions",
         "a caller may hold a limited number of streams open", "close those that nothing reads";
     NO_BINDING = "PT-0210", "credentials cannot be bound to a key yet",
