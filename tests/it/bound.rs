@@ -6,6 +6,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use data_encoding::BASE64URL_NOPAD;
 use protem_proto::wire::v1::selector::By;
 use rustix::process::Signal;
 
@@ -218,12 +219,15 @@ fn no_pause_of_the_gate_outlasts_the_bound() {
 fn every_axis_ends_access_within_the_bound() {
     let broker = broker(Vec::new());
     let gate = fresh_gate(&broker, Some("nginx"));
-    let axes: [fn(&Credential) -> By; 5] = [
+    let axes: [fn(&Credential) -> By; 8] = [
         |one| By::Task(format!("{}#{}", one.identity, one.task)),
         |one| By::Token(one.token.clone()),
         |one| By::Identity(one.identity.clone()),
         |_| By::Resource(ORDERS.into()),
+        |_| By::Scope(format!("{ORDERS}#orders:read")),
+        |_| By::Owner("group:operators".into()),
         |_| By::Everything(true),
+        |one| By::KeyId(key_of(&one.token)),
     ];
     for by in axes {
         let one = Experiment::begin("axis", &broker, &gate);
@@ -231,8 +235,19 @@ fn every_axis_ends_access_within_the_bound() {
         let what = format!("{by:?}").chars().take(20).collect();
         let answered = one.revoker.revoke(by).unwrap();
         one.outlast(answered);
+        // A key that is cut off is followed by another, which takes a moment.
+        let ask = ["request", "--task", "next", "--kind", "load", "--on", ORDERS];
+        let ask = [&ask[..], &["--scope", "orders:read"]].concat();
+        until("it issues", || broker.run(BRIEF, &ask).code == Some(0));
         // A wide cut-off takes the other one along.
         let control = credential(&broker, BRIEF, ORDERS, "orders:read");
         Experiment { control, what, ..one }.end(answered, None);
     }
+}
+
+/// The key that signed a credential, as its header says.
+fn key_of(token: &str) -> String {
+    let header = BASE64URL_NOPAD.decode(token.split('.').next().unwrap().as_bytes()).unwrap();
+    let header: serde_json::Value = serde_json::from_slice(&header).unwrap();
+    header["kid"].as_str().unwrap().to_owned()
 }
