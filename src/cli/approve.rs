@@ -128,13 +128,14 @@ async fn direct(
     screen.say(dossier(screen, waiting, now));
     screen.say(format!("  digest    {}", in_a_line(&shown.digest)));
     let grant = decide(client, waiting, wish.clone()).await?;
+    let exit = exit(&wish, &grant);
     if screen.json {
         let answer = v1::DecideResponse { grant: Some(grant) };
         screen.json("DecideResponse", &answer, false)?;
     } else {
         screen.print(outcome(&wish, &grant));
     }
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 /// Sends a decision about exactly what `waiting` shows, and returns the grant as it is then.
@@ -150,6 +151,13 @@ pub async fn decide(
     let answer = client.approvals().decide(wish.about(shown.id, shown.digest)).await;
     let answer = answer.map_err(|status| client.failure(&status))?;
     Ok(answer.into_inner().grant.unwrap_or_default())
+}
+
+/// An approval that came too late: policy ended the request instead.
+#[must_use]
+pub fn exit(wish: &Wish, grant: &v1::Grant) -> Exit {
+    let late = matches!(wish, Wish::Approve { .. }) && grant.state() == GrantState::Ended;
+    if late { Exit::Denied } else { Exit::Done }
 }
 
 /// What came of a decision, in one line.

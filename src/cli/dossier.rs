@@ -74,6 +74,9 @@ fn who(sheet: &mut Sheet<'_>, waiting: &v1::PendingGrant, grant: &v1::Grant) {
     let kind = if task.kind.is_empty() { String::new() } else { format!(" ({})", task.kind) };
     let identity = format!("{}  {}", grant.identity, waiting.identity_purpose);
     sheet.put("who", Some(Tint::Bold), identity.trim_end());
+    if !grant.person.is_empty() {
+        sheet.put("", Some(Tint::Bold), &format!("started by {}", grant.person));
+    }
     sheet.put("", None, &format!("signed in as {}", grant.subject));
     sheet.put("", None, format!("for task {}{kind}  {}", task.id, task.url).trim_end());
     let owners = [waiting.owner_business.as_str(), waiting.owner_technical.as_str()];
@@ -176,6 +179,7 @@ mod tests {
             id: "gr_1".into(),
             identity: "payments/agent".into(),
             subject: "spiffe://shop.example/ns/payments/sa/agent".into(),
+            person: "alice".into(),
             task: Some(v1::Task { id: "INC-42".into(), kind: "agent".into(), url: String::new() }),
             resource: "orders-api".into(),
             scopes: vec!["orders:refund".into()],
@@ -214,6 +218,7 @@ mod tests {
         let text = dossier(&PLAIN, &waiting(), Duration::from_secs(600));
         let order = [
             "who       payments/agent  Assistant that handles refund tickets",
+            "started by alice",
             "for task INC-42 (agent)",
             "wants     orders:refund on orders-api",
             "high risk",
@@ -266,6 +271,7 @@ mod tests {
         if let Some(grant) = &mut waiting.grant {
             grant.purpose = evil.into();
             grant.subject = evil.into();
+            grant.person = evil.into();
             grant.task = Some(v1::Task { id: evil.into(), kind: evil.into(), url: evil.into() });
             grant.scopes = vec![evil.into()];
         }

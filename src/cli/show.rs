@@ -158,6 +158,7 @@ pub fn grant(grant: &v1::Grant) -> String {
         ("state", format!("{}  {}", state(grant), when(grant))),
         ("identity", grant.identity.clone()),
         ("subject", grant.subject.clone()),
+        ("started by", grant.person.clone()),
         ("task", format!("{}{kind}  {}", task.id, task.url)),
         ("access", format!("{} on {}", grant.scopes.join(" "), grant.resource)),
         ("purpose", grant.purpose.clone()),

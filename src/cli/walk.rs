@@ -9,7 +9,7 @@ use protem_proto::wire::v1;
 use protem_verify::codes::law;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 
-use crate::cli::approve::{Wish, decide, outcome};
+use crate::cli::approve::{Wish, decide, exit, outcome};
 use crate::cli::client::Client;
 use crate::cli::dossier::dossier;
 use crate::cli::exit::{Exit, Failure};
@@ -40,8 +40,12 @@ pub async fn all(client: &Client, screen: &Screen) -> Result<Exit, Failure> {
         let at = seen.len().saturating_add(1);
         let of = seen.len().saturating_add(open.len());
         match walk.turn(waiting, &format!("{at} of {of}")).await {
-            Turn::On => drop(seen.insert(queue::id(waiting).to_owned())),
+            Turn::On(_) => drop(seen.insert(queue::id(waiting).to_owned())),
             Turn::Again => {}
+            Turn::Failed(failure) => {
+                screen.say(failure.to_string());
+                seen.insert(queue::id(waiting).to_owned());
+            }
             Turn::Quit => return Ok(Exit::Done),
         }
     }
@@ -55,13 +59,15 @@ pub async fn all(client: &Client, screen: &Screen) -> Result<Exit, Failure> {
 /// Shows one request and asks about it.
 ///
 /// # Errors
-/// When it no longer waits.
+/// When it no longer waits, or the decision was refused.
 pub async fn one(client: &Client, screen: &Screen, id: String) -> Result<Exit, Failure> {
     let mut walk = Walk::new(client, screen);
     loop {
         let waiting = queue::one(client, &id).await?;
         match walk.turn(&waiting, "1 of 1").await {
-            Turn::On | Turn::Quit => return Ok(Exit::Done),
+            Turn::On(exit) => return Ok(exit),
+            Turn::Failed(failure) => return Err(failure),
+            Turn::Quit => return Ok(Exit::Done),
             Turn::Again => {}
         }
     }
@@ -75,8 +81,10 @@ struct Walk<'a> {
 
 /// What comes after one look.
 enum Turn {
-    /// The next request.
-    On,
+    /// The next request; what became of this one.
+    On(Exit),
+    /// The broker did not take the decision.
+    Failed(Failure),
     /// The same one, as it is now.
     Again,
     /// Nothing more.
@@ -145,7 +153,7 @@ impl<'a> Walk<'a> {
             }
         };
         let wish = match key {
-            Key::Next => return Turn::On,
+            Key::Next => return Turn::On(Exit::Done),
             Key::Quit => return Turn::Quit,
             Key::Approve => self.approval(None, Vec::new()).await,
             Key::Shorten => self.narrowed(waiting).await,
@@ -155,16 +163,14 @@ impl<'a> Walk<'a> {
         match decide(self.client, waiting, wish.clone()).await {
             Ok(grant) => {
                 self.screen.say(format!("  {}", outcome(&wish, &grant)));
-                Turn::On
+                Turn::On(exit(&wish, &grant))
             }
-            Err(failure) => {
+            // What changed is shown again; what was decided by others in between is gone from the queue.
+            Err(failure) if AGAIN.contains(&failure.code.as_str()) => {
                 self.screen.say(failure.to_string());
-                // What was decided by others in between is gone from the queue; what changed is shown again.
-                if failure.code == law::DIGEST_CHANGED.id || failure.code == law::NOT_NARROWER.id {
-                    return Turn::Again;
-                }
-                Turn::On
+                Turn::Again
             }
+            Err(failure) => Turn::Failed(failure),
         }
     }
 
@@ -195,6 +201,9 @@ impl<'a> Walk<'a> {
         }
     }
 }
+
+/// Refusals after which the same request is shown again.
+const AGAIN: [&str; 3] = [law::DIGEST_CHANGED.id, law::NOT_NARROWER.id, law::NARROWER_REFUSED.id];
 
 /// What an approver typed to make a request smaller; what stays as it was asked is left out.
 fn narrow(

@@ -33,6 +33,8 @@ pub mod minting;
 #[cfg(test)]
 mod narrow_test;
 pub mod notify;
+#[cfg(test)]
+mod notify_test;
 pub mod opening;
 #[cfg(test)]
 mod owners_test;

@@ -120,6 +120,10 @@ pub enum About {
 pub struct GrantNews {
     /// Its id.
     pub grant: GrantId,
+    /// Since when it waits, or waited.
+    pub asked_at: Option<Time>,
+    /// The human behind the request, if it is known.
+    pub behind: Option<PersonName>,
     /// What was asked, as narrowed.
     pub request: AccessRequest,
     /// What policy said.
@@ -206,8 +210,10 @@ impl Notice {
         let mut groups: BTreeSet<GroupName> = BTreeSet::new();
         if let Some(rule) = &news.ruling.rule {
             groups.extend(rule.groups.iter().cloned());
-            // Whom a reminder asked hears how it ended.
-            groups.extend(rule.then.iter().filter(|_| occasion != Occasion::Pending).cloned());
+            // Whom a reminder asked hears how it ended; who was never asked hears of none of it.
+            let due = rule.remind.zip(news.asked_at).map(|(remind, asked)| asked + remind);
+            let reminded = occasion == Occasion::Reminder || due.is_some_and(|due| due <= row.at());
+            groups.extend(rule.then.iter().filter(|_| reminded).cloned());
         }
         if request.emergency {
             // Everyone who was skipped, and who answers for what was opened.
@@ -260,8 +266,9 @@ pub fn remind_at(row: &Committed<Event>) -> Option<Time> {
 fn news(event: &Event, reader: &dyn Reader) -> Result<Option<GrantNews>, Fault> {
     let found = match event {
         Event::GrantRequested(requested) => {
-            let Requested { grant, asked, decide_by, .. } = &**requested;
-            Some(GrantNews { decide_by: Some(*decide_by), ..of_asked(*grant, asked) })
+            let Requested { grant, asked, decide_by, behind, .. } = &**requested;
+            let (decide_by, behind) = (Some(*decide_by), behind.clone());
+            Some(GrantNews { decide_by, behind, ..of_asked(*grant, asked) })
         }
         Event::GrantActivated(activated) => {
             let Activated { asked, until, credential } = &**activated;
@@ -306,6 +313,8 @@ fn worth_telling(record: &GrantRecord, ended: &Ended) -> bool {
 fn of_asked(grant: GrantId, asked: &Asked) -> GrantNews {
     GrantNews {
         grant,
+        asked_at: None,
+        behind: None,
         request: asked.request.clone(),
         ruling: asked.ruling.clone(),
         scopes: Vec::new(),
@@ -319,7 +328,9 @@ fn of_asked(grant: GrantId, asked: &Asked) -> GrantNews {
 fn of_record(record: GrantRecord) -> GrantNews {
     let asked = Asked { request: record.request, ruling: record.ruling };
     let yes = record.approvals.into_iter().filter(|one| one.approve);
-    GrantNews { approved_by: yes.map(|one| one.by).collect(), ..of_asked(record.id, &asked) }
+    let approved_by = yes.map(|one| one.by).collect();
+    let asked_at = Some(record.requested_at);
+    GrantNews { approved_by, asked_at, behind: record.behind, ..of_asked(record.id, &asked) }
 }
 
 /// Made from the entry itself, so that it is the same after a restart, and another one in a journal that was restored and

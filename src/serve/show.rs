@@ -54,6 +54,7 @@ pub fn grant(record: &GrantRecord) -> v1::Grant {
         id: record.id.text(),
         identity: request.by.identity.to_string(),
         subject: request.by.subject.to_string(),
+        person: record.behind.as_ref().map_or_else(String::new, ToString::to_string),
         task: Some(v1::Task {
             id: request.task.id.to_string(),
             kind: request.task.kind.to_string(),

@@ -66,6 +66,9 @@ fn data(notice: &Notice, issuer: &str) -> Value {
 fn grant(news: &GrantNews, say: &mut dyn FnMut(&str, Value)) {
     let GrantNews { request, ruling, .. } = news;
     say("grant", news.grant.text().into());
+    if let Some(person) = &news.behind {
+        say("person", person.as_str().into());
+    }
     let (id, kind, url) = (request.task.id.as_str(), request.task.kind.as_str(), &request.task.url);
     say("task", json!({ "id": id, "kind": kind, "url": url.as_str() }));
     say("resource", request.resource.as_str().into());

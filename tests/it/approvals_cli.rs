@@ -444,6 +444,10 @@ fn an_approver_walks_through_the_queue() {
     let again = terminal(&broker, ALICE, "approve", "").unwrap().expect(0);
     says(&again.out, &["nothing waits for you"]);
     // Another shows one by its id, sees what was said before, and approves; then walks on and denies.
+    // What the broker does not take is no success, also where somebody was asked.
+    let long = format!("a\n{}\n", "x".repeat(1_500));
+    let refused = terminal(&broker, BOB, &format!("approve {first}"), &long).unwrap().expect(2);
+    says(&refused.out, &["PT-0201"]);
     let shown = terminal(&broker, BOB, &format!("approve {first}"), "a\n\n").unwrap().expect(0);
     says(&shown.out, &["1 so far, from alice: \"go ahead\"", "is approved"]);
     one.ends(11);

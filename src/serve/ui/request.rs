@@ -52,6 +52,7 @@ pub(super) struct Asked {
     pub(super) identity: String,
     pub(super) identity_purpose: String,
     pub(super) subject: String,
+    pub(super) person: String,
     pub(super) team: String,
     pub(super) tier: String,
     pub(super) owners: String,
@@ -185,6 +186,7 @@ pub(super) fn asked(grant: &v1::Grant, one: Option<&v1::PendingGrant>, now: Time
         identity: grant.identity.clone(),
         identity_purpose: of(|one| &one.identity_purpose),
         subject: grant.subject.clone(),
+        person: grant.person.clone(),
         team: of(|one| &one.team),
         tier: of(|one| &one.trust_tier),
         owners: one.map(|one| both(&one.owner_business, &one.owner_technical)).unwrap_or_default(),
@@ -281,15 +283,26 @@ fn decide(one: &v1::PendingGrant, grant: &v1::Grant, now: Time) -> Decide {
     let (may, approved) = (one.may_decide, one.approved_by_me);
     Decide {
         may,
-        form: format!("{} {may} {approved} {} {why_not}", grant.digest, by.iso),
+        // What somebody decides on, and may not change under their hand: also what is unusual by now.
+        form: format!("{} {may} {approved} {} {why_not} {}", grant.digest, by.iso, unusual(one)),
         why_not,
         approved,
         by,
         digest: grant.digest.clone(),
         shorter: shorter.collect(),
         scopes: if grant.scopes.len() > 1 { grant.scopes.clone() } else { Vec::new() },
-        version: format!("{} {} {}", grant.digest, given(grant), may),
+        version: format!("{} {} {may} {}", grant.digest, approvers(grant), unusual(one)),
     }
+}
+
+/// Who approved so far: one who took it back and another one who gave theirs are no smaller a change than a number.
+fn approvers(grant: &v1::Grant) -> String {
+    let by: Vec<&str> = grant.approvals.iter().map(|one| one.approver.as_str()).collect();
+    by.join(",")
+}
+
+fn unusual(one: &v1::PendingGrant) -> String {
+    one.findings.join(";")
 }
 
 /// What an approver may shorten to, in minutes.
