@@ -47,6 +47,7 @@ mod gate_faces;
 mod gate_operation;
 mod gate_regions;
 mod gate_secrets;
+mod gate_states;
 mod gateway_seeds;
 mod generated;
 mod history;

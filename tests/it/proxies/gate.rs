@@ -144,6 +144,11 @@ impl Gate {
         get(&format!("127.0.0.1:{}", self.probes), "/readyz", &[]).ok()
     }
 
+    /// What it tells Prometheus.
+    pub fn metrics(&self) -> String {
+        get(&format!("127.0.0.1:{}", self.probes), "/metrics", &[]).unwrap().body
+    }
+
     /// Waits until its view is fresh.
     #[track_caller]
     pub fn fresh(&self) {

@@ -79,6 +79,11 @@ impl Relay {
         });
     }
 
+    /// Bytes that go this way are kept from now on, and what was held the other way goes on.
+    pub fn hold_only(&self, way: Way) {
+        self.set(|state| (state.there, state.back) = (way == Way::There, way == Way::Back));
+    }
+
     /// What was held goes on, late and in order.
     pub fn release(&self) {
         self.set(|state| (state.there, state.back) = (false, false));
