@@ -302,7 +302,14 @@ fn what_is_over_is_forgotten_after_a_while() {
     world.state.sweep(world.now, usize::MAX);
     assert_eq!(world.state.parts().grants.len(), 1);
     world.wait(901);
+    let another = world.granted(request("team/b", "t"));
     world.state.sweep(world.now, usize::MAX);
+    assert!(world.state.grant(&another).is_some());
+    assert_eq!(world.state.names.count(), 4, "what a live grant shares stays");
+    world.ok(revoke(Target::Grant(another)));
+    world.wait(901);
+    world.state.sweep(world.now, usize::MAX);
+    assert_eq!(world.state.names.count(), 0, "and no name stays behind");
     let parts = world.state.parts();
     assert_eq!(
         (parts.grants.len(), parts.tasks.len(), parts.uses.len(), parts.tallies.len()),

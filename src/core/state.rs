@@ -1,6 +1,6 @@
 //! State: the fold of the journal, all that `decide` needs and no more.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use protem_verify::ids::{Epoch, GrantId, Hash, JournalId, RequestId, Seq};
@@ -106,13 +106,15 @@ pub(crate) enum Forgettable {
     Usual(IdentityName),
 }
 
-/// One copy of each name, so that a million grants share them.
+/// One copy of each name and how many grants share it, so that a million of them do, and none stays behind: a CI system has
+/// another subject for each branch. A turn that is undone may leave a count too high or too low, and then a name stays, or
+/// has a second copy; nothing else depends on it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Names {
-    identities: BTreeSet<IdentityName>,
-    subjects: BTreeSet<Subject>,
-    resources: BTreeSet<ResourceName>,
-    scopes: BTreeSet<Scopes>,
+    identities: BTreeMap<IdentityName, u32>,
+    subjects: BTreeMap<Subject, u32>,
+    resources: BTreeMap<ResourceName, u32>,
+    scopes: BTreeMap<Scopes, u32>,
 }
 
 impl Names {
@@ -122,14 +124,34 @@ impl Names {
         grant.resource = shared(&mut self.resources, &grant.resource);
         grant.scopes = shared(&mut self.scopes, &grant.scopes);
     }
+
+    /// A grant is forgotten.
+    fn release(&mut self, grant: &Grant) {
+        left(&mut self.identities, &grant.by.identity);
+        left(&mut self.subjects, &grant.by.subject);
+        left(&mut self.resources, &grant.resource);
+        left(&mut self.scopes, &grant.scopes);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.identities.len() + self.subjects.len() + self.resources.len() + self.scopes.len()
+    }
 }
 
-fn shared<T: Ord + Clone>(known: &mut BTreeSet<T>, name: &T) -> T {
-    if let Some(one) = known.get(name) {
-        return one.clone();
+fn shared<T: Ord + Clone>(known: &mut BTreeMap<T, u32>, name: &T) -> T {
+    let one = known.get_key_value(name).map_or_else(|| name.clone(), |(one, _)| one.clone());
+    let grants = known.entry(one.clone()).or_default();
+    *grants = grants.saturating_add(1);
+    one
+}
+
+fn left<T: Ord>(known: &mut BTreeMap<T, u32>, name: &T) {
+    let Some(grants) = known.get_mut(name) else { return };
+    *grants = grants.saturating_sub(1);
+    if *grants == 0 {
+        known.remove(name);
     }
-    known.insert(name.clone());
-    name.clone()
 }
 
 impl State {
@@ -375,6 +397,7 @@ impl State {
             return; // its row is still owed; recording it makes it forgettable again
         }
         let Some(grant) = self.grants.remove(id) else { return };
+        self.names.release(&grant);
         for key in grant.keys {
             self.uses.remove(&(grant.by.identity.clone(), key));
         }
