@@ -26,6 +26,7 @@ pub mod verdict;
 mod approval_tests;
 mod key_tests;
 mod law_tests;
+mod mass_tests;
 mod random_tests;
 mod settle_tests;
 mod testbed;

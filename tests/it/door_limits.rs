@@ -297,7 +297,16 @@ async fn attack_h2_floods() {
         .chain((0..400).map(|_| frame(9, 0, 1, &literal())))
         .flatten()
         .collect();
-    for (name, flood) in [("rapid reset", reset), ("continuation", continued)] {
+    // Each makes the server itself reset a stream (CVE-2025-8671): a window that grows by nothing (RFC 9113 §6.9).
+    let provoked: Vec<u8> = (0..4_000_u32)
+        .flat_map(|count| {
+            let id = count * 2 + 1;
+            [frame(1, 4, id, HEADERS), frame(8, 0, id, &0_u32.to_be_bytes())].concat()
+        })
+        .collect();
+    for (name, flood) in
+        [("rapid reset", reset), ("continuation", continued), ("made you reset", provoked)]
+    {
         let mut stream = raw(&broker).await;
         let opening = [PREFACE, &frame(4, 0, 0, &[])].concat();
         stream.write_all(&opening).await.unwrap();
