@@ -1,11 +1,14 @@
 //! A gateway that an honest broker proved fresh, before bytes that others wrote: what is revoked, and what a credential says.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use ed25519_dalek::{Signer, SigningKey};
 use prost::Message;
+use protem_clock::clock::ManualClock;
 use protem_gate::apply::{Follower, checkpoint_message};
+use protem_gate::decision::Judge;
+use protem_gate::secrets::Secrets;
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::subscribe_response::Message as Told;
 use protem_verify::checkpoint::Checkpoint;
@@ -99,10 +102,28 @@ fn told(items: Vec<v1::Revocation>) -> Option<(Verifier, Moment)> {
     Some((Verifier::new(follower.view.reader()), now))
 }
 
-fn asked(gateway: &(Verifier, Moment), payload: &str) -> Verdict {
+/// A gate that was told of nothing that ended, by a clock that stands still.
+pub fn judge() -> Judge {
+    static VIEW: LazyLock<Verifier> =
+        LazyLock::new(|| told(Vec::new()).expect("an honest snapshot").0);
+    let clock = ManualClock::new(Duration::from_secs(NOW - 9));
+    clock.advance(Duration::from_secs(9));
+    Judge::new(vec![VIEW.clone()], Arc::new(clock), Secrets::default())
+}
+
+/// The specimen, signed.
+pub fn token() -> String {
+    signed(&specimen().encode())
+}
+
+fn signed(payload: &str) -> String {
     let key = key_of(1);
     let kid = thumbprint(&key.verifying_key().to_bytes());
-    let token = encode(ACCESS_TOKEN, &kid, payload, |bytes| key.sign(bytes).to_bytes());
+    encode(ACCESS_TOKEN, &kid, payload, |bytes| key.sign(bytes).to_bytes())
+}
+
+fn asked(gateway: &(Verifier, Moment), payload: &str) -> Verdict {
+    let token = signed(payload);
     let resource = ResourceName::try_from("orders-api").expect("a name");
     let call = Call { resource: &resource, method: "GET", path: "/v1/orders" };
     gateway.0.check(&token, &call, gateway.1)

@@ -40,7 +40,7 @@ use protem_verify::view::View;
 pub mod gateway;
 
 #[path = "gate_targets.rs"]
-mod gate;
+pub mod gate;
 
 /// A parser: it may refuse, and must neither panic nor take what it would not write.
 pub type Target = (&'static str, fn(&[u8]));

@@ -16,20 +16,18 @@ use targets::TARGETS;
 
 use crate::gateway_seeds;
 
-use crate::gate::Question;
-
 fn corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus")
 }
 
 /// Good and bad specimens, by target; what a fuzzer finds is added to the folder as a file of its own.
 fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
-    own_words().into_iter().chain(foreign_words()).chain(proxies_words()).collect()
+    own_words().into_iter().chain(foreign_words()).chain(gateway_seeds::proxies_words()).collect()
 }
 
-type Seeds = Vec<(&'static str, Vec<Vec<u8>>)>;
+pub type Seeds = Vec<(&'static str, Vec<Vec<u8>>)>;
 
-fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
+pub fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 
@@ -92,30 +90,6 @@ fn own_words() -> Seeds {
                 "/a\\b",
             ]),
         ),
-    ]
-}
-
-/// What gates read: settings, and proxies' questions.
-fn proxies_words() -> Seeds {
-    let sample = include_str!("../../examples/gate.toml");
-    let asked = "/authz/orders-api?x=1\nx-original-method: GET\nx-original-uri: /v1/orders\nauthorization: Bearer a.b.c";
-    let forged =
-        format!("{asked}\nx_protem_grant: gr_1\nconnection: x-protem-grant\nx-forwarded-uri: /");
-    let headers = vec![("authorization", b"Bearer a.b.c".to_vec()), ("cookie", vec![0xff])];
-    let envoy = Question { headers, ..Question::new("GET", "/v1/orders?x=1", "") }.message();
-    let mut merged = envoy.clone();
-    let http = merged.attributes.as_mut().and_then(|all| all.request.as_mut()?.http.as_mut());
-    let http = http.unwrap();
-    http.header_map = None;
-    // One alone: a map of several is written in an order that differs from run to run.
-    http.headers.insert("authorization".to_owned(), b"Bearer a.b.c".to_vec());
-    vec![
-        ("gate_settings", texts(&[sample, "name = \"edge\"\nlisten = \"unix:\"", "[[broker]]"])),
-        (
-            "gate_question",
-            vec![envoy.encode_to_vec(), merged.encode_to_vec(), Vec::new(), vec![0xff; 16]],
-        ),
-        ("gate_forward", texts(&[asked, &forged, "/authz/", "*", "/authz/a/../b\n: x\nA:\u{7f}"])),
     ]
 }
 

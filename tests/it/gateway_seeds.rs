@@ -6,7 +6,10 @@ use protem_proto::wire::v1;
 use protem_verify::claims::Claims;
 use protem_verify::ids::GrantId;
 
+use crate::fuzz::targets::gate;
 use crate::fuzz::targets::gateway::specimen;
+use crate::fuzz::{Seeds, texts};
+use crate::gate::Question;
 
 /// Items of a signed snapshot: one for each axis that covers a credential, and some that do not.
 pub fn revocations() -> Vec<Vec<u8>> {
@@ -50,4 +53,54 @@ pub fn verdicts() -> Vec<Vec<u8>> {
         not("orders:read", "orders:refund"),
     ];
     all.map(String::into_bytes).to_vec()
+}
+
+/// nginx's question about a call that the harness's credential allows.
+pub const GOOD_FORWARD: &str = "/authz/orders-api\nx-original-method: GET\nx-original-uri: /v1/orders\nauthorization: Bearer $TOKEN";
+
+/// Envoy's.
+pub fn good_question() -> Vec<u8> {
+    let headers = vec![("authorization", b"Bearer $TOKEN".to_vec())];
+    Question { headers, ..Question::new("GET", "/v1/orders?x=1", "") }.message().encode_to_vec()
+}
+
+/// Or no input would get as far as a decision about its path.
+#[test]
+fn a_signed_credential_of_the_harness_is_let_through() {
+    assert!(gate::asks(&good_question()));
+    assert!(gate::forwards(GOOD_FORWARD.as_bytes()));
+    assert!(!gate::forwards(GOOD_FORWARD.replace("/v1/orders", "/v1/x/../orders").as_bytes()));
+}
+
+/// What gates read: settings, and proxies' questions.
+pub fn proxies_words() -> Seeds {
+    let sample = include_str!("../../examples/gate.toml");
+    let asked = "/authz/orders-api?x=1\nx-original-method: GET\nx-original-uri: /v1/orders\nauthorization: Bearer a.b.c";
+    let forged =
+        format!("{asked}\nx_protem_grant: gr_1\nconnection: x-protem-grant\nx-forwarded-uri: /");
+    let headers = vec![("authorization", b"Bearer a.b.c".to_vec()), ("cookie", vec![0xff])];
+    let envoy = Question { headers, ..Question::new("GET", "/v1/orders?x=1", "") }.message();
+    let mut merged = envoy.clone();
+    let http = merged.attributes.as_mut().and_then(|all| all.request.as_mut()?.http.as_mut());
+    let http = http.unwrap();
+    http.header_map = None;
+    // One alone: a map of several is written in an order that differs from run to run.
+    http.headers.insert("authorization".to_owned(), b"Bearer a.b.c".to_vec());
+    vec![
+        ("gate_settings", texts(&[sample, "name = \"edge\"\nlisten = \"unix:\"", "[[broker]]"])),
+        (
+            "gate_question",
+            vec![
+                envoy.encode_to_vec(),
+                merged.encode_to_vec(),
+                Vec::new(),
+                vec![0xff; 16],
+                good_question(),
+            ],
+        ),
+        (
+            "gate_forward",
+            texts(&[asked, &forged, "/authz/", "*", "/authz/a/../b\n: x\nA:\u{7f}", GOOD_FORWARD]),
+        ),
+    ]
 }
