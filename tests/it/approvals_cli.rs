@@ -89,9 +89,13 @@ impl Job {
 
     /// `protem run` for a refund.
     pub fn refund(broker: &Broker, task: &str, script: &str) -> Self {
-        let ask = ["run", "--task", task, "--on", "orders-api", "--scope", "orders:refund"];
-        let words = line(&ask, &["--purpose", "INC-42", "--", "sh", "-c", script]);
-        Self::start(broker, task, &words)
+        Self::run(broker, task, &["--scope", "orders:refund", "--purpose", "INC-42"], script)
+    }
+
+    /// `protem run` for anything.
+    pub fn run(broker: &Broker, task: &str, more: &[&str], script: &str) -> Self {
+        let ask = ["run", "--task", task, "--on", "orders-api"];
+        Self::start(broker, task, &line(&line(&ask, more), &["--", "sh", "-c", script]))
     }
 
     /// `protem request --wait` for a refund.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::approvals_cli::{self, Job};
+use crate::approvals_cli::{self, Job, terminal};
 use crate::browser::{Browser, Look, Window, installed};
 use crate::process::{Broker, Kept, PROTEM, until};
 
@@ -179,7 +179,10 @@ fn two_different_people_decide_one_in_a_terminal_and_one_in_the_browser() {
     let Some(folder) = installed() else { return };
     let (broker, browser) = (approvals_cli::broker(), Browser::start(&folder));
     let more = ["--scope", "orders:refund", "--scope", "orders:read", "--purpose", "INC-46"];
-    let job = Job::request(&broker, "both", &more);
+    // It ends while access is still there, so that what it was given can be looked at.
+    let go = broker.home().join("go");
+    let script = format!("until [ -e '{}' ]; do sleep 0.05; done; exit 11", go.display());
+    let job = Job::run(&broker, "both", &more, &script);
     let id = approvals_cli::id(&broker, "both");
     let window = signed_in(&browser, &broker, "alice:desk", Look::default());
     open(&window, &broker, &id);
@@ -193,15 +196,16 @@ fn two_different_people_decide_one_in_a_terminal_and_one_in_the_browser() {
     window.check("input[value='orders:read'][type=checkbox]", false);
     window.click("button:text-is('Approve')");
     window.wait("h1:text-matches('wants orders:refund on')");
-    broker.run("bob:desk", &["approve", &id, "--note", "as alice says"]).expect(0);
+    let typed = terminal(&broker, "bob:desk", &format!("approve {id}"), "a\nas alice says\n");
+    let typed = typed.expect("tests of the page have a terminal, too").expect(0);
+    assert!(typed.out.contains("1 so far, from alice"), "{}", typed.out);
     // The open page hears of it.
     window.wait("text=as alice says");
     assert!(window.text("main").contains("bob approved"), "{}", window.text("main"));
-    job.ends(0);
-    assert_eq!(
-        approvals_cli::grant(&broker, "both")["scopes"],
-        serde_json::json!(["orders:refund"])
-    );
+    let granted = approvals_cli::grant(&broker, "both");
+    assert_eq!(granted["scopes"], serde_json::json!(["orders:refund"]));
+    std::fs::write(go, "").unwrap();
+    job.ends(11);
 }
 
 #[test]
