@@ -276,7 +276,7 @@ fn attack_a_sign_in_is_read_from_the_process_list() {
     // `terminal` begins with the program; what follows runs with the opener of this test, while there is a terminal.
     let wait = "for try in $(seq 600); do [ -e opened ] && break; sleep 0.1; done";
     let words = format!("--version; PATH={}:{path} {} auth web; {wait}", bin.display(), PROTEM);
-    let Some(ran) = approvals_cli::terminal(&broker, ALICE, &words, "") else { return };
+    let Some(ran) = terminal(&broker, ALICE, &words, "") else { return };
     let ran = ran.expect(0);
     let read = |name: &str| std::fs::read_to_string(broker.home().join(name)).unwrap();
     until("the browser is opened", || broker.home().join("opened").exists());
