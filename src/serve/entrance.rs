@@ -1,5 +1,6 @@
 //! What every gRPC call passes before its service sees a byte of its body: who calls, room, rate, time, and one span.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,7 +94,14 @@ impl Entrance {
         let from = (peer.as_deref(), presented.as_ref());
         let signed_in = self.sign_in(request.headers(), rule, from).await?;
         let caller = signed_in.as_deref().and_then(|signed_in| signed_in.who.as_ref().ok());
-        let place = self.places.take(rule.lane, caller)?;
+        let (place, within) = match caller {
+            Some(caller) => (self.places.take(rule.lane, caller)?, rule.within),
+            None => {
+                let from = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address.ip());
+                let within = rule.within.min(self.places.strangers_within());
+                (self.places.take_as_stranger(from)?, within)
+            }
+        };
         let stream = if rule.follows { self.stream(caller)? } else { None };
         if rule.state {
             self.loaded().await?;
@@ -105,7 +113,7 @@ impl Entrance {
         }
         let room = Arc::new(Room::of(place, self.waits.clone()));
         request.extensions_mut().insert(Arc::clone(&room));
-        Ok(Admitted { room, stream, foreign })
+        Ok(Admitted { room, within, stream, foreign })
     }
 
     /// The broker's state is here, or is in time.
@@ -128,7 +136,7 @@ impl Entrance {
         if lane == Lane::Ordinary {
             self.rates.count(caller, &self.broker.bundle())?;
         }
-        self.places.take(lane, Some(caller))
+        self.places.take(lane, caller)
     }
 
     /// A place among the caller's open streams. Gateways only follow the feed, which counts its subscribers itself.
@@ -208,6 +216,8 @@ impl Entrance {
 /// What a call occupies.
 struct Admitted {
     room: Arc<Room>,
+    /// How long its first answer may take.
+    within: Duration,
     stream: Option<Seat>,
     /// Who called a stream whose service does not end it with its caller.
     foreign: Option<Arc<SignedIn>>,
@@ -269,7 +279,7 @@ pub async fn enter(
 }
 
 async fn called(entrance: Arc<Entrance>, rule: Rule, mut request: Request, next: Next) -> Response {
-    let Admitted { room, stream, foreign } = match entrance.admit(&mut request, &rule).await {
+    let Admitted { room, within, stream, foreign } = match entrance.admit(&mut request, &rule).await {
         Ok(admitted) => admitted,
         Err(problem) => {
             pass_over(request.into_body()).await;
@@ -277,7 +287,7 @@ async fn called(entrance: Arc<Entrance>, rule: Rule, mut request: Request, next:
         }
     };
     // A call that ends for lack of time has not undone anything: what it began is finished (design.md §2).
-    let within = rule.within.min(asked(request.headers()).unwrap_or(Duration::MAX));
+    let within = within.min(asked(request.headers()).unwrap_or(Duration::MAX));
     let response = tokio::time::timeout(within, next.run(request)).await;
     room.leave();
     match response {

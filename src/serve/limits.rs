@@ -77,6 +77,13 @@ pub const FOLLOWED_OF_ONE_MAX: usize = 64;
 pub const ENFORCEMENT_PAUSE: Duration = Duration::from_millis(50);
 /// Receipts for which a follower of a revocation waits one such pause until it is told again of all of them.
 pub const RECEIPTS_A_PAUSE: usize = 64;
+/// Calls in flight of who has not signed in, from everywhere: health probes, which are answered at once. None of them takes a
+/// place of those who have.
+pub const STRANGERS_CALLS_MAX: usize = 1_024;
+/// The same of one address (or IPv6 network): the probes that one balancer or node sends at once, and a sixteenth of all places.
+pub const STRANGERS_CALLS_OF_ONE_MAX: usize = 64;
+/// How long such a call may take until its first answer, and so how soon its body must have come: as long as probes wait by default.
+pub const STRANGERS_CALL_WITHIN: Duration = Duration::from_secs(1);
 /// When to come back after the broker was busy.
 pub const BUSY_RETRY: Duration = Duration::from_millis(250);
 /// How long a call waits for a broker that has just started and loads its state, before it is told to come back.

@@ -1,6 +1,8 @@
 //! Places: how many calls may be in flight, in all and of one caller.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use protem_verify::codes::wire;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -10,8 +12,10 @@ use crate::policy::login::{Caller, Principal};
 use crate::serve::limits::{
     BUSY_RETRY, CALLS_MAX, ENDING_CALLS_MAX, ENDING_CALLS_OF_ONE_MAX, ENDING_CALLS_RESERVED,
     FOLLOWED_MAX, FOLLOWED_OF_ONE_MAX, WAITS_MAX, WAITS_OF_ONE_MAX,
+    STRANGERS_CALL_WITHIN, STRANGERS_CALLS_MAX, STRANGERS_CALLS_OF_ONE_MAX,
 };
 use crate::serve::methods::Lane;
+use crate::serve::rates::household;
 use crate::serve::seats::{Seat, Seats};
 use crate::serve::status::Problem;
 use crate::serve::waits::Waits;
@@ -24,6 +28,10 @@ pub(in crate::serve) struct Places {
     reserved: Arc<Semaphore>,
     /// Calls of the ending lane, per caller.
     ends: Arc<Seats>,
+    /// Those of who has not signed in: they take none of the others.
+    strangers: Arc<Semaphore>,
+    /// Calls of who has not signed in, per address or IPv6 network.
+    households: Arc<Seats<IpAddr>>,
     limits: CallLimits,
 }
 
@@ -34,11 +42,12 @@ pub struct Room {
     waits: Waits,
 }
 
-/// One of the places of all, and in the ending lane one of the caller's own.
+/// One of the places of all, in the ending lane one of the caller's own, and of a stranger one of its address's own.
 #[derive(Debug)]
 pub(in crate::serve) struct Place {
     _of_all: OwnedSemaphorePermit,
     _own: Option<Seat>,
+    _household: Option<Seat<IpAddr>>,
 }
 
 impl Room {
@@ -61,7 +70,7 @@ impl Room {
 /// How many calls may be in flight; tests choose fewer.
 #[derive(Clone, Copy, Debug)]
 pub struct CallLimits {
-    /// All but those that end access.
+    /// All but those that end access and those of strangers.
     pub ordinary: usize,
     /// Those that end access.
     pub ending: usize,
@@ -77,6 +86,12 @@ pub struct CallLimits {
     pub followed: usize,
     /// The same, of one person.
     pub followed_of_one: usize,
+    /// Those of who has not signed in.
+    pub strangers: usize,
+    /// The same of one address (or IPv6 network).
+    pub strangers_of_one: usize,
+    /// How long one of these may take until its first answer.
+    pub strangers_within: Duration,
 }
 
 impl Default for CallLimits {
@@ -90,6 +105,9 @@ impl Default for CallLimits {
             waits_of_one: WAITS_OF_ONE_MAX,
             followed: FOLLOWED_MAX,
             followed_of_one: FOLLOWED_OF_ONE_MAX,
+            strangers: STRANGERS_CALLS_MAX,
+            strangers_of_one: STRANGERS_CALLS_OF_ONE_MAX,
+            strangers_within: STRANGERS_CALL_WITHIN,
         }
     }
 }
@@ -102,6 +120,8 @@ impl Places {
             ending: Arc::new(Semaphore::new(limits.ending)),
             reserved: Arc::new(Semaphore::new(limits.reserved)),
             ends: Seats::new(limits.ending_of_one),
+            strangers: Arc::new(Semaphore::new(limits.strangers)),
+            households: Seats::new(limits.strangers_of_one),
             limits,
         }
     }
@@ -116,23 +136,23 @@ impl Places {
             all(&self.ordinary, self.limits.ordinary),
             all(&self.ending, self.limits.ending),
             all(&self.reserved, self.limits.reserved),
+            all(&self.strangers, self.limits.strangers),
         );
         let keep = |permit: OwnedSemaphorePermit| permit.forget();
-        [taken.0, taken.1, taken.2].into_iter().flatten().for_each(keep);
+        [taken.0, taken.1, taken.2, taken.3].into_iter().flatten().for_each(keep);
+    }
+
+    /// How long a stranger's call may take until its first answer.
+    pub(in crate::serve) fn strangers_within(&self) -> Duration {
+        self.limits.strangers_within
     }
 
     /// A place. One caller cannot take all that end access, and workloads together cannot take
     /// those that people need to stop them.
-    pub(in crate::serve) fn take(
-        &self,
-        lane: Lane,
-        caller: Option<&Caller>,
-    ) -> Result<Place, Problem> {
-        let busy =
-            |why: &str| Problem::new(Grpc::ResourceExhausted, wire::BUSY, why).retry(BUSY_RETRY);
-        let own = match (lane, caller) {
-            (Lane::Ordinary, _) | (Lane::Ending, None) => None,
-            (Lane::Ending, Some(caller)) => {
+    pub(in crate::serve) fn take(&self, lane: Lane, caller: &Caller) -> Result<Place, Problem> {
+        let own = match lane {
+            Lane::Ordinary => None,
+            Lane::Ending => {
                 let seat = self.ends.take(caller.actor());
                 Some(seat.ok_or_else(|| {
                     let (who, max) = (caller.actor(), self.ends.max());
@@ -143,13 +163,29 @@ impl Places {
         let of_all = match lane {
             Lane::Ordinary => Arc::clone(&self.ordinary).try_acquire_owned(),
             Lane::Ending => Arc::clone(&self.ending).try_acquire_owned().or_else(|full| {
-                let kept = caller.filter(|caller| is_person(caller)).map(|_| &self.reserved);
+                let kept = Some(&self.reserved).filter(|_| is_person(caller));
                 kept.map_or(Err(full), |kept| Arc::clone(kept).try_acquire_owned())
             }),
         };
         let full = |_| busy("as many calls are in flight as the broker takes at once");
-        Ok(Place { _of_all: of_all.map_err(full)?, _own: own })
+        Ok(Place { _of_all: of_all.map_err(full)?, _own: own, _household: None })
     }
+
+    /// A place for a call of somebody whom the bundle does not know. Its message may never come, and anybody may begin it: so
+    /// it takes none that callers need, and one address takes few of those that are left.
+    pub(in crate::serve) fn take_as_stranger(&self, from: IpAddr) -> Result<Place, Problem> {
+        let own = self.households.take(household(from)).ok_or_else(|| {
+            let max = self.households.max();
+            busy(&format!("this address has {max} calls in flight without a caller"))
+        })?;
+        let of_all = Arc::clone(&self.strangers).try_acquire_owned();
+        let full = |_| busy("as many calls without a caller are in flight as the broker takes");
+        Ok(Place { _of_all: of_all.map_err(full)?, _own: None, _household: Some(own) })
+    }
+}
+
+fn busy(why: &str) -> Problem {
+    Problem::new(Grpc::ResourceExhausted, wire::BUSY, why).retry(BUSY_RETRY)
 }
 
 fn is_person(caller: &Caller) -> bool {

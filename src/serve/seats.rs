@@ -1,6 +1,7 @@
-//! Places that are counted per caller, so that none of them takes them all; and the answers that occupy one until they end.
+//! Places that are counted per caller or address, so that none of them takes them all; and the answers that occupy one until they end.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -10,19 +11,19 @@ use protem_core::event::Actor;
 
 /// Who occupies how many places of one kind.
 #[derive(Debug)]
-pub struct Seats {
+pub struct Seats<K = Actor> {
     max: usize,
-    taken: Mutex<HashMap<Actor, usize>>,
+    taken: Mutex<HashMap<K, usize>>,
 }
 
 /// One place, free again when this is dropped.
 #[derive(Debug)]
-pub struct Seat {
-    seats: Arc<Seats>,
-    who: Actor,
+pub struct Seat<K: Eq + Hash = Actor> {
+    seats: Arc<Seats<K>>,
+    who: K,
 }
 
-impl Seats {
+impl<K: Clone + Eq + Hash> Seats<K> {
     /// At most `max` places for each caller.
     #[must_use]
     pub fn new(max: usize) -> Arc<Self> {
@@ -37,7 +38,7 @@ impl Seats {
 
     /// One more place for `who`; `None` when it occupies as many as it may.
     #[must_use]
-    pub fn take(self: &Arc<Self>, who: Actor) -> Option<Seat> {
+    pub fn take(self: &Arc<Self>, who: K) -> Option<Seat<K>> {
         let mut taken = self.lock();
         let own = taken.get(&who).copied().unwrap_or(0);
         if own >= self.max {
@@ -47,13 +48,15 @@ impl Seats {
         drop(taken);
         Some(Seat { seats: Arc::clone(self), who })
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Actor, usize>> {
+impl<K> Seats<K> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, usize>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Seat {
+impl<K: Eq + Hash> Drop for Seat<K> {
     fn drop(&mut self) {
         let mut taken = self.seats.lock();
         if let Some(own) = taken.get_mut(&self.who) {

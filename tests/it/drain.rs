@@ -8,16 +8,17 @@ use std::time::{Duration, Instant};
 
 use protem::cli::ask::fresh_key;
 use protem::cli::client::Client;
+use protem_clock::clock::{Clock, SystemClock};
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::selector::By;
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
-use crate::broker::policies;
 use crate::bundle::{FILES, OPERATOR, RESOURCE, WORKERS};
 use crate::edge::Edge;
 use crate::follower::Follower;
+use crate::foreign::{Foreign, agent};
 use crate::oidc::Served;
 use crate::process::{Broker, PATIENCE};
 
@@ -90,12 +91,15 @@ async fn a_stopping_broker_finishes_what_has_begun() {
 /// an answer that says so; without a setting a drain is ten).
 #[test]
 fn a_stuck_call_does_not_outlast_the_drain() {
-    let mut broker = Served::with_broker(&policies(), "drain = \"1s\"", "");
+    let foreign = Foreign::new();
+    let mut broker = Served::with_broker(&foreign.bundle(), "drain = \"1s\"", "");
+    // A stranger's would have no more time than the drain.
+    let token = foreign.token("ES256", &agent(SystemClock.unix().as_secs()));
     let mut stuck = TcpStream::connect(broker.address()).unwrap();
     stuck.set_read_timeout(Some(PATIENCE)).unwrap();
     let head = format!(
-        "POST /grpc.health.v1.Health/Check HTTP/1.1\r\nhost: {}\r\ncontent-type: application/grpc\r\nte: trailers\r\n\
-         content-length: 100\r\nexpect: 100-continue\r\n\r\n",
+        "POST /protem.v1.AccessService/RequestAccess HTTP/1.1\r\nhost: {}\r\ncontent-type: application/grpc\r\n\
+         te: trailers\r\nauthorization: Bearer {token}\r\ncontent-length: 100\r\nexpect: 100-continue\r\n\r\n",
         broker.address()
     );
     stuck.write_all(head.as_bytes()).unwrap();

@@ -32,6 +32,7 @@ mod cli_operate;
 mod cli_run;
 mod door_attacks;
 mod door_limits;
+mod door_strangers;
 mod drain;
 mod edge;
 mod ends;
