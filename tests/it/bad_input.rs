@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::broker::{TestBroker, ask, fresh_task, reason};
+use crate::callers::call;
 
 #[track_caller]
 fn check(status: &Status, code: Code, expect: &str) {
@@ -69,6 +70,36 @@ async fn bad_requests_change_nothing() {
         agent.access.request_access(spoilt(|r| r.scopes = vec!["orders:raed".into()])).await;
     assert!(status.unwrap_err().message().contains("did you mean `orders:read`"));
     assert_eq!(broker.head(), head, "nothing changed");
+    broker.stop().await;
+}
+
+/// What is no message of its kind is refused by the same name wherever it comes: of a call with one message, and as the first
+/// of a stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_message_change_nothing() {
+    let broker = TestBroker::start().await;
+    let agent = broker.identity_token("payments/agent");
+    let gateway = broker.sign(&broker.claims("edge-eu-1", "gateway", &[]));
+    let head = broker.head();
+    // A string that is no UTF-8, in the message's first field or in that one's first.
+    let (plain, nested): (&[u8], &[u8]) = (&[0x0a, 1, 0xff], &[0x0a, 3, 0x0a, 1, 0xff]);
+    for (path, token, no_text) in [
+        ("/protem.v1.AccessService/RequestAccess", &agent, nested),
+        ("/protem.v1.AccessService/HoldTask", &agent, plain),
+        ("/protem.v1.RevocationService/Subscribe", &gateway, nested),
+    ] {
+        // A varint that does not end, and a number where there is text or a message.
+        for body in [no_text, &[0x0a, 0x80], &[0x08, 1]] {
+            let status = call(&broker, path, Some(token.clone()), body).await;
+            let found = (status.code(), reason(&status));
+            let expected = (Code::InvalidArgument, "PT-0204".to_owned());
+            assert_eq!(found, expected, "{path} {body:?} {status:?}");
+            check(&status, Code::InvalidArgument, "PT-0204");
+        }
+    }
+    assert_eq!(broker.head(), head, "nothing changed");
+    // And nobody is worse off for it.
+    broker.identity("payments/agent").ask(&fresh_task()).await.unwrap();
     broker.stop().await;
 }
 

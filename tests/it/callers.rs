@@ -1,9 +1,12 @@
 //! Who may call what: every route without a caller, with a bad one, and as somebody else.
 
+use std::str::FromStr;
+
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use protem_proto::wire::v1;
 use protem_proto::wire::v1::selector::By;
+use protem_verify::ids::GrantId;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Code, Request, Status};
 
@@ -223,13 +226,32 @@ fn body(path: &str, grant: &str, task: &str) -> Vec<u8> {
         }
         .encode_to_vec(),
         "ReadJournal" => v1::ReadJournalRequest { grant, ..Default::default() }.encode_to_vec(),
-        "ListGrants" | "SetQuarantine" | "ListIdentities" | "GetProof" | "Subscribe" | "Head" => {
-            Vec::new()
+        "ListPending" => {
+            v1::ListPendingRequest { grant_id: grant, ..Default::default() }.encode_to_vec()
         }
-        // `grant_id` is the first field of all others that have one; of the rest it is unknown or empty input.
+        "ReportUsage" => {
+            let grant = GrantId::from_str(&grant).unwrap().0.to_vec();
+            let (gateway, instance) = ("edge-eu-1".to_owned(), "foreign".to_owned());
+            let (report, refused) = (1, 1);
+            let wire = v1::ReportUsageRequest {
+                gateway,
+                grant,
+                instance,
+                report,
+                refused,
+                ..Default::default()
+            };
+            wire.encode_to_vec()
+        }
+        // `grant_id` is the first field of these.
         "WatchGrant" | "RenewCredential" | "ReturnGrant" | "GetGrant" | "Decide"
         | "CloseReview" => v1::WatchGrantRequest { grant_id: grant }.encode_to_vec(),
-        _ => Vec::new(),
+        // These take neither a grant nor a task, nor a selector that could name one.
+        "WhoAmI" | "ListGrants" | "SetQuarantine" | "ListIdentities" | "GetProof" | "Subscribe"
+        | "Head" | "WatchPending" | "ListReviews" | "ListGateways" | "ListKeys" | "RotateKey"
+        | "ListSecrets" | "GetReport" | "Backup" | "ListWebhooks" | "RetryWebhook"
+        | "ApplyBundle" | "GetBundle" | "DiffBundle" => Vec::new(),
+        other => panic!("what does `{other}` take of another's?"),
     }
 }
 
