@@ -95,14 +95,14 @@ impl AccessService for Access {
                 while let Some(change) = changes.next().await {
                     match change {
                         Ok(granted) => send_grant(&sink, &granted).await?,
-                        Err(stop) => return Err(sink.fail(stop.into()).await),
+                        Err(stop) => return Err(sink.fail(stop.into())),
                     }
                 }
                 Ok::<(), Gone>(())
             };
             tokio::select! {
                 _ = changed => {}
-                problem = watch.over(signed_in) => { sink.fail(problem).await; }
+                problem = watch.over(signed_in) => { sink.fail(problem); }
                 () = sink.closed() => {}
             }
         });

@@ -80,7 +80,7 @@ impl ApprovalService for Approvals {
         tokio::spawn(async move {
             tokio::select! {
                 _ = follow(&broker, &person, mine_only, &sink) => {}
-                problem = watch.over(Arc::clone(&signed_in)) => { sink.fail(problem).await; }
+                problem = watch.over(Arc::clone(&signed_in)) => { sink.fail(problem); }
                 () = sink.closed() => {}
             }
         });
@@ -152,7 +152,7 @@ async fn follow(
         changed.mark_unchanged();
         let found = match broker.pending(person).await {
             Ok(found) => found,
-            Err(stop) => return Err(sink.fail(stop.into()).await),
+            Err(stop) => return Err(sink.fail(stop.into())),
         };
         let found = found.iter().filter(|one| !mine_only || one.may.is_ok());
         let now: BTreeMap<String, v1::PendingGrant> =

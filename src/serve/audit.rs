@@ -58,7 +58,7 @@ pub async fn read(
     tokio::spawn(async move {
         tokio::select! {
             _ = reading.run(Seq(wire.after), left) => {}
-            problem = watch.over_unless(signed_in, may) => { reading.sink.fail(problem).await; }
+            problem = watch.over_unless(signed_in, may) => { reading.sink.fail(problem); }
             () = reading.sink.closed() => {}
         }
     });
@@ -79,7 +79,7 @@ impl Reading {
             let found = who::read(&self.broker, move |reader| chunk(reader, after, grant)).await;
             let Chunk { entries, end, over } = match found {
                 Ok(found) => found,
-                Err(problem) => return Err(self.sink.fail(problem).await),
+                Err(problem) => return Err(self.sink.fail(problem)),
             };
             for entry in entries {
                 if left == 0 {

@@ -23,7 +23,7 @@ use crate::serve::guarded::Guarded;
 use crate::serve::limits::{
     FAULT_RETRY, LOADED_WITHIN, MESSAGE_MAX, PASS_OVER_WITHIN, STREAMS_OF_ONE_MAX,
 };
-use crate::serve::methods::{self, Lane, Rule, Who};
+use crate::serve::methods::{self, Lane, Rule, Streams, Who};
 use crate::serve::peers::Peer;
 use crate::serve::places::{CallLimits, Place, Places, Room};
 use crate::serve::rates::Rates;
@@ -45,6 +45,8 @@ pub struct Entrance {
     /// Open streams, per caller.
     streams: Arc<Seats>,
     waits: Waits,
+    /// The same of those that hold a task, which may be many.
+    holds: Arc<Seats>,
     dev: bool,
 }
 
@@ -68,6 +70,7 @@ impl Entrance {
             places: Places::new(limits),
             streams: Seats::new(STREAMS_OF_ONE_MAX),
             waits: Waits::new(limits),
+            holds: Seats::new(limits.holds_of_one),
             dev,
         }
     }
@@ -102,7 +105,7 @@ impl Entrance {
                 (self.places.take_as_stranger(from)?, within)
             }
         };
-        let stream = if rule.follows { self.stream(caller)? } else { None };
+        let stream = rule.streams.map(|kind| self.stream(kind, caller)).transpose()?.flatten();
         if rule.state {
             self.loaded().await?;
         }
@@ -142,16 +145,20 @@ impl Entrance {
     /// A place among the caller's open streams. Gateways only follow the feed, which counts its subscribers itself.
     pub(in crate::serve) fn stream(
         &self,
+        kind: Streams,
         caller: Option<&Caller>,
     ) -> Result<Option<Seat>, Problem> {
         let Some(caller) = caller.filter(|caller| !is_gateway(caller)) else { return Ok(None) };
-        let seat = self.streams.take(caller.actor());
-        let seat = seat.ok_or_else(|| {
-            let why = format!("`{}` has {} streams open", caller.actor().0, self.streams.max());
+        let (seats, what) = match kind {
+            Streams::Following => (&self.streams, "streams"),
+            Streams::Holding => (&self.holds, "streams that hold tasks"),
+        };
+        let seat = seats.take(caller.actor()).ok_or_else(|| {
+            let why = format!("`{}` has {} {what} open", caller.actor().0, seats.max());
             let problem = Problem::new(Grpc::ResourceExhausted, wire::TOO_MANY_STREAMS, why);
             problem.retry(FAULT_RETRY)
         });
-        seat.map(Some)
+        Ok(Some(seat?))
     }
 
     async fn sign_in(

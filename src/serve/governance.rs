@@ -98,7 +98,7 @@ impl GovernanceService for Governance {
             tokio::select! {
                 _ = follow(&sight, waiting, tell) => {}
                 // What is revoked stays so: only its receipts end, with the caller who follows them.
-                problem = watch.over(signed_in) => { sink.fail(problem).await; }
+                problem = watch.over(signed_in) => { sink.fail(problem); }
                 () = sink.closed() => {}
             }
         });

@@ -45,7 +45,7 @@ pub async fn open(
         tokio::select! {
             end = holding.follow(&hold, &mut beats) => holding.end(hold, end).await,
             // The stream ends; the lease forgives until its client is back.
-            problem = watch.over(signed_in) => { holding.sink.fail(problem).await; }
+            problem = watch.over(signed_in) => { holding.sink.fail(problem); }
         }
     });
     Ok(answers)
@@ -73,8 +73,8 @@ enum End {
 impl Holding {
     async fn follow(&self, hold: &Hold, beats: &mut Streaming<v1::HoldTaskRequest>) -> End {
         let mut changes = hold.changes();
-        if self.alive(None).await.is_err() {
-            return End::Lost;
+        if let Err(end) = self.tell(hold, None).await {
+            return end;
         }
         // A hold that nobody tells of its end finds out by itself.
         let mut look = tokio::time::interval(LOOK_EVERY);
@@ -91,13 +91,13 @@ impl Holding {
                             return End::Replaced;
                         }
                         hold.beat();
-                        self.alive(None).await
+                        self.tell(hold, None).await
                     }
                 },
                 change = changes.next() => match change {
                     None => return End::Lost,
                     Some(Err(stop)) => return End::Wrong(stop.into()),
-                    Some(Ok(granted)) => self.alive(Some(&granted)).await,
+                    Some(Ok(granted)) => self.tell(hold, Some(&granted)).await,
                 },
                 _ = look.tick() => {
                     if !hold.holds() {
@@ -106,10 +106,15 @@ impl Holding {
                     Ok(())
                 }
             };
-            if sent.is_err() {
-                return End::Lost;
+            if let Err(end) = sent {
+                return end;
             }
         }
+    }
+
+    /// Tells the client that it holds the task, for as long as it does.
+    async fn tell(&self, hold: &Hold, granted: Option<&Granted>) -> Result<(), End> {
+        while_held(self.alive(granted), || hold.holds()).await
     }
 
     /// Tells the client how often to beat, how long it has, and what changed.
@@ -135,19 +140,36 @@ impl Holding {
         match end {
             End::Closed => {
                 if let Err(stop) = hold.complete(Words::default()).await {
-                    self.sink.fail(stop.into()).await;
+                    self.sink.fail(stop.into());
                 }
             }
             // Dropping the hold is the loss.
             End::Lost => {}
             End::Replaced => {
                 let refusal = Refusal::HoldReplaced(self.task.clone());
-                self.sink.fail(refusal.into()).await;
+                self.sink.fail(refusal.into());
             }
             End::Wrong(problem) => {
-                self.sink.fail(problem).await;
+                self.sink.fail(problem);
             }
         }
+    }
+}
+
+/// Waits for a slow reader, and no longer than the task is held: who reads nothing keeps no stream open that means nothing.
+async fn while_held(
+    sent: impl Future<Output = Result<(), Gone>>,
+    holds: impl Fn() -> bool,
+) -> Result<(), End> {
+    let replaced = async {
+        while holds() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        sent = sent => sent.map_err(|_| End::Lost),
+        () = replaced => Err(End::Replaced),
     }
 }
 
@@ -164,3 +186,24 @@ fn undecodable() -> Problem {
 const BEATS: u32 = 3;
 /// How often a silent stream looks whether it still holds its task.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::serve::limits::STREAM_BUFFER;
+
+    #[tokio::test]
+    async fn who_reads_nothing_holds_no_task_that_another_holds() {
+        let (sink, _unread) = Sink::new();
+        for count in 0..STREAM_BUFFER {
+            assert!(while_held(sink.send(count), || true).await.is_ok());
+        }
+        let held = AtomicBool::new(true);
+        let holds = || held.swap(false, Ordering::Relaxed);
+        let end = while_held(sink.send(STREAM_BUFFER), holds);
+        let end = tokio::time::timeout(Duration::from_secs(60), end).await.expect("it ends");
+        assert!(matches!(end, Err(End::Replaced)));
+    }
+}

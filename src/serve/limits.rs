@@ -151,8 +151,11 @@ pub const FAREWELL: Duration = Duration::from_secs(1);
 /// When clients of a draining broker come back: spread by the gateway's own jitter.
 pub const RECONNECT_AFTER: Duration = Duration::from_millis(200);
 /// Streams of answers that one identity or person may have open, and as many subscriptions of the feed; held tasks are
-/// counted by the law.
+/// counted apart.
 pub const STREAMS_OF_ONE_MAX: usize = 64;
+/// Streams that hold tasks of one identity: twice the tasks that it may hold, so that a fleet which comes back gets in before
+/// the streams of its lost connections are noticed.
+pub const HOLDS_OF_ONE_MAX: usize = 20_000;
 /// Answers that may wait for a slow reader of one of our own streams.
 pub const STREAM_BUFFER: usize = 16;
 /// Items in one answer to a poller; who is further behind subscribes.

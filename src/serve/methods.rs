@@ -18,8 +18,8 @@ pub struct Rule {
     pub within: Duration,
     /// What the caller must be permitted on the broker before a byte of the body is read: for methods with large bodies.
     pub right: Option<Action>,
-    /// Its answers come for as long as the caller likes, so that their number is counted per caller.
-    pub follows: bool,
+    /// Its answers come for as long as the caller likes, so that its streams are counted per caller, with those of their kind.
+    pub streams: Option<Streams>,
     /// Needs the broker's state; what does not is answered while that is being loaded.
     pub state: bool,
 }
@@ -44,6 +44,15 @@ pub enum Lane {
     Ending,
 }
 
+/// Which open streams of a caller are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streams {
+    /// Those that tell what happens.
+    Following,
+    /// Those that hold a task, as many as there may be jobs.
+    Holding,
+}
+
 /// The rule of a path; `None` for one that is not served. `dev`: reflection is open.
 #[must_use]
 pub fn rule(path: &str, dev: bool) -> Option<Rule> {
@@ -57,7 +66,11 @@ const fn known(path: &'static str) -> Rule {
 }
 
 const fn following(path: &'static str) -> Rule {
-    Rule { follows: true, ..known(path) }
+    Rule { streams: Some(Streams::Following), ..known(path) }
+}
+
+const fn holding(path: &'static str) -> Rule {
+    Rule { streams: Some(Streams::Holding), ..known(path) }
 }
 
 const fn ending(path: &'static str, within: Duration) -> Rule {
@@ -66,7 +79,7 @@ const fn ending(path: &'static str, within: Duration) -> Rule {
 
 const fn open(path: &'static str, who: Who) -> Rule {
     let (lane, within) = (Lane::Ordinary, ANSWER_WITHIN);
-    Rule { path, who, lane, within, right: None, follows: false, state: true }
+    Rule { path, who, lane, within, right: None, streams: None, state: true }
 }
 
 /// What a gateway needs of a broker that has just started, and what shows why it has no more.
@@ -84,7 +97,7 @@ pub const RULES: &[Rule] = &[
     known("/protem.v1.AccessService/ExplainAccess"),
     following("/protem.v1.AccessService/WatchGrant"),
     known("/protem.v1.AccessService/RenewCredential"),
-    known("/protem.v1.AccessService/HoldTask"),
+    holding("/protem.v1.AccessService/HoldTask"),
     // It may wait for enforcement on top of its own time.
     ending("/protem.v1.AccessService/CompleteTask", ANSWER_WITHIN.saturating_add(WAIT_MAX)),
     ending("/protem.v1.AccessService/ReturnGrant", ANSWER_WITHIN),

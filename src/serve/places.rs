@@ -11,8 +11,8 @@ use tonic::Code as Grpc;
 use crate::policy::login::{Caller, Principal};
 use crate::serve::limits::{
     BUSY_RETRY, CALLS_MAX, ENDING_CALLS_MAX, ENDING_CALLS_OF_ONE_MAX, ENDING_CALLS_RESERVED,
-    FOLLOWED_MAX, FOLLOWED_OF_ONE_MAX, WAITS_MAX, WAITS_OF_ONE_MAX,
-    STRANGERS_CALL_WITHIN, STRANGERS_CALLS_MAX, STRANGERS_CALLS_OF_ONE_MAX,
+    FOLLOWED_MAX, FOLLOWED_OF_ONE_MAX, HOLDS_OF_ONE_MAX, STRANGERS_CALL_WITHIN,
+    STRANGERS_CALLS_MAX, STRANGERS_CALLS_OF_ONE_MAX, WAITS_MAX, WAITS_OF_ONE_MAX,
 };
 use crate::serve::methods::Lane;
 use crate::serve::rates::household;
@@ -86,6 +86,8 @@ pub struct CallLimits {
     pub followed: usize,
     /// The same, of one person.
     pub followed_of_one: usize,
+    /// Streams that hold tasks, of one caller.
+    pub holds_of_one: usize,
     /// Those of who has not signed in.
     pub strangers: usize,
     /// The same of one address (or IPv6 network).
@@ -105,6 +107,7 @@ impl Default for CallLimits {
             waits_of_one: WAITS_OF_ONE_MAX,
             followed: FOLLOWED_MAX,
             followed_of_one: FOLLOWED_OF_ONE_MAX,
+            holds_of_one: HOLDS_OF_ONE_MAX,
             strangers: STRANGERS_CALLS_MAX,
             strangers_of_one: STRANGERS_CALLS_OF_ONE_MAX,
             strangers_within: STRANGERS_CALL_WITHIN,

@@ -69,12 +69,12 @@ impl RevocationService for Revocations {
             tokio::select! {
                 _ = send(&mut subscription, &sink) => {}
                 end = listen(&peer, &mut said) => if let Err(problem) = end {
-                    sink.fail(problem).await;
+                    sink.fail(problem);
                 },
                 problem = watch.feed_over(Arc::clone(&signed_in), may) => {
                     // A client that knows goes elsewhere at once; the status says why.
-                    let _ = sink.send(go_away(problem.title())).await;
-                    sink.fail(problem).await;
+                    sink.send_now(go_away(problem.title()));
+                    sink.fail(problem);
                 }
             }
         });

@@ -186,6 +186,49 @@ async fn streams_of_one_caller_are_counted_and_a_grants_journal_ends_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn streams_that_hold_tasks_are_counted_by_themselves() {
+    let calls = CallLimits { holds_of_one: 2, ..CallLimits::default() };
+    let broker = TestBroker::with(Wish { calls, ..Wish::default() }).await;
+    // Half-closed, and so at its end, once the sender is dropped.
+    let hold = |agent: &mut Clients, task: &str| {
+        let first = v1::HoldTaskRequest { task_id: task.into(), lease: None };
+        let (more, beats) = tokio::sync::mpsc::channel(1);
+        let beats = tokio_stream::wrappers::ReceiverStream::new(beats);
+        let beats = tokio_stream::StreamExt::chain(tokio_stream::once(first), beats);
+        let mut access = agent.access.clone();
+        async move { access.hold_task(beats).await.map(|held| (more, held.into_inner())) }
+    };
+    let mut agent = broker.identity("payments/agent");
+    let one = hold(&mut agent, &fresh_task()).await.unwrap();
+    let task = fresh_task();
+    let (_beats, mut two) = hold(&mut agent, &task).await.unwrap();
+    let status = hold(&mut agent, &task).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "PT-0209"));
+    assert!(status.get_error_details().retry_info().is_some());
+    // Neither others nor its own streams of another kind have fewer for it.
+    hold(&mut broker.identity("payments/reconciler"), &fresh_task()).await.unwrap();
+    let grant = agent.ask(&task).await.unwrap().grant.unwrap();
+    agent.access.watch_grant(v1::WatchGrantRequest { grant_id: grant.id }).await.unwrap();
+    drop(one);
+    let end = Instant::now() + PATIENCE;
+    let (_more, mut three) = loop {
+        match hold(&mut agent, &task).await {
+            Ok(held) => break held,
+            Err(status) => assert_eq!(reason(&status), "PT-0209"),
+        }
+        assert!(Instant::now() < end, "its place is never given back");
+    };
+    assert!(three.message().await.unwrap().is_some());
+    while let Ok(Some(_)) = two.message().await {}
+    // The one that was replaced has given its place back with its end.
+    while let Err(status) = hold(&mut agent, &fresh_task()).await {
+        assert_eq!(reason(&status), "PT-0209");
+        assert!(Instant::now() < end, "its place is never given back");
+    }
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tiers_rate_is_in_force_and_ends_are_not_counted() {
     let bundle = edited("catalog.toml", WIDE_RATE, "rate = \"3/h\"");
     let broker = TestBroker::with(Wish { bundle: Some(bundle), ..Wish::default() }).await;

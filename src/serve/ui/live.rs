@@ -20,6 +20,7 @@ use crate::policy::ask::Object;
 use crate::policy::login::{Caller, Person};
 use crate::serve::approvals::{pending, review};
 use crate::serve::inventory;
+use crate::serve::methods::Streams;
 use crate::serve::seats::Seated;
 use crate::serve::status::Problem;
 use crate::serve::ui::entered::Entered;
@@ -101,7 +102,7 @@ pub async fn events(
     let Some(topic) = Topic::named(&topic) else { return Err(problem::nothing(Some(&entered))) };
     let refuse = |no: Problem| problem::page(&site, Some(&entered), &no.status());
     let caller = entered.caller().map_err(refuse)?;
-    let seat = site.entrance.stream(Some(caller)).map_err(refuse)?;
+    let seat = site.entrance.stream(Streams::Following, Some(caller)).map_err(refuse)?;
     let (words, heard) = mpsc::channel::<&'static str>(WORDS_WAITING);
     let (session, person) = (Arc::clone(&entered.session), entered.person.clone());
     let of = Arc::clone(&site);
