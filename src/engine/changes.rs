@@ -80,6 +80,12 @@ impl Changes {
         Some(found)
     }
 
+    /// Done when a grant has changed, without a look at it. False when the broker stops.
+    pub async fn touched(&mut self) -> bool {
+        self.looked_at = None;
+        self.changed().await.is_some()
+    }
+
     async fn changed(&self) -> Option<(GrantId, bool)> {
         loop {
             let woken = self.inbox.wake.notified();

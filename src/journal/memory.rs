@@ -1,5 +1,6 @@
 //! A journal in memory that can fail on command: for simulation, and for tests that need no disk.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use protem_core::charter::concerns;
@@ -54,6 +55,8 @@ pub struct MemoryStore(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     stored: Mutex<Stored>,
+    /// How often anybody asked which entries concern a grant.
+    histories: AtomicU64,
     /// A snapshot may be read.
     given: Condvar,
 }
@@ -109,6 +112,16 @@ impl MemoryStore {
             stored.rows.fold(&entry);
             stored.entries.push(StoredEntry { turn, leaf, body, chartered });
         }
+    }
+
+    /// How often anybody asked which entries concern a grant.
+    #[must_use]
+    pub fn histories_asked(&self) -> u64 {
+        self.0.histories.load(Ordering::Relaxed)
+    }
+
+    pub(in crate::journal) fn history_asked(&self) {
+        self.0.histories.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Flips the last bit of an entry's body, as a bad disk does.

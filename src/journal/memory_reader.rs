@@ -150,6 +150,7 @@ impl Reader for MemoryReader {
     }
 
     fn grant_entries(&self, id: &GrantId) -> Result<Vec<Seq>, Fault> {
+        self.store.history_asked();
         let stored = self.store.lock();
         let row = stored.rows.grants.get(id);
         Ok(row.map(|row| stored.rows.seqs_of(row)).unwrap_or_default())

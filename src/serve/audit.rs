@@ -13,6 +13,7 @@ use protem_verify::merkle;
 use protem_verify::names::Malformed;
 
 use crate::engine::broker::Broker;
+use crate::engine::changes::Changes;
 use crate::engine::proof;
 use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
@@ -21,7 +22,7 @@ use crate::policy::ask::Object;
 use crate::policy::login::Caller;
 use crate::serve::answers::{Answers, Gone, Sink};
 use crate::serve::caller::SignedIn;
-use crate::serve::limits::JOURNAL_CHUNK;
+use crate::serve::limits::{GRANT_LOOK_EVERY, JOURNAL_CHUNK};
 use crate::serve::selector;
 use crate::serve::show;
 use crate::serve::status::Problem;
@@ -47,6 +48,8 @@ pub async fn read(
         let grant = who::visible(broker, caller, id).await?;
         (Some(id), who::objects(&grant).to_vec())
     };
+    // It begins before the first look, so that no change falls between them.
+    let changes = grant.map(|id| broker.watch_grant(caller, id));
     let (sink, answers) = Sink::new();
     let left = if wire.limit == 0 { u64::MAX } else { wire.limit };
     let reading = Reading { broker: broker.clone(), grant, sink, follow: wire.follow };
@@ -57,7 +60,7 @@ pub async fn read(
     };
     tokio::spawn(async move {
         tokio::select! {
-            _ = reading.run(Seq(wire.after), left) => {}
+            _ = reading.run(Seq(wire.after), left, changes) => {}
             problem = watch.over_unless(signed_in, may) => { reading.sink.fail(problem); }
             () = reading.sink.closed() => {}
         }
@@ -73,7 +76,12 @@ struct Reading {
 }
 
 impl Reading {
-    async fn run(&self, mut after: Seq, mut left: u64) -> Result<(), Gone> {
+    async fn run(
+        &self,
+        mut after: Seq,
+        mut left: u64,
+        mut changes: Option<Changes>,
+    ) -> Result<(), Gone> {
         loop {
             let grant = self.grant;
             let found = who::read(&self.broker, move |reader| chunk(reader, after, grant)).await;
@@ -88,17 +96,36 @@ impl Reading {
                 left = left.saturating_sub(1);
                 self.sink.send(v1::ReadJournalResponse { entry: Some(entry) }).await?;
             }
-            if end > after && !over {
-                after = end;
+            // A chunk of a grant's entries is all of them.
+            let more = grant.is_none() && end > after;
+            after = end.max(after);
+            if more {
                 continue;
             }
             if !self.follow || left == 0 || over {
                 return Ok(());
             }
+            self.news(after, changes.as_mut()).await;
+        }
+    }
+
+    /// Done when there may be something new.
+    async fn news(&self, after: Seq, changes: Option<&mut Changes>) {
+        let Some(changes) = changes else {
             while self.broker.head().seq <= after {
                 tokio::time::sleep(FOLLOW_EVERY).await;
             }
-        }
+            return;
+        };
+        // What others do wakes nobody who follows one grant.
+        let told = async {
+            if !changes.touched().await {
+                // The broker stops, and the stream with it.
+                std::future::pending::<()>().await;
+            }
+        };
+        // Not all that concerns a grant is a change of it.
+        let _ = tokio::time::timeout(GRANT_LOOK_EVERY, told).await;
     }
 }
 

@@ -142,6 +142,9 @@ pub const PAGE_DEFAULT: u32 = 100;
 pub const PENDING_PAUSE: Duration = Duration::from_millis(100);
 /// Journal entries read at once for a stream.
 pub const JOURNAL_CHUNK: u32 = 256;
+/// How often who follows the journal of one grant looks whether something concerns it that does not change it, as a cut-off:
+/// the rest is told at once.
+pub const GRANT_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Resources that a subscriber may name.
 pub const RESOURCES_MAX: usize = 1_000;
 /// Grants that a dry run of a bundle shows.

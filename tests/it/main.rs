@@ -57,6 +57,7 @@ mod issuer_keys;
 mod issuer_shapes;
 mod issuer_tls;
 mod issuers;
+mod journal_follow;
 mod key_emergencies;
 mod key_scope;
 mod kill9;
