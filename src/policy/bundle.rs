@@ -25,6 +25,7 @@ use crate::policy::lint;
 use crate::policy::login::Person;
 use crate::policy::parse::parse;
 use crate::policy::parse_catalog::FRESH_DEFAULT;
+use crate::policy::person;
 use crate::policy::raw::Cases;
 use crate::policy::rulebook::Rulebook;
 use crate::policy::rules;
@@ -56,6 +57,8 @@ pub struct Bundle {
     pub(in crate::policy) reads_findings: bool,
     pub(in crate::policy) catalog: Catalog,
     pub(in crate::policy) identities: BTreeMap<IdentityName, Identity>,
+    /// Whom each owner (`group:payments-leads`, `person:alice`) answers for.
+    pub(in crate::policy) owned: BTreeMap<String, Vec<IdentityName>>,
     pub(in crate::policy) issuers: BTreeMap<Arc<str>, Issuer>,
     pub(in crate::policy) people: People,
     pub(in crate::policy) logins: Logins,
@@ -232,6 +235,7 @@ fn read(files: Files, purpose: Load, dev: bool) -> (Option<Bundle>, Findings) {
         reads_active: rules.iter().any(|rule| rule.mentions("active")),
         reads_findings: rules.iter().any(|rule| rule.is_of_access() && rule.mentions("findings")),
         catalog: std::mem::take(&mut parsed.catalog),
+        owned: person::owned(&parsed.identities),
         identities: std::mem::take(&mut parsed.identities),
         issuers: std::mem::take(&mut parsed.issuers),
         people: std::mem::take(&mut parsed.people),

@@ -1,5 +1,7 @@
 //! What people may: decide requests, end access, look, review, administer.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use cedar_policy::{Entity, EntityUid};
 use protem_core::request::{AccessRequest, Task};
 use protem_core::verdict::{Approver, ApproverVerdict, Effect, Ruling, Standing, Verdict};
@@ -11,7 +13,7 @@ use protem_verify::time::Time;
 
 use crate::policy::ask::{Action, Object, Permit};
 use crate::policy::bundle::{Bundle, Decision};
-use crate::policy::catalog::{Issuer, LoginRule, Owner, Owners, Subjects};
+use crate::policy::catalog::{Identity, Issuer, LoginRule, Owner, Owners, Subjects};
 use crate::policy::context;
 use crate::policy::entities::Kind;
 use crate::policy::input::Recorded;
@@ -212,11 +214,10 @@ impl Bundle {
             let policies = Vec::new();
             Permit { yes: false, forbidden, policies, why_not }
         };
-        let (act, fits) = match action {
-            Action::Revoke => (Act::Revoke, true),
-            Action::View => (Act::View, true),
-            Action::Review => (Act::Review, !matches!(object, Object::Resource(_))),
-            Action::Administer => (Act::Administer, matches!(object, Object::Broker)),
+        let fits = match action {
+            Action::Revoke | Action::View => true,
+            Action::Review => !matches!(object, Object::Resource(_)),
+            Action::Administer => matches!(object, Object::Broker),
         };
         if !fits {
             return no(format!("`{}` is not about {object}", action.as_str()), false);
@@ -227,7 +228,7 @@ impl Bundle {
             Object::Broker => store.broker().clone(),
         };
         let (entity, groups) = self.entity(person);
-        let slice = self.book.person(act, &entity, &groups, uid, &[]);
+        let slice = self.book.person(act(action), &entity, &groups, uid, &[]);
         let context = match context::operate(now) {
             Ok(context) => context,
             Err(why) => return no(why, true),
@@ -240,6 +241,15 @@ impl Bundle {
         let why_not = why_not(&judged, &format!("{} {object}", action.as_str()));
         let forbidden = judged.forbidden || !judged.errors.is_empty();
         Permit { yes: false, forbidden, policies, why_not }
+    }
+
+    /// Whether policy lets a person do this to anything at all, under whatever conditions: whom no permit names may not even
+    /// ask about one thing or another.
+    #[must_use]
+    pub fn may_something(&self, person: &Person, action: Action) -> bool {
+        let (entity, groups) = self.entity(person);
+        let mut line = groups.into_iter().chain([entity.uid()]).map(Some).chain([None]);
+        line.any(|whom| self.book.permits_something(act(action), whom))
     }
 
     /// Whether a person may do something to one of these objects: any one yes is enough, unless policy forbids it for an
@@ -339,12 +349,13 @@ impl Bundle {
 
     /// The identities that `owner` (`group:payments-leads`, `person:alice`) answers for.
     #[must_use]
-    pub fn owned_by(&self, owner: &str) -> Vec<IdentityName> {
-        let answers = |owners: &Owners| {
-            [&owners.business, &owners.technical].into_iter().any(|one| one.to_string() == owner)
-        };
-        let owned = self.identities.values().filter(|identity| answers(&identity.owner));
-        owned.map(|identity| identity.name.clone()).collect()
+    pub fn owned_by(&self, owner: &str) -> &[IdentityName] {
+        self.owned.get(owner).map_or(&[], Vec::as_slice)
+    }
+
+    /// Everybody who answers for an identity, as [`Self::owned_by`] spells them.
+    pub fn owners(&self) -> impl Iterator<Item = &str> {
+        self.owned.keys().map(String::as_str)
     }
 
     /// Whether some `approve` policy names this group, for this scope.
@@ -372,6 +383,29 @@ impl Bundle {
         let uid = store.uid(Kind::Person, person.name.as_str());
         (Entity::new_no_attrs(uid, groups.iter().cloned().collect()), groups)
     }
+}
+
+fn act(action: Action) -> Act {
+    match action {
+        Action::Revoke => Act::Revoke,
+        Action::View => Act::View,
+        Action::Review => Act::Review,
+        Action::Administer => Act::Administer,
+    }
+}
+
+/// Whom each owner answers for.
+pub(in crate::policy) fn owned(
+    identities: &BTreeMap<IdentityName, Identity>,
+) -> BTreeMap<String, Vec<IdentityName>> {
+    let mut owned: BTreeMap<String, Vec<IdentityName>> = BTreeMap::new();
+    for (name, identity) in identities {
+        let both = [&identity.owner.business, &identity.owner.technical].map(Owner::to_string);
+        for owner in BTreeSet::from(both) {
+            owned.entry(owner).or_default().push(name.clone());
+        }
+    }
+    owned
 }
 
 fn owns(person: &Person, owners: &Owners) -> bool {

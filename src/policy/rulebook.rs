@@ -21,6 +21,8 @@ pub struct Rulebook {
     index: HashMap<Key, Vec<usize>>,
     /// What the heads of permits of access name, by whom they are for.
     heads: HashMap<Option<EntityUid>, HashSet<Option<EntityUid>>>,
+    /// Whom the heads of permits name, by act; with `None`, anyone.
+    permitted: HashSet<(Act, Option<EntityUid>)>,
     actions: HashMap<Act, EntityUid>,
     authorizer: Authorizer,
     cache: RwLock<HashMap<CacheKey, Arc<Slice>>>,
@@ -73,6 +75,7 @@ impl Rulebook {
     pub fn new(store: Store, rules: Vec<Rule>) -> Self {
         let mut index: HashMap<Key, Vec<usize>> = HashMap::new();
         let (mut places, mut heads) = (HashMap::new(), HashMap::<_, HashSet<_>>::new());
+        let mut permitted = HashSet::new();
         for (place, rule) in rules.iter().enumerate() {
             places.insert(rule.id.as_str().to_owned(), place);
             for act in &rule.acts {
@@ -80,6 +83,9 @@ impl Rulebook {
                 index.entry(key).or_default().push(place);
             }
             let permits = rule.permits() && !rule.notes.shadow;
+            if permits {
+                permitted.extend(rule.acts.iter().map(|act| (*act, rule.principal.clone())));
+            }
             if permits && rule.acts.iter().any(|act| act.is_access()) {
                 heads.entry(rule.principal.clone()).or_default().insert(rule.resource.clone());
             }
@@ -87,7 +93,17 @@ impl Rulebook {
         let actions = ACTS.into_iter().map(|act| (act, store.uid(Kind::Action, act.as_str())));
         let actions = actions.collect();
         let authorizer = Authorizer::new();
-        Self { store, rules, places, index, heads, actions, authorizer, cache: RwLock::default() }
+        Self {
+            store,
+            rules,
+            places,
+            index,
+            heads,
+            permitted,
+            actions,
+            authorizer,
+            cache: RwLock::default(),
+        }
     }
 
     /// The rule at a place.
@@ -181,6 +197,12 @@ impl Rulebook {
         let line = self.store.lineage(&self.store.uid(Kind::Identity, identity.as_str()));
         let principals = line.into_iter().map(Some).chain([None]);
         principals.filter_map(|principal| self.heads.get(&principal)).flatten()
+    }
+
+    /// Whether some permit of an act names this person or group, or with `None` anyone.
+    #[must_use]
+    pub fn permits_something(&self, act: Act, whom: Option<EntityUid>) -> bool {
+        self.permitted.contains(&(act, whom))
     }
 
     fn slice(

@@ -11,6 +11,7 @@ use axum::response::Response;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use http_body_util::BodyExt;
+use protem_core::event::Actor;
 use protem_verify::codes::{fault, wire};
 use tonic::{Code as Grpc, Status};
 use tracing::{Instrument, Span, field};
@@ -26,7 +27,7 @@ use crate::serve::limits::{
 use crate::serve::methods::{self, Lane, Rule, Streams, Who};
 use crate::serve::peers::Peer;
 use crate::serve::places::{CallLimits, Place, Places, Room};
-use crate::serve::rates::Rates;
+use crate::serve::rates::{Guess, Rates};
 use crate::serve::seats::{Seat, Seated, Seats};
 use crate::serve::status::{DOMAIN, Problem};
 use crate::serve::svid::{PeerCert, Presented};
@@ -97,6 +98,10 @@ impl Entrance {
         let from = (peer.as_deref(), presented.as_ref());
         let signed_in = self.sign_in(request.headers(), rule, from).await?;
         let caller = signed_in.as_deref().and_then(|signed_in| signed_in.who.as_ref().ok());
+        let guesser = caller.filter(|_| rule.guessed).map(Caller::actor);
+        if let Some(who) = &guesser {
+            self.rates.may_guess(who, self.time.boot())?;
+        }
         let (place, within) = match caller {
             Some(caller) => (self.places.take(rule.lane, caller)?, rule.within),
             None => {
@@ -116,7 +121,7 @@ impl Entrance {
         }
         let room = Arc::new(Room::of(place, self.waits.clone()));
         request.extensions_mut().insert(Arc::clone(&room));
-        Ok(Admitted { room, within, stream, foreign })
+        Ok(Admitted { room, within, stream, guesser, foreign })
     }
 
     /// The broker's state is here, or is in time.
@@ -226,6 +231,8 @@ struct Admitted {
     /// How long its first answer may take.
     within: Duration,
     stream: Option<Seat>,
+    /// Whose refusals are counted.
+    guesser: Option<Actor>,
     /// Who called a stream whose service does not end it with its caller.
     foreign: Option<Arc<SignedIn>>,
 }
@@ -286,19 +293,25 @@ pub async fn enter(
 }
 
 async fn called(entrance: Arc<Entrance>, rule: Rule, mut request: Request, next: Next) -> Response {
-    let Admitted { room, within, stream, foreign } = match entrance.admit(&mut request, &rule).await {
-        Ok(admitted) => admitted,
-        Err(problem) => {
-            pass_over(request.into_body()).await;
-            return answer(problem);
-        }
-    };
+    let Admitted { room, within, stream, guesser, foreign } =
+        match entrance.admit(&mut request, &rule).await {
+            Ok(admitted) => admitted,
+            Err(problem) => {
+                pass_over(request.into_body()).await;
+                return answer(problem);
+            }
+        };
     // A call that ends for lack of time has not undone anything: what it began is finished (design.md §2).
     let within = within.min(asked(request.headers()).unwrap_or(Duration::MAX));
     let response = tokio::time::timeout(within, next.run(request)).await;
     room.leave();
     match response {
-        Ok(response) => guarded(&entrance, seated(complete(response), stream), foreign),
+        Ok(response) => {
+            if let Some(who) = guesser.filter(|_| Guess::is(&response)) {
+                entrance.rates.guessed(who, entrance.time.boot());
+            }
+            guarded(&entrance, seated(complete(response), stream), foreign)
+        }
         Err(_) => {
             let why = format!("the call was not answered within {within:?}");
             answer(Problem::new(Grpc::DeadlineExceeded, wire::TOO_SLOW, why).retry(FAULT_RETRY))

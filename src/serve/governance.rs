@@ -21,6 +21,7 @@ use crate::serve::later::not_built;
 use crate::serve::listing;
 use crate::serve::parse;
 use crate::serve::places::Room;
+use crate::serve::rates::Guess;
 use crate::serve::selector::{self, Selected};
 use crate::serve::show;
 use crate::serve::signing_keys;
@@ -77,12 +78,18 @@ impl GovernanceService for Governance {
         let caller = signed_in.caller()?;
         let room = request.extensions().get::<Arc<Room>>().cloned();
         let wire = request.into_inner();
+        let by = wire.selector.and_then(|selector| selector.by);
+        let by = by.ok_or(parse::missing("selector"))?;
+        selector::may_select(&self.broker, caller, &by)?;
         let note = parse::required_words("note", &wire.note)?;
         let wait = parse::wait(wire.wait.as_ref())?;
-        let targets = match selector::read(&self.broker, caller, wire.selector).await? {
+        let targets = match selector::read(&self.broker, caller, by).await? {
             Selected::Leaked(grant) => {
                 let seq = self.leaked(caller, grant, note).await?;
-                return Ok(Response::new(only(v1::RevokeResponse { seq, ..Default::default() })));
+                let answer = only(v1::RevokeResponse { seq, ..Default::default() });
+                let mut answer: Response<Self::RevokeStream> = Response::new(answer);
+                answer.extensions_mut().insert(Guess);
+                return Ok(answer);
             }
             Selected::Targets(targets) => targets,
         };

@@ -94,6 +94,11 @@ pub const FAULT_RETRY: Duration = Duration::from_secs(1);
 pub const FAILED_SIGN_INS_RATE: u32 = 5;
 /// Failed sign-ins at once: a fleet behind one address that was rolled out with a wrong audience still gets told why.
 pub const FAILED_SIGN_INS_BURST: u32 = 50;
+/// Ends that are refused to one caller, and tokens that it has found, a second: beyond it nothing that ends others' access is
+/// looked at, so that nobody tries out what there is. Ends that succeed are never counted.
+pub const GUESSES_RATE: u32 = 5;
+/// The same at once: somebody in a hurry who mistypes, and a scanner that has found a repository full of tokens.
+pub const GUESSES_BURST: u32 = 100;
 /// Addresses and identities that the rate limits remember before they are tidied.
 pub const RATE_KEYS_MAX: usize = 100_000;
 /// The longest caller token, looked at before anything is split (CVE-2025-30204).

@@ -31,7 +31,10 @@ pub async fn grants(
     if !wire.approver.is_empty() {
         return Err(not_built("listing by approver", "list all and look at their approvals"));
     }
-    let Selection { mut filter, owned, objects } = selected(broker, wire.selector).await?;
+    let Some(selection) = selected(broker, caller, wire.selector)? else {
+        return Ok(v1::ListGrantsResponse::default());
+    };
+    let Selection { mut filter, owned, objects } = selection;
     filter.states = states(&wire.states)?;
     filter.since = wire.since.map(|at| parse::moment("since", &at)).transpose()?;
     filter.until = wire.until.map(|at| parse::moment("until", &at)).transpose()?;
@@ -98,11 +101,16 @@ pub async fn page(
     })
 }
 
-/// What a selector filters by, the identities of an owner, and what its viewer must be permitted to see, all of it.
-async fn selected(broker: &Broker, selector: Option<v1::Selector>) -> Result<Selection, Problem> {
+/// What a selector filters by, the identities of an owner, and what its viewer must be permitted to see, all of it. `None`:
+/// nothing of it is the caller's.
+fn selected(
+    broker: &Broker,
+    caller: &Caller,
+    selector: Option<v1::Selector>,
+) -> Result<Option<Selection>, Problem> {
     let mut filter = GrantFilter::default();
     let Some(by) = selector.and_then(|selector| selector.by) else {
-        return Ok(Selection { filter, owned: vec![], objects: vec![] });
+        return Ok(Some(Selection { filter, owned: vec![], objects: vec![] }));
     };
     let objects = match by {
         By::Grant(_) => {
@@ -133,17 +141,7 @@ async fn selected(broker: &Broker, selector: Option<v1::Selector>) -> Result<Sel
             vec![Object::Resource(resource)]
         }
         By::Owner(text) => {
-            let owned = broker.bundle().owned_by(&text);
-            if owned.is_empty() {
-                // Without this, what filters by nobody would filter by nothing.
-                return Err(selector::owns_nothing(broker, &text));
-            }
-            if owned.len() > RESOURCES_MAX {
-                let why = "owns more than 1,000 identities; list by identity";
-                return Err(Malformed { field: "selector.owner", why }.into());
-            }
-            let objects = owned.iter().cloned().map(Object::Identity).collect();
-            return Ok(Selection { filter, owned, objects });
+            return owned_by(broker, caller, &text);
         }
         By::Everything(true) => vec![],
         By::Everything(false) => return Err(parse::missing("selector")),
@@ -152,7 +150,36 @@ async fn selected(broker: &Broker, selector: Option<v1::Selector>) -> Result<Sel
             return Err(Malformed { field: "selector", why }.into());
         }
     };
-    Ok(Selection { filter, owned: vec![], objects })
+    Ok(Some(Selection { filter, owned: vec![], objects }))
+}
+
+/// The identities of an owner. Who may not see all of them gets the same answer as for an owner that there is not.
+fn owned_by(broker: &Broker, caller: &Caller, owner: &str) -> Result<Option<Selection>, Problem> {
+    let bundle = broker.bundle();
+    let owned = bundle.owned_by(owner);
+    let objects = owned.iter().cloned().map(Object::Identity);
+    let objects: Vec<Object> = objects.take(RESOURCES_MAX.saturating_add(1)).collect();
+    let sees = |one: &Object| who::may_view(broker, caller, std::slice::from_ref(one)).is_ok();
+    match &caller.principal {
+        Principal::Workload { .. } if owned.is_empty() => return Ok(None),
+        Principal::Workload { .. } => {}
+        Principal::Person(_) | Principal::Gateway { .. } => {
+            if let Err(no) = who::may_view(broker, caller, &[Object::Broker])
+                && (owned.is_empty() || !objects.iter().all(sees))
+            {
+                return Err(no);
+            }
+        }
+    }
+    if owned.is_empty() {
+        // Without this, what filters by nobody would filter by nothing.
+        return Err(selector::owns_nothing(broker, caller, owner));
+    }
+    if owned.len() > RESOURCES_MAX {
+        let why = "owns more than 1,000 identities; list by identity";
+        return Err(Malformed { field: "selector.owner", why }.into());
+    }
+    Ok(Some(Selection { filter: GrantFilter::default(), owned: owned.to_vec(), objects }))
 }
 
 /// Looks through as many grants as one page may, of all or of these identities.

@@ -20,6 +20,8 @@ pub struct Rule {
     pub right: Option<Action>,
     /// Its answers come for as long as the caller likes, so that its streams are counted per caller, with those of their kind.
     pub streams: Option<Streams>,
+    /// It ends what others have: what is refused is counted per caller, as it may be a guess.
+    pub guessed: bool,
     /// Needs the broker's state; what does not is answered while that is being loaded.
     pub state: bool,
 }
@@ -40,7 +42,7 @@ pub enum Who {
 pub enum Lane {
     /// Counted against the caller's rate, and against the calls in flight.
     Ordinary,
-    /// Ends access: never counted against a rate, and in flight beside the others, where some places are for people only.
+    /// Ends access: what is done is never counted against a rate, and in flight beside the others, where some places are for people only.
     Ending,
 }
 
@@ -77,9 +79,14 @@ const fn ending(path: &'static str, within: Duration) -> Rule {
     Rule { lane: Lane::Ending, within, ..known(path) }
 }
 
+/// Ends what others have.
+const fn governing(path: &'static str) -> Rule {
+    Rule { guessed: true, ..ending(path, ANSWER_WITHIN) }
+}
+
 const fn open(path: &'static str, who: Who) -> Rule {
     let (lane, within) = (Lane::Ordinary, ANSWER_WITHIN);
-    Rule { path, who, lane, within, right: None, streams: None, state: true }
+    Rule { path, who, lane, within, right: None, streams: None, guessed: false, state: true }
 }
 
 /// What a gateway needs of a broker that has just started, and what shows why it has no more.
@@ -109,9 +116,9 @@ pub const RULES: &[Rule] = &[
     known("/protem.v1.ApprovalService/CloseReview"),
     known("/protem.v1.GovernanceService/ListGrants"),
     known("/protem.v1.GovernanceService/GetGrant"),
-    ending("/protem.v1.GovernanceService/Revoke", ANSWER_WITHIN),
+    governing("/protem.v1.GovernanceService/Revoke"),
     known("/protem.v1.GovernanceService/ListIdentities"),
-    ending("/protem.v1.GovernanceService/SetQuarantine", ANSWER_WITHIN),
+    governing("/protem.v1.GovernanceService/SetQuarantine"),
     known("/protem.v1.GovernanceService/ListGateways"),
     known("/protem.v1.GovernanceService/ListKeys"),
     // A compromised key's tokens are void with it.

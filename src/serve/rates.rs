@@ -1,6 +1,7 @@
-//! Rates: how often one identity may ask, and how often one address may fail to sign in.
+//! Rates: how often one identity may ask, how often one address may fail to sign in, and one caller guess what it may end.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,13 +9,17 @@ use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use http::Response;
+use protem_core::event::Actor;
 use protem_verify::codes::{caller, wire};
-use tonic::Code as Grpc;
+use tonic::{Code as Grpc, Status};
 
 use crate::policy::bundle::Bundle;
 use crate::policy::catalog::Rate;
 use crate::policy::login::{Caller, Principal};
-use crate::serve::limits::{FAILED_SIGN_INS_BURST, FAILED_SIGN_INS_RATE, RATE_KEYS_MAX};
+use crate::serve::limits::{
+    FAILED_SIGN_INS_BURST, FAILED_SIGN_INS_RATE, GUESSES_BURST, GUESSES_RATE, RATE_KEYS_MAX,
+};
 use crate::serve::status::Problem;
 
 type Limiter<K> = DefaultKeyedRateLimiter<K>;
@@ -24,20 +29,17 @@ type ByName = Arc<Limiter<Arc<str>>>;
 pub struct Rates {
     /// One limiter per rate that some tier names: tiers are few.
     by_rate: Mutex<HashMap<(u32, Duration), ByName>>,
-    failed: Limiter<IpAddr>,
-    /// Addresses that failed too often, until when.
-    blocked: Mutex<HashMap<IpAddr, Duration>>,
+    failed: Failures<IpAddr>,
+    guesses: Failures<Actor>,
     clock: DefaultClock,
 }
 
 impl Default for Rates {
     fn default() -> Self {
-        let failed = quota(FAILED_SIGN_INS_RATE, Duration::from_secs(1));
-        let burst = NonZeroU32::new(FAILED_SIGN_INS_BURST).unwrap_or(NonZeroU32::MIN);
         Self {
             by_rate: Mutex::default(),
-            failed: RateLimiter::keyed(failed.allow_burst(burst)),
-            blocked: Mutex::default(),
+            failed: Failures::new(FAILED_SIGN_INS_RATE, FAILED_SIGN_INS_BURST),
+            guesses: Failures::new(GUESSES_RATE, GUESSES_BURST),
             clock: DefaultClock::default(),
         }
     }
@@ -73,35 +75,37 @@ impl Rates {
     /// # Errors
     /// RESOURCE_EXHAUSTED and when to come back: too many of its tokens were bad.
     pub fn may_try(&self, peer: IpAddr, now: Duration) -> Result<(), Problem> {
-        let until = lock(&self.blocked).get(&household(peer)).copied();
-        match until.filter(|until| *until > now) {
-            None => Ok(()),
-            Some(until) => {
-                let why = "too many sign-ins from this address failed";
-                let problem = Problem::new(Grpc::ResourceExhausted, caller::FAILED_TOO_OFTEN, why);
-                Err(problem.retry(until.saturating_sub(now)))
-            }
-        }
+        self.failed.may_try(&household(peer), now).map_err(|wait| {
+            let why = "too many sign-ins from this address failed";
+            Problem::new(Grpc::ResourceExhausted, caller::FAILED_TOO_OFTEN, why).retry(wait)
+        })
     }
 
     /// A sign-in from this address failed.
     pub fn failed(&self, peer: IpAddr, now: Duration) {
-        let peer = household(peer);
-        if let Err(not_until) = self.failed.check_key(&peer) {
-            let wait = not_until.wait_time_from(self.clock.now());
-            let mut blocked = lock(&self.blocked);
-            if blocked.len() >= RATE_KEYS_MAX {
-                blocked.retain(|_, until| *until > now);
-            }
-            if blocked.len() < RATE_KEYS_MAX {
-                blocked.insert(peer, now.saturating_add(wait));
-            }
-        }
+        self.failed.count(household(peer), now);
+    }
+
+    /// Whether this caller may say at `now` what is to end of others'.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED and when to come back: too much of it was refused, or was said by the tokens it found.
+    pub fn may_guess(&self, who: &Actor, now: Duration) -> Result<(), Problem> {
+        self.guesses.may_try(who, now).map_err(|wait| {
+            let why = format!("`{}` was refused too often what ends access", who.0);
+            Problem::new(Grpc::ResourceExhausted, wire::RATE_EXCEEDED, why).retry(wait)
+        })
+    }
+
+    /// What this caller wanted to end was refused, or it knew it by a token.
+    pub fn guessed(&self, who: Actor, now: Duration) {
+        self.guesses.count(who, now);
     }
 
     /// Forgets what no longer matters; called now and then.
     pub fn tidy(&self) {
-        self.failed.retain_recent();
+        self.failed.limiter.retain_recent();
+        self.guesses.limiter.retain_recent();
         let limiters: Vec<_> = lock(&self.by_rate).values().cloned().collect();
         for limiter in limiters {
             limiter.retain_recent();
@@ -112,6 +116,73 @@ impl Rates {
         let mut by_rate = lock(&self.by_rate);
         let fresh = || Arc::new(RateLimiter::keyed(quota(rate.count, rate.per)));
         Arc::clone(by_rate.entry((rate.count, rate.per)).or_insert_with(fresh))
+    }
+}
+
+/// An answer to a guess: it counts as one, whether it was right or not, so that the rate tells nobody which.
+#[derive(Clone, Copy, Debug)]
+pub struct Guess;
+
+impl Guess {
+    /// Whether an answer refused something, or would not say whether there was anything to do.
+    #[must_use]
+    pub fn is<B>(response: &Response<B>) -> bool {
+        let refused = |status: Status| match status.code() {
+            Grpc::InvalidArgument
+            | Grpc::NotFound
+            | Grpc::PermissionDenied
+            | Grpc::FailedPrecondition => true,
+            Grpc::Ok
+            | Grpc::Cancelled
+            | Grpc::Unknown
+            | Grpc::DeadlineExceeded
+            | Grpc::AlreadyExists
+            | Grpc::ResourceExhausted
+            | Grpc::Aborted
+            | Grpc::OutOfRange
+            | Grpc::Unimplemented
+            | Grpc::Internal
+            | Grpc::Unavailable
+            | Grpc::DataLoss
+            | Grpc::Unauthenticated => false,
+        };
+        response.extensions().get::<Self>().is_some()
+            || Status::from_header_map(response.headers()).is_some_and(refused)
+    }
+}
+
+/// How often each may fail before it has to wait. A success costs nothing.
+struct Failures<K: Clone + Eq + Hash> {
+    limiter: Limiter<K>,
+    /// Who failed too often, until when.
+    blocked: Mutex<HashMap<K, Duration>>,
+    clock: DefaultClock,
+}
+
+impl<K: Clone + Eq + Hash> Failures<K> {
+    fn new(rate: u32, burst: u32) -> Self {
+        let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
+        let quota = quota(rate, Duration::from_secs(1)).allow_burst(burst);
+        let limiter = RateLimiter::keyed(quota);
+        Self { limiter, blocked: Mutex::default(), clock: DefaultClock::default() }
+    }
+
+    /// Or how long to wait.
+    fn may_try(&self, who: &K, now: Duration) -> Result<(), Duration> {
+        let until = lock(&self.blocked).get(who).copied();
+        until.filter(|until| *until > now).map_or(Ok(()), |until| Err(until.saturating_sub(now)))
+    }
+
+    fn count(&self, who: K, now: Duration) {
+        let Err(not_until) = self.limiter.check_key(&who) else { return };
+        let wait = not_until.wait_time_from(self.clock.now());
+        let mut blocked = lock(&self.blocked);
+        if blocked.len() >= RATE_KEYS_MAX {
+            blocked.retain(|_, until| *until > now);
+        }
+        if blocked.len() < RATE_KEYS_MAX {
+            blocked.insert(who, now.saturating_add(wait));
+        }
     }
 }
 

@@ -1,10 +1,7 @@
 //! Selectors: what they name, who may end it, and what a leaked credential proves.
 
-use std::collections::BTreeSet;
-
 use protem_core::event::Target;
 use protem_core::refusal::Refusal;
-use protem_proto::wire::v1;
 use protem_proto::wire::v1::selector::By;
 use protem_verify::claims::Claims;
 use protem_verify::codes::{law, wire};
@@ -17,7 +14,7 @@ use tonic::Code as Grpc;
 
 use crate::engine::broker::Broker;
 use crate::journal::reader::GrantFilter;
-use crate::policy::ask::{Action, Object};
+use crate::policy::ask::{Action, Object, Unknown};
 use crate::policy::finding::did_you_mean;
 use crate::policy::login::{Caller, Person};
 use crate::serve::inventory;
@@ -34,16 +31,32 @@ pub enum Selected {
     Leaked(Option<GrantId>),
 }
 
-/// Reads a selector.
+/// Whether a caller may say what to end by such a selector: asked before anything of it is looked up, so that the answer tells
+/// nobody without a right what there is.
+///
+/// # Errors
+/// PERMISSION_DENIED for all but people whom policy lets end something.
+pub fn may_select(broker: &Broker, caller: &Caller, by: &By) -> Result<(), Problem> {
+    match by {
+        // Whoever has a leaked credential has shown as much.
+        By::Token(_) => Ok(()),
+        // Who approved a grant may end it by no policy at all; one that they may neither end nor see is not there.
+        By::Grant(_) => who::person(caller).map(drop),
+        By::Identity(_)
+        | By::Task(_)
+        | By::Resource(_)
+        | By::Scope(_)
+        | By::Owner(_)
+        | By::KeyId(_)
+        | By::Everything(_) => who::permit_something(broker, who::person(caller)?, Action::Revoke),
+    }
+}
+
+/// Reads a selector that the caller may use ([`may_select`]).
 ///
 /// # Errors
 /// When it names nothing, or something misspelled or unknown to the bundle.
-pub async fn read(
-    broker: &Broker,
-    caller: &Caller,
-    selector: Option<v1::Selector>,
-) -> Result<Selected, Problem> {
-    let by = selector.and_then(|selector| selector.by).ok_or(parse::missing("selector"))?;
+pub async fn read(broker: &Broker, caller: &Caller, by: By) -> Result<Selected, Problem> {
     let one = |target| Ok(Selected::Targets(vec![target]));
     match by {
         By::Grant(text) => one(Target::Grant(grant(broker, caller, &text).await?)),
@@ -52,16 +65,17 @@ pub async fn read(
             let (name, task) = task(&text)?;
             one(Target::Task(name, task))
         }
-        By::Resource(text) => one(Target::Resource(known_resource(broker, &text)?)),
+        By::Resource(text) => one(Target::Resource(known_resource(broker, caller, &text)?)),
         By::Scope(text) => {
             let (resource, scope) = split("selector.scope", &text)?;
-            broker.bundle().check_names(resource, &[scope]).map_err(parse::unknown)?;
+            let known = broker.bundle().check_names(resource, &[scope]);
+            known.map_err(|it| unknown(broker, caller, it))?;
             one(Target::Scope(ResourceName::try_from(resource)?, ScopeName::try_from(scope)?))
         }
         By::Owner(text) => {
-            let owned = broker.bundle().owned_by(&text);
+            let owned = broker.bundle().owned_by(&text).to_vec();
             if owned.is_empty() {
-                return Err(owns_nothing(broker, &text));
+                return Err(owns_nothing(broker, caller, &text));
             }
             Ok(Selected::Targets(owned.into_iter().map(Target::Identity).collect()))
         }
@@ -72,17 +86,17 @@ pub async fn read(
     }
 }
 
-/// An owner's name that is nobody's.
+/// An owner's name that is nobody's, with a hint for those who may see all names.
 #[must_use]
-pub fn owns_nothing(broker: &Broker, owner: &str) -> Problem {
+pub fn owns_nothing(broker: &Broker, caller: &Caller, owner: &str) -> Problem {
     let bundle = broker.bundle();
-    let owners = bundle.identities().values().map(|one| &one.owner);
-    let owners: BTreeSet<String> =
-        owners.flat_map(|both| [both.business.to_string(), both.technical.to_string()]).collect();
     let group = format!("group:{owner}");
-    let hint = match owners.contains(&group) {
-        true => format!(", did you mean `{group}`?"),
-        false => did_you_mean(owner, owners.iter().map(String::as_str)),
+    let hint = if !sees_all(broker, caller) {
+        String::new()
+    } else if !bundle.owned_by(&group).is_empty() {
+        format!(", did you mean `{group}`?")
+    } else {
+        did_you_mean(owner, bundle.owners())
     };
     let why = format!("names `{}`, who owns no identity{hint}", parse::plain(owner));
     Problem::field(wire::UNKNOWN_NAME, "selector.owner", &why)
@@ -163,7 +177,7 @@ pub async fn grant(broker: &Broker, caller: &Caller, text: &str) -> Result<Grant
     let part = text.trim_start_matches("gr_").to_owned();
     let plain = part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     let looked_up = part.len() >= PART_MIN && part.len() <= 26 && plain;
-    if !looked_up || who::may_view(broker, caller, &[Object::Broker]).is_err() {
+    if !looked_up || !sees_all(broker, caller) {
         return whole();
     }
     let found = who::read(broker, move |reader| reader.resolve(&part)).await?;
@@ -193,10 +207,21 @@ pub fn identity(field: &'static str, text: &str) -> Result<IdentityName, Problem
     IdentityName::try_from(text).map_err(|bad| Malformed { field, why: bad.why }.into())
 }
 
-fn known_resource(broker: &Broker, text: &str) -> Result<ResourceName, Problem> {
+fn known_resource(broker: &Broker, caller: &Caller, text: &str) -> Result<ResourceName, Problem> {
     let name = ResourceName::try_from(text)?;
-    broker.bundle().check_names(text, &[]).map_err(parse::unknown)?;
+    let known = broker.bundle().check_names(text, &[]);
+    known.map_err(|it| unknown(broker, caller, it))?;
     Ok(name)
+}
+
+/// A name that the bundle does not have, with a hint for those who may see all names.
+fn unknown(broker: &Broker, caller: &Caller, it: Unknown) -> Problem {
+    let did_you_mean = it.did_you_mean.filter(|_| sees_all(broker, caller));
+    parse::unknown(Unknown { did_you_mean, ..it })
+}
+
+fn sees_all(broker: &Broker, caller: &Caller) -> bool {
+    who::may_view(broker, caller, &[Object::Broker]).is_ok()
 }
 
 /// `a#b`; names hold no `#`, so there is one way to read it.

@@ -71,6 +71,18 @@ pub fn permit(
     broker.bundle().permits(person, action, objects, broker.now()).map_err(not_permitted)
 }
 
+/// Asks policy whether a person may do this to anything at all.
+///
+/// # Errors
+/// PERMISSION_DENIED when no policy names them.
+pub fn permit_something(broker: &Broker, person: &Person, action: Action) -> Result<(), Problem> {
+    if broker.bundle().may_something(person, action) {
+        return Ok(());
+    }
+    let (name, verb) = (&person.name, action.as_str());
+    Err(not_permitted(format!("`{name}` may not {verb} anything: no policy permits it")))
+}
+
 fn not_permitted(why: String) -> Problem {
     Problem::new(Grpc::PermissionDenied, caller::NOT_PERMITTED, why)
 }

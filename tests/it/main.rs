@@ -83,6 +83,7 @@ mod receipts_true;
 mod receiver;
 mod refused_svids;
 mod restarts;
+mod revoke_guesses;
 mod roles;
 mod rotation;
 mod rotation_restarts;
