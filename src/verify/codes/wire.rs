@@ -12,13 +12,13 @@ crate::codes! {
     NOT_BUILT = "PT-0205", "this version does not do that",
         "the method belongs to the contract and is not served yet", "use what the answer suggests, or a newer version";
     RATE_EXCEEDED = "PT-0206", "too many requests",
-        "the identity asks more often than its tier's `rate` allows", "wait as long as the answer says, or have the tier's `rate` raised";
+        "the identity asks more often than its tier's `rate` allows, or a caller was refused too often what ends others' access", "wait as long as the answer says, or have the tier's `rate` raised; look up what to end before you ask for it";
     BUSY = "PT-0207", "the broker is busy",
-        "as many calls are in flight as the broker takes at once", "wait as long as the answer says, with jitter, and try again";
+        "as many calls are in flight as the broker takes at once, in all or of this caller or, of who has not signed in, from this address", "wait as long as the answer says, with jitter, and try again";
     TOO_SLOW = "PT-0208", "the call took too long",
-        "a call is answered within 5 seconds or given up; what it had begun is finished all the same", "repeat it, and a request for access with the same request_id: the answer will be the true one";
-    TOO_MANY_STREAMS = "PT-0209", "too many subscriptions",
-        "a caller may hold a limited number of streams open", "close those that nothing reads";
+        "a call is answered within 5 seconds, one of who has not signed in within 1, or given up; what it had begun is finished all the same", "repeat it, and a request for access with the same request_id: the answer will be the true one";
+    TOO_MANY_STREAMS = "PT-0209", "too many streams",
+        "a caller may hold a limited number of streams open, to follow what happens or to hold tasks", "close those that nothing reads";
     NO_BINDING = "PT-0210", "credentials cannot be bound to a key yet",
         "this version has neither DPoP nor client certificates", "leave `proof_key` out";
     UNKNOWN_METHOD = "PT-0211", "there is no such method",
