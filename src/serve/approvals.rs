@@ -12,6 +12,7 @@ use crate::engine::approvals::{Decision, DecisionKind, Narrow, Page, Review, Wai
 use crate::engine::broker::Broker;
 use crate::policy::login::Person;
 use crate::serve::answers::{Answers, Gone, Sink};
+use crate::serve::approval_rate::ApprovalRate;
 use crate::serve::limits::PENDING_PAUSE;
 use crate::serve::parse;
 use crate::serve::show;
@@ -20,11 +21,14 @@ use crate::serve::watch::Watch;
 use crate::serve::who;
 
 /// The service.
+#[derive(Clone)]
 pub struct Approvals {
     /// What answers.
     pub broker: Broker,
     /// What ends streams.
     pub watch: Watch,
+    /// How often each person approves, here and on the page.
+    pub rate: Arc<ApprovalRate>,
 }
 
 #[tonic::async_trait]
@@ -93,8 +97,11 @@ impl ApprovalService for Approvals {
     ) -> Result<Response<v1::DecideResponse>, Status> {
         let signed_in = who::signed_in(&request)?;
         let caller = signed_in.caller()?;
-        who::person(caller)?;
+        let person = who::person(caller)?;
         let decision = decision(&request.into_inner())?;
+        if matches!(decision.kind, DecisionKind::Approve { .. }) {
+            self.rate.count(&person.name)?;
+        }
         let grant = self.broker.decide(caller, decision).await.map_err(Problem::from)?;
         Ok(Response::new(v1::DecideResponse { grant: Some(show::grant(&grant)) }))
     }

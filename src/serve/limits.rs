@@ -90,6 +90,10 @@ pub const BUSY_RETRY: Duration = Duration::from_millis(250);
 pub const LOADED_WITHIN: Duration = Duration::from_secs(2);
 /// When to come back after a fault: it takes a moment until a store answers again.
 pub const FAULT_RETRY: Duration = Duration::from_secs(1);
+/// One more approval of a person: whoever reads what it is about takes longer.
+pub const APPROVALS_EVERY: Duration = Duration::from_secs(2);
+/// Approvals of a person at once: a queue that was walked through on paper before.
+pub const APPROVALS_BURST: u32 = 30;
 /// Failed sign-ins a second and address; beyond it no signature is looked at.
 pub const FAILED_SIGN_INS_RATE: u32 = 5;
 /// Failed sign-ins at once: a fleet behind one address that was rolled out with a wrong audience still gets told why.

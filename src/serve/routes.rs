@@ -42,7 +42,10 @@ pub fn all(
 ) -> Router {
     let broker = &site.broker;
     let entered = middleware::from_fn_with_state(Arc::clone(&site.entrance), enter);
-    let grpc = services(broker, &site.watch, webhooks, work).into_axum_router().reset_fallback();
+    let approvals = site.approvals.clone();
+    let grpc = services(broker, &site.watch, webhooks, work, approvals)
+        .into_axum_router()
+        .reset_fallback();
     let grpc = grpc.layer(entered).layer(middleware::from_fn_with_state(calls, metrics::count));
     let router = Router::new().merge(grpc).merge(http::routes(broker)).merge(pages::routes(site));
     let router = router.fallback(http::nothing);
@@ -52,13 +55,18 @@ pub fn all(
     }
 }
 
-fn services(broker: &Broker, watch: &Watch, webhooks: &Webhooks, work: Work) -> Routes {
+fn services(
+    broker: &Broker,
+    watch: &Watch,
+    webhooks: &Webhooks,
+    work: Work,
+    approvals: Approvals,
+) -> Routes {
     let (broker, watch) = (|| broker.clone(), || watch.clone());
     let access = Access { broker: broker(), watch: watch(), work };
     let webhooks = webhooks.clone();
     let governance = Governance { broker: broker(), watch: watch(), webhooks };
     let revocations = Revocations { broker: broker(), watch: watch() };
-    let approvals = Approvals { broker: broker(), watch: watch() };
     let bundles = Bundles { broker: broker() };
     let mut routes = Routes::builder();
     routes

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use protem_proto::wire::v1;
 use tonic::{Code, Status, Streaming};
+use tonic_types::StatusExt;
 
 use crate::broker::{Clients, TestBroker, ask, fresh_task, reason};
 
@@ -202,5 +203,52 @@ async fn what_waits_is_listed_page_by_page_or_by_its_id() {
     let mut ann = ann;
     let status = ann.approvals.list_pending(both).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    broker.stop().await;
+}
+
+/// Whoever took a session over approves no queue at once; and nothing keeps anybody from saying no.
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_a_queue_is_approved_unread() {
+    let broker = TestBroker::start().await;
+    let mut agent = broker.identity("payments/agent");
+    let asked = agent.access.request_access(refund(&fresh_task())).await.unwrap().into_inner();
+    let grant = asked.grant.unwrap();
+    let [mut ann, mut again, mut bob] =
+        ["ann", "ann", "bob"].map(|name| broker.person(name, &["shop-oncall"]));
+    let blind = v1::DecideRequest {
+        grant_id: grant.id.clone(),
+        digest: "0".repeat(64),
+        approve: true,
+        ..v1::DecideRequest::default()
+    };
+    let end = tokio::time::Instant::now() + PATIENCE;
+    let mut given = 0;
+    let status = loop {
+        let status = decide(&mut ann, blind.clone()).await.unwrap_err();
+        if reason(&status) != "PT-0117" {
+            break status;
+        }
+        given += 1;
+        assert!(tokio::time::Instant::now() < end, "{given} approvals and no end of them");
+    };
+    assert!(given >= 30, "{given}");
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "PT-0215"));
+    assert!(status.get_error_details().retry_info().is_some());
+    // It is the person who is counted, not the connection; somebody else is not.
+    let (mut more, mut refused) = (0, false);
+    while !refused && more < 20 {
+        let other = decide(&mut again, blind.clone()).await.unwrap_err();
+        refused = reason(&other) == "PT-0215";
+        more += 1;
+    }
+    assert!(refused, "another connection has {more} approvals of its own");
+    assert_eq!(reason(&decide(&mut bob, blind.clone()).await.unwrap_err()), "PT-0117");
+    let no = v1::DecideRequest {
+        approve: false,
+        reason: "not like this".into(),
+        digest: grant.digest,
+        ..blind
+    };
+    assert_eq!(decide(&mut ann, no).await.unwrap().state(), v1::GrantState::Ended);
     broker.stop().await;
 }

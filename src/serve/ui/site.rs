@@ -93,7 +93,8 @@ impl Site {
             false => Cookie::of_port(name, origin.port()),
         };
         let (cookie, attempt_cookie) = (cookie("protem"), cookie("protem-sign-in"));
-        let approvals = Approvals { broker: broker.clone(), watch: watch.clone() };
+        let (rate, of, until) = (Arc::default(), broker.clone(), watch.clone());
+        let approvals = Approvals { broker: of, watch: until, rate };
         let governance = Governance { broker: broker.clone(), watch: watch.clone(), webhooks };
         Arc::new(Self {
             broker,

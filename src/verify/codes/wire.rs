@@ -29,4 +29,6 @@ crate::codes! {
         "a leaked credential is a compact JWT of this broker", "send the credential's full text";
     TOO_MANY_CONNECTIONS = "PT-0214", "too many connections",
         "a caller may hold a limited number of connections open, and workloads together leave some to gateways and people", "let jobs share a connection, close those that nothing uses, or have the tier's `active_max` raised";
+    APPROVES_TOO_OFTEN = "PT-0215", "too many approvals",
+        "a person approves a limited number of requests a minute, so that none is approved unread", "wait as long as the answer says; a no is never counted";
 }
