@@ -36,7 +36,8 @@ pub(super) fn edited(edits: &[(&str, &str, &str)]) -> Files {
     kept.map(change).collect()
 }
 
-const TWO: (&str, &str, &str) = ("payments.cedar", "@approvals(\"1\")", "@approvals(\"2\")");
+pub(super) const TWO: (&str, &str, &str) =
+    ("payments.cedar", "@approvals(\"1\")", "@approvals(\"2\")");
 const SOON: (&str, &str, &str) = (
     "payments.cedar",
     "@decide_within(\"30m\")",

@@ -6,7 +6,7 @@ use data_encoding::HEXLOWER;
 use protem_core::event::{Activated, Actor, Asked, EndReason, Ended, Event, Requested};
 use protem_core::request::AccessRequest;
 use protem_core::verdict::Ruling;
-use protem_verify::ids::{GrantId, Seq};
+use protem_verify::ids::{GrantId, Hash, Seq};
 use protem_verify::names::{GroupName, IdentityName, PersonName, ScopeName, Words};
 use protem_verify::time::Time;
 use sha2::{Digest, Sha256};
@@ -14,14 +14,14 @@ use sha2::{Digest, Sha256};
 use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
 use crate::journal::reader::{Reader, Stage};
-use crate::journal::records::GrantRecord;
+use crate::journal::records::{GrantRecord, Shown};
 use crate::policy::bundle::Bundle;
 use crate::policy::catalog::{Owners, Risk};
 
 /// What people are told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Occasion {
-    /// A request waits for approvers.
+    /// A request waits for approvers, or for others than before, or says something else than before.
     Pending,
     /// It still does, and policy says to remind, or to ask another group.
     Reminder,
@@ -70,7 +70,7 @@ impl Occasion {
     #[expect(clippy::wildcard_enum_match_arm, reason = "people are told of these and no others")]
     pub fn of(event: &Event) -> Option<Self> {
         match event {
-            Event::GrantRequested(_) => Some(Self::Pending),
+            Event::GrantRequested(_) | Event::RequestReevaluated { .. } => Some(Self::Pending),
             Event::GrantActivated(activated) => match &activated.asked {
                 None => Some(Self::Decided),
                 Some(asked) => asked.request.emergency.then_some(Self::Emergency),
@@ -120,8 +120,10 @@ pub enum About {
 pub struct GrantNews {
     /// Its id.
     pub grant: GrantId,
-    /// Since when it waits, or waited.
-    pub asked_at: Option<Time>,
+    /// People were reminded of it.
+    pub reminded: bool,
+    /// It says something else than before, so that no earlier approval counts.
+    pub changed: bool,
     /// The human behind the request, if it is known.
     pub behind: Option<PersonName>,
     /// What was asked, as narrowed.
@@ -167,8 +169,34 @@ impl Notice {
             let notice = Self::new(row, occasion, identity, bundle, reader, about)?;
             return Ok(Some(notice));
         }
+        if let Event::RequestReevaluated { grant, ruling, digest } = row.what() {
+            let Some(before) = before(grant, row.seq(), reader)? else { return Ok(None) };
+            return Self::anew(row, before, ruling, *digest, bundle, reader);
+        }
         let Some(news) = news(row.what(), reader)? else { return Ok(None) };
         Self::of_grant(row, occasion, news, bundle, reader).map(Some)
+    }
+
+    /// Says that a request waits by other rules: to all whom they name when it says something else than `before`, to those
+    /// alone who were not asked before when it says the same. Every bundle looks at all that waits, and most change nothing.
+    fn anew(
+        row: &Committed<Event>,
+        before: GrantRecord,
+        ruling: &Ruling,
+        digest: Hash,
+        bundle: &Bundle,
+        reader: &dyn Reader,
+    ) -> Result<Option<Self>, Fault> {
+        let changed = before.digest != Some(digest);
+        let asked = asked(&before.ruling, before.reminded);
+        let news = GrantNews { changed, ruling: ruling.clone(), ..of_record(before) };
+        let approved_by = if changed { Vec::new() } else { news.approved_by.clone() };
+        let news = GrantNews { approved_by, ..news };
+        let mut notice = Self::of_grant(row, Occasion::Pending, news, bundle, reader)?;
+        if !changed {
+            notice.groups.retain(|group| !asked.contains(group));
+        }
+        Ok((changed || !notice.groups.is_empty()).then_some(notice))
     }
 
     /// Says again that a request waits; none when it waits no more, or was never to be reminded of. `row`: its request.
@@ -207,14 +235,8 @@ impl Notice {
             let risk = scope.map(|scope| scope.risk);
             news.scopes.push(ScopeNews { name: name.clone(), risk, purpose });
         }
-        let mut groups: BTreeSet<GroupName> = BTreeSet::new();
-        if let Some(rule) = &news.ruling.rule {
-            groups.extend(rule.groups.iter().cloned());
-            // Whom a reminder asked hears how it ended; who was never asked hears of none of it.
-            let due = rule.remind.zip(news.asked_at).map(|(remind, asked)| asked + remind);
-            let reminded = occasion == Occasion::Reminder || due.is_some_and(|due| due <= row.at());
-            groups.extend(rule.then.iter().filter(|_| reminded).cloned());
-        }
+        let reminded = news.reminded || occasion == Occasion::Reminder;
+        let mut groups = asked(&news.ruling, reminded);
         if request.emergency {
             // Everyone who was skipped, and who answers for what was opened.
             for scope in request.scopes.iter() {
@@ -259,6 +281,21 @@ pub fn remind_at(row: &Committed<Event>) -> Option<Time> {
     let Event::GrantRequested(requested) = row.what() else { return None };
     let remind = requested.asked.ruling.rule.as_ref()?.remind?;
     Some(row.at() + remind)
+}
+
+/// A waiting request as it was just before an entry of its own.
+fn before(id: &GrantId, seq: Seq, reader: &dyn Reader) -> Result<Option<GrantRecord>, Fault> {
+    let mut entries = Vec::new();
+    for earlier in reader.grant_entries(id)?.into_iter().filter(|one| *one < seq) {
+        entries.extend(reader.entry(earlier)?);
+    }
+    Ok(GrantRecord::from_entries(*id, &entries, None))
+}
+
+/// Whom a request asks. Who is asked by a reminder alone hears of nothing before it, and of how it ended after it.
+fn asked(ruling: &Ruling, reminded: bool) -> BTreeSet<GroupName> {
+    let Some(rule) = &ruling.rule else { return BTreeSet::new() };
+    rule.groups.iter().chain(rule.then.iter().filter(|_| reminded)).cloned().collect()
 }
 
 /// What an entry says of a grant, if it is worth telling.
@@ -313,7 +350,8 @@ fn worth_telling(record: &GrantRecord, ended: &Ended) -> bool {
 fn of_asked(grant: GrantId, asked: &Asked) -> GrantNews {
     GrantNews {
         grant,
-        asked_at: None,
+        reminded: false,
+        changed: false,
         behind: None,
         request: asked.request.clone(),
         ruling: asked.ruling.clone(),
@@ -329,8 +367,12 @@ fn of_record(record: GrantRecord) -> GrantNews {
     let asked = Asked { request: record.request, ruling: record.ruling };
     let yes = record.approvals.into_iter().filter(|one| one.approve);
     let approved_by = yes.map(|one| one.by).collect();
-    let asked_at = Some(record.requested_at);
-    GrantNews { approved_by, asked_at, behind: record.behind, ..of_asked(record.id, &asked) }
+    let decide_by = match record.status {
+        Shown::Pending { decide_by } => Some(decide_by),
+        Shown::Active { .. } | Shown::Ended { .. } => None,
+    };
+    let GrantRecord { id, reminded, behind, .. } = record;
+    GrantNews { approved_by, reminded, behind, decide_by, ..of_asked(id, &asked) }
 }
 
 /// Made from the entry itself, so that it is the same after a restart, and another one in a journal that was restored and

@@ -31,6 +31,8 @@ pub struct GrantRecord {
     pub digest: Option<Hash>,
     /// Who said what.
     pub approvals: Vec<ApprovalRecord>,
+    /// People were reminded of it, and those of the rule's `then` asked besides.
+    pub reminded: bool,
     /// The person behind the requester, who never counts as its approver.
     pub behind: Option<PersonName>,
     /// Of an emergency: who looked at it afterwards.
@@ -167,6 +169,7 @@ impl GrantRecord {
                     standing: standing.clone(),
                 })
             }
+            Event::RequestReminded { .. } => self.reminded = true,
             Event::ApprovalTakenBack { by, .. } => self.approvals.retain(|one| one.by != *by),
             Event::ReviewClosed { by, note, .. } => {
                 let (by, note) = (by.clone(), note.clone());
@@ -227,6 +230,7 @@ fn begin(id: GrantId, entry: &Committed<Event>) -> Option<GrantRecord> {
         activated,
         digest,
         approvals: Vec::new(),
+        reminded: false,
         behind,
         reviewed: None,
     })

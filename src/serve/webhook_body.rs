@@ -66,6 +66,9 @@ fn data(notice: &Notice, issuer: &str) -> Value {
 fn grant(news: &GrantNews, say: &mut dyn FnMut(&str, Value)) {
     let GrantNews { request, ruling, .. } = news;
     say("grant", news.grant.text().into());
+    if news.changed {
+        say("changed", true.into());
+    }
     if let Some(person) = &news.behind {
         say("person", person.as_str().into());
     }
@@ -113,6 +116,9 @@ pub fn summary(notice: &Notice) -> String {
     let scopes: Vec<&str> = news.request.scopes.iter().map(|scope| scope.as_str()).collect();
     let what = format!("{} on {}", scopes.join(", "), news.request.resource);
     match (notice.occasion, &news.end) {
+        (Occasion::Pending, _) if news.changed => {
+            format!("{who} asks for {what} by other rules: earlier approvals no longer count")
+        }
         (Occasion::Pending, _) => format!("{who} asks for {what}"),
         (Occasion::Reminder, _) => format!("{who} still waits for {what}"),
         (Occasion::Emergency, _) => format!("{who} broke the glass for {what}"),

@@ -2,8 +2,9 @@
 
 use protem::config::WebhookSettings;
 use protem::policy::bundle::Files;
+use serde_json::Value;
 
-use crate::broker::{TestBroker, Wish};
+use crate::broker::{TestBroker, Wish, policies};
 use crate::process::until;
 use crate::receiver::{Manner, Receiver};
 use crate::streams::{apply, edited};
@@ -96,5 +97,50 @@ async fn a_reminder_that_failed_moves_with_its_group() {
     assert_eq!(subjects, asked);
     assert!(taken.iter().all(|one| one.json()["type"] == "protem.request.reminder"));
     assert!(old.taken().is_empty());
+    broker.stop().await;
+}
+
+/// Two groups, each with a webhook of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_a_new_bundle_asks_hears_of_what_waits() {
+    let (room, oncall, leads) = (Room::new(), Receiver::start(), Receiver::start());
+    let of = |receiver, group: &str| WebhookSettings {
+        events: vec!["pending".into()],
+        groups: vec![group.into()],
+        ..room.to(receiver)
+    };
+    let webhooks =
+        made(&[("oncall", of(&oncall, "shop-oncall")), ("leads", of(&leads, "shop-leads"))]);
+    let files = policies();
+    let wish = Wish { webhooks, pace: PACE, bundle: Some(files.clone()), ..Wish::default() };
+    let broker = TestBroker::with(wish).await;
+    let grant = refund(&broker, "as agreed").await.id;
+    let first = tokio::task::block_in_place(|| oncall.wait(1))[0].json();
+    assert_eq!(
+        (&first["subject"], &first["data"]["changed"]),
+        (&grant.as_str().into(), &Value::Null)
+    );
+    let files = edited(&files, "people.cedar", |text| {
+        let from = "principal in Group::\"shop-oncall\", action == Action::\"approve\"";
+        text.replace(from, "principal in Group::\"shop-leads\", action == Action::\"approve\"")
+    });
+    apply(&broker, &files).await;
+    let asked = tokio::task::block_in_place(|| leads.wait(1))[0].json();
+    assert_eq!((&asked["type"], &asked["subject"]), (&first["type"], &first["subject"]));
+    assert_ne!(asked["id"], first["id"]);
+    assert_eq!(asked["data"]["changed"], Value::Null);
+    assert_eq!(asked["data"]["approvals"]["groups"], serde_json::json!(["shop-leads"]));
+    // What it says is other than before, too.
+    let files = edited(&files, "payments.cedar", |text| {
+        let from = "resource == Scope::\"orders-api#orders:refund\"\n);\n\n@id(\"payments-breaks";
+        text.replace(from, &from.replace(");", ") when { true };"))
+    });
+    apply(&broker, &files).await;
+    let changed = tokio::task::block_in_place(|| leads.wait(2))[1].json();
+    assert_eq!((&changed["type"], &changed["subject"]), (&first["type"], &first["subject"]));
+    assert_eq!(changed["data"]["changed"], true);
+    let summary = changed["data"]["summary"].as_str().unwrap();
+    assert!(summary.ends_with("earlier approvals no longer count"), "{summary}");
+    assert_eq!((oncall.taken().len(), leads.taken().len()), (1, 2));
     broker.stop().await;
 }
