@@ -71,6 +71,7 @@ impl Occasion {
     pub fn of(event: &Event) -> Option<Self> {
         match event {
             Event::GrantRequested(_) | Event::RequestReevaluated { .. } => Some(Self::Pending),
+            Event::RequestReminded { .. } => Some(Self::Reminder),
             Event::GrantActivated(activated) => match &activated.asked {
                 None => Some(Self::Decided),
                 Some(asked) => asked.request.emergency.then_some(Self::Emergency),
@@ -92,7 +93,7 @@ pub struct Notice {
     pub occasion: Occasion,
     /// The entry that it is about.
     pub seq: Seq,
-    /// When it happened; of a reminder, when it was due.
+    /// When it happened.
     pub at: Time,
     /// Who caused it.
     pub actor: Actor,
@@ -199,27 +200,6 @@ impl Notice {
         Ok((changed || !notice.groups.is_empty()).then_some(notice))
     }
 
-    /// Says again that a request waits; none when it waits no more, or was never to be reminded of. `row`: its request.
-    ///
-    /// # Errors
-    /// When the journal cannot be asked.
-    pub fn reminder(
-        row: &Committed<Event>,
-        bundle: &Bundle,
-        reader: &dyn Reader,
-    ) -> Result<Option<Self>, Fault> {
-        let (Event::GrantRequested(requested), Some(at)) = (row.what(), remind_at(row)) else {
-            return Ok(None);
-        };
-        let Some(record) = reader.grant(&requested.grant)? else { return Ok(None) };
-        if record.stage() != Stage::Pending {
-            return Ok(None);
-        }
-        let news = GrantNews { decide_by: Some(requested.decide_by), ..of_record(record) };
-        let notice = Self::of_grant(row, Occasion::Reminder, news, bundle, reader)?;
-        Ok(Some(Self { at, ..notice }))
-    }
-
     fn of_grant(
         row: &Committed<Event>,
         occasion: Occasion,
@@ -235,8 +215,7 @@ impl Notice {
             let risk = scope.map(|scope| scope.risk);
             news.scopes.push(ScopeNews { name: name.clone(), risk, purpose });
         }
-        let reminded = news.reminded || occasion == Occasion::Reminder;
-        let mut groups = asked(&news.ruling, reminded);
+        let mut groups = asked(&news.ruling, news.reminded);
         if request.emergency {
             // Everyone who was skipped, and who answers for what was opened.
             for scope in request.scopes.iter() {
@@ -275,14 +254,6 @@ impl Notice {
     }
 }
 
-/// When to remind of the request that an entry records.
-#[must_use]
-pub fn remind_at(row: &Committed<Event>) -> Option<Time> {
-    let Event::GrantRequested(requested) = row.what() else { return None };
-    let remind = requested.asked.ruling.rule.as_ref()?.remind?;
-    Some(row.at() + remind)
-}
-
 /// A waiting request as it was just before an entry of its own.
 fn before(id: &GrantId, seq: Seq, reader: &dyn Reader) -> Result<Option<GrantRecord>, Fault> {
     let mut entries = Vec::new();
@@ -306,6 +277,11 @@ fn news(event: &Event, reader: &dyn Reader) -> Result<Option<GrantNews>, Fault> 
             let Requested { grant, asked, decide_by, behind, .. } = &**requested;
             let (decide_by, behind) = (Some(*decide_by), behind.clone());
             Some(GrantNews { decide_by, behind, ..of_asked(*grant, asked) })
+        }
+        // One that waits no more needs nobody.
+        Event::RequestReminded { grant, .. } => {
+            let record = reader.grant(grant)?;
+            record.filter(|record| record.stage() == Stage::Pending).map(of_record)
         }
         Event::GrantActivated(activated) => {
             let Activated { asked, until, credential } = &**activated;

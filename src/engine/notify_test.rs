@@ -12,7 +12,7 @@ use crate::engine::approvals_test::{
     TWO, active, agent, apply, approve, decide, dev, edited, waits,
 };
 use crate::engine::broker::Broker;
-use crate::engine::broker_test::Home;
+use crate::engine::broker_test::{Home, PATIENCE};
 use crate::engine::notify::{About, Notice, Occasion};
 
 /// Whom every entry concerns that people are told of.
@@ -110,5 +110,25 @@ async fn a_narrowing_is_no_news() {
     let record = decide(&broker, &ann, grant, yes).await.unwrap();
     assert!(record.digest.is_some() && record.digest != before);
     assert_eq!(pending(&broker), [said(&["shop-oncall"], false, 0)]);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reminder_that_a_new_bundle_brings_is_told() {
+    let home = Home::new();
+    let broker = home.start_with(edited(&[])).unwrap();
+    let grant = waits(&broker, &agent(&broker), "t-1").await;
+    let rule = "@decide_within(\"30m\")\n@remind(\"1s\")\n@then(\"shop-leads\")";
+    apply(&broker, edited(&[("payments.cedar", "@decide_within(\"30m\")", rule)])).await;
+    let reminded = async {
+        while !broker.reader().grant(&grant).unwrap().unwrap().reminded {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, reminded).await.expect("nobody is reminded");
+    let reminders: Vec<_> =
+        told(&broker).into_iter().filter(|(what, _)| *what == Occasion::Reminder).collect();
+    let groups = ["shop-leads", "shop-oncall"].map(|name| GroupName::try_from(name).unwrap());
+    assert_eq!(reminders, [(Occasion::Reminder, groups.into())]);
     broker.stop().await;
 }

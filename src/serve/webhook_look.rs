@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use protem_core::event::Event;
-use protem_verify::ids::Seq;
+use protem_verify::ids::{GrantId, Seq};
 use protem_verify::time::Time;
 
 use crate::engine::broker::Broker;
-use crate::engine::notify::{About, Notice, Occasion, remind_at};
+use crate::engine::notify::{About, Notice, Occasion};
 use crate::journal::committed::Committed;
 use crate::journal::fault::Fault;
 use crate::journal::outbox::{Aside, Key, Later, Note, Place, Waits};
@@ -37,8 +37,6 @@ pub(in crate::serve) struct Message {
     pub(in crate::serve) in_order: bool,
     /// Tries before it was set aside.
     pub(in crate::serve) tries: u32,
-    /// To be said once more at its time.
-    pub(in crate::serve) remind: Option<Later>,
 }
 
 /// What comes next.
@@ -65,14 +63,6 @@ enum Whose {
     /// A bundle moved it to these, which have looked at it before.
     Moved(Vec<Arc<Webhook>>),
     Nobodys,
-}
-
-/// Since when a message is one.
-#[derive(Clone, Copy)]
-enum Moment {
-    Entry(Seq),
-    /// Of a reminder.
-    Time(Time),
 }
 
 impl Look {
@@ -121,19 +111,17 @@ impl Look {
             return Ok(Step::Rest);
         }
         for row in reader.read(seen, READ_MAX)?.into_iter().filter(|row| row.seq() <= head) {
-            let remind = reminder(&self.webhook, &row);
             let occasion = Occasion::of(row.what()).filter(|one| self.webhook.wants(*one));
             let whose = match occasion {
-                Some(_) => self.whose(&row, Moment::Entry(row.seq()), false)?,
+                Some(_) => self.whose(&row, false)?,
                 None => Whose::Nobodys,
             };
-            let mut keep: Vec<Later> = remind.iter().cloned().collect();
+            let mut keep: Vec<Later> = Vec::new();
             match (whose, occasion) {
                 (Whose::Ours(notice), Some(occasion)) => {
                     let key = key(row.seq(), occasion);
                     let Some(follows) = self.follows(&notice, &key)? else {
-                        let message =
-                            Message { notice: *notice, key, in_order: true, tries: 0, remind };
+                        let message = Message { notice: *notice, key, in_order: true, tries: 0 };
                         return Ok(Step::Tell(Box::new(message)));
                     };
                     keep.push(behind(key, 0, &follows));
@@ -165,12 +153,16 @@ impl Look {
             Waits::Due | Waits::Parked(_) => None,
         };
         let whose = match (reader.entry(key.seq)?, Occasion::named(&key.kind)) {
-            // Every webhook keeps the reminders of all; what was set aside is its own.
-            (Some(row), Some(Occasion::Reminder)) => {
-                let at = remind_at(&row).unwrap_or(due);
-                self.whose(&row, Moment::Time(at), aside.is_some())?
+            (Some(row), Some(occasion)) => {
+                match (row.what(), occasion == Occasion::Reminder) {
+                    // An earlier version kept the reminder beside the request, for its time.
+                    (Event::GrantRequested(requested), true) => {
+                        self.reminded(&requested.grant, due, waits.clone())?;
+                        Whose::Nobodys
+                    }
+                    (_, _) => self.whose(&row, true)?,
+                }
             }
-            (Some(row), Some(_)) => self.whose(&row, Moment::Entry(row.seq()), true)?,
             (_, _) => Whose::Nobodys,
         };
         match whose {
@@ -181,8 +173,7 @@ impl Look {
                     reader.note(&self.webhook.name, &Note { keep, ..Note::default() })?;
                     return Ok(Step::GoOn);
                 }
-                let message =
-                    Message { notice: *notice, key, in_order: false, tries, remind: None };
+                let message = Message { notice: *notice, key, in_order: false, tries };
                 return Ok(Step::Tell(Box::new(message)));
             }
             Whose::Moved(to) => self.hand_over(&to, &key)?,
@@ -190,6 +181,20 @@ impl Look {
         }
         reader.note(&self.webhook.name, &Note { done: Some(key), ..Note::default() })?;
         Ok(Step::GoOn)
+    }
+
+    /// Keeps under its own entry a reminder that is there already; one that is not comes in the log's order.
+    fn reminded(&self, grant: &GrantId, due: Time, waits: Waits) -> Result<(), Fault> {
+        let reader = self.broker.reader();
+        for seq in reader.grant_entries(grant)? {
+            let row = reader.entry(seq)?;
+            let is = |row: &Committed<Event>| matches!(row.what(), Event::RequestReminded { .. });
+            if row.as_ref().is_some_and(is) {
+                let keep = vec![Later { key: key(seq, Occasion::Reminder), due, waits }];
+                return reader.note(&self.webhook.name, &Note { keep, ..Note::default() });
+            }
+        }
+        Ok(())
     }
 
     /// An earlier message about the same request that is set aside: what came of a request is told after the request, so that
@@ -210,18 +215,10 @@ impl Look {
     /// Who is told of an entry. Those whom it concerned when it happened are told; but if a bundle has moved it to other
     /// webhooks since, which have passed it by, then these, since nobody may be left who hears the former one. `kept`: the
     /// outbox holds it, so it is this webhook's, whatever bundle said so.
-    fn whose(
-        &mut self,
-        row: &Committed<Event>,
-        moment: Moment,
-        kept: bool,
-    ) -> Result<Whose, Fault> {
+    fn whose(&mut self, row: &Committed<Event>, kept: bool) -> Result<Whose, Fault> {
         let reader = Arc::clone(self.broker.reader());
         let now = self.broker.bundle();
-        let made = |bundle: &Bundle| match moment {
-            Moment::Entry(_) => Notice::of(row, bundle, &*reader),
-            Moment::Time(_) => Notice::reminder(row, bundle, &*reader),
-        };
+        let made = |bundle: &Bundle| Notice::of(row, bundle, &*reader);
         let Some(notice) = made(&now)? else { return Ok(Whose::Nobodys) };
         if !self.webhook.wants(notice.occasion) {
             return Ok(Whose::Nobodys);
@@ -229,7 +226,7 @@ impl Look {
         if self.webhook.concerns(&notice, &now) {
             return Ok(Whose::Ours(Box::new(notice)));
         }
-        let then = self.in_force(moment)?;
+        let then = self.in_force(row.seq())?;
         let Some(former) = made(&then)? else { return Ok(Whose::Nobodys) };
         if !kept && !self.webhook.concerns(&former, &then) {
             return Ok(Whose::Nobodys);
@@ -240,21 +237,11 @@ impl Look {
         if to.is_empty() { Ok(Whose::Ours(Box::new(notice))) } else { Ok(Whose::Moved(to)) }
     }
 
-    /// The bundle that was in force then. One that can be read no more counts as the one that is.
-    fn in_force(&mut self, then: Moment) -> Result<Arc<Bundle>, Fault> {
+    /// The bundle that was in force at an entry. One that can be read no more counts as the one that is.
+    fn in_force(&mut self, then: Seq) -> Result<Arc<Bundle>, Fault> {
         let reader = Arc::clone(self.broker.reader());
         let now = self.broker.bundle();
-        let mut seq = match then {
-            Moment::Entry(seq) => reader.bundle_before(seq)?,
-            Moment::Time(_) => reader.bundle_before(Seq(u64::MAX))?,
-        };
-        if let Moment::Time(time) = then {
-            while let Some(later) = seq
-                && reader.entry(later)?.is_some_and(|row| row.at() > time)
-            {
-                seq = reader.bundle_before(later)?;
-            }
-        }
+        let seq = reader.bundle_before(then)?;
         let Some(seq) = seq else { return Ok(now) };
         if let Some((_, former)) = self.former.as_ref().filter(|(at, _)| *at == seq) {
             return Ok(Arc::clone(former));
@@ -296,12 +283,6 @@ fn behind(key: Key, tries: u32, first: &Later) -> Later {
     let Key { seq, kind } = &first.key;
     let why = format!("it follows `{kind}` of entry {seq}, which is set aside");
     Later { key, due: first.due, waits: Waits::Aside(Aside { tries, why }) }
-}
-
-/// The reminder of a request, if this webhook is told of such; whether it concerns it is looked at when it is due.
-fn reminder(webhook: &Webhook, row: &Committed<Event>) -> Option<Later> {
-    let due = remind_at(row).filter(|_| webhook.wants(Occasion::Reminder))?;
-    Some(Later { key: key(row.seq(), Occasion::Reminder), due, waits: Waits::Due })
 }
 
 fn key(seq: Seq, occasion: Occasion) -> Key {

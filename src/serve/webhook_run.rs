@@ -219,7 +219,6 @@ impl Teller {
 
     /// Notes what became of a message before the next one is looked at: what is not noted is told again.
     async fn note(&mut self, mut note: Note, message: Message) {
-        note.keep.extend(message.remind);
         note.told = message.in_order.then_some(message.key.seq);
         let told = note.told;
         let note = Arc::new(note);

@@ -76,7 +76,6 @@ async fn what_nobody_else_is_told_now_stays_where_it_was() {
     broker.stop().await;
 }
 
-/// Every webhook keeps every reminder, and lets go of it when it is due and another one's.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reminder_that_failed_moves_with_its_group() {
     let (room, old, new) = (Room::new(), Receiver::start(), Receiver::start());
@@ -111,7 +110,10 @@ async fn whom_a_new_bundle_asks_hears_of_what_waits() {
     };
     let webhooks =
         made(&[("oncall", of(&oncall, "shop-oncall")), ("leads", of(&leads, "shop-leads"))]);
-    let files = policies();
+    // The cases of the bundle are about its own people.
+    let all = policies();
+    let files: Files =
+        all.iter().filter(|(name, _)| !name.starts_with("tests/")).cloned().collect();
     let wish = Wish { webhooks, pace: PACE, bundle: Some(files.clone()), ..Wish::default() };
     let broker = TestBroker::with(wish).await;
     let grant = refund(&broker, "as agreed").await.id;
