@@ -42,6 +42,7 @@ mod follower;
 mod forbidden;
 mod foreign;
 mod fuzz;
+mod fuzz_crates;
 mod gate;
 mod gate_attacks;
 mod gate_faces;
