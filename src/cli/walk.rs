@@ -40,14 +40,12 @@ pub async fn all(client: &Client, screen: &Screen) -> Result<Exit, Failure> {
         let at = seen.len().saturating_add(1);
         let of = seen.len().saturating_add(open.len());
         match walk.turn(waiting, &format!("{at} of {of}")).await {
-            Turn::On(_) => drop(seen.insert(queue::id(waiting).to_owned())),
-            Turn::Again => {}
-            Turn::Failed(failure) => {
-                screen.say(failure.to_string());
-                seen.insert(queue::id(waiting).to_owned());
-            }
+            Turn::On(_) => {}
+            Turn::Failed(failure) => screen.say(failure.to_string()),
+            Turn::Again => continue,
             Turn::Quit => return Ok(Exit::Done),
         }
+        seen.insert(queue::id(waiting).to_owned());
     }
     match seen.is_empty() {
         true => screen.say("nothing waits for you"),

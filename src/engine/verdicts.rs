@@ -36,17 +36,17 @@ pub fn verdicts(
 ) -> Verdicts {
     let asked = &record.request;
     let longest = record.ruling.terms.lifetime;
-    let less = |narrow: &Narrow| AccessRequest {
+    let less = narrow.map(|narrow| AccessRequest {
         // Never for longer than what waits: a scope that is dropped may have been what kept the others short.
         lifetime: Some(narrow.lifetime.unwrap_or(longest)),
         scopes: narrow.scopes.clone().unwrap_or_else(|| asked.scopes.clone()),
         ..asked.clone()
-    };
+    });
     let waits = again(bundle, record, asked, now, counts);
-    let narrowed = narrow.map(|narrow| Narrowed {
+    let narrowed = narrow.zip(less.as_ref()).map(|(narrow, less)| Narrowed {
         lifetime: narrow.lifetime,
         scopes: narrow.scopes.clone(),
-        verdict: again(bundle, record, &less(narrow), now, counts),
+        verdict: again(bundle, record, less, now, counts),
     });
     let of = |request: &AccessRequest, ruling: &Ruling, lifetime: Lifetime| {
         bundle.may_decide(&Decision {
@@ -65,12 +65,12 @@ pub fn verdicts(
     // INVARIANT(who_narrows_may_approve_what_waits): dropping a scope is deciding it, so it needs the right to.
     let mut approver = of(asked, ruling, lifetime.min(ruling.terms.lifetime));
     // And what needs approval only now that it is narrower needs theirs.
-    if let (Some(narrow), Some(left)) = (narrow, &narrowed)
+    if let (Some(less), Some(left)) = (&less, &narrowed)
         && approver.approver().may
         && left.verdict.ruling().effect == Effect::NeedsApproval
     {
         let ruling = left.verdict.ruling();
-        approver = of(&less(narrow), ruling, ruling.terms.lifetime);
+        approver = of(less, ruling, ruling.terms.lifetime);
     }
     Verdicts { approver, waits, narrowed }
 }

@@ -279,6 +279,15 @@ pub struct Group {
     pub notify: Option<String>,
 }
 
+impl Group {
+    /// Whether this issuer for people can put anybody in.
+    // INVARIANT(a_group_is_of_its_issuer): another provider's word for it puts nobody in.
+    #[must_use]
+    pub fn is_of(&self, issuer: &str) -> bool {
+        self.issuer.as_deref().is_none_or(|named| named == issuer)
+    }
+}
+
 /// Everyone whom a bundle names.
 #[derive(Clone, Debug, Default)]
 pub struct People {

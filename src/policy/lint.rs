@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::policy::ask::{Action, Object};
 use crate::policy::bundle::Bundle;
-use crate::policy::catalog::{LoginRule, Owner, People};
+use crate::policy::catalog::{LoginRule, Owners, People};
 use crate::policy::context::words;
 use crate::policy::entities::{BROKER, Kind, Store};
 use crate::policy::finding::{At, Findings, did_you_mean};
@@ -289,8 +289,7 @@ const ACCOUNT_UID: &str = "kubernetes.io/serviceaccount/uid";
 /// the others are not in that group.
 fn several_accounts(bundle: &Bundle) -> Vec<(PersonName, Vec<String>, Arc<str>)> {
     let owners = bundle.identities.values().map(|identity| &identity.owner);
-    let owners: BTreeSet<&GroupName> =
-        owners.flat_map(|owners| [&owners.business, &owners.technical]).filter_map(group).collect();
+    let owners: BTreeSet<GroupName> = owners.flat_map(Owners::groups).collect();
     let issuers = bundle.issuers.keys();
     let owning: Vec<&Arc<str>> = issuers
         .filter(|issuer| bundle.groups_by(issuer).any(|group| owners.contains(group)))
@@ -306,13 +305,6 @@ fn several_accounts(bundle: &Bundle) -> Vec<(PersonName, Vec<String>, Arc<str>)>
         }
     }
     found
-}
-
-fn group(owner: &Owner) -> Option<&GroupName> {
-    match owner {
-        Owner::Group(name) => Some(name),
-        Owner::Person(_) => None,
-    }
 }
 
 /// Whether any permit of such an action is about this scope.

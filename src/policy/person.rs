@@ -334,14 +334,10 @@ impl Bundle {
         }
         let Some(known) = self.identities.get(identity) else { return Ok(()) };
         // INVARIANT(an_owner_is_one_by_every_account): what cannot be known counts against them.
-        let unknown = |owner: &&Owner| match owner {
-            Owner::Group(name) => person.elsewhere.contains(name),
-            Owner::Person(_) => false,
-        };
-        let owners = [&known.owner.business, &known.owner.technical];
-        owners.into_iter().find(unknown).map_or(Ok(()), |owner| {
+        let mut owners = known.owner.groups().into_iter();
+        owners.find(|group| person.elsewhere.contains(group)).map_or(Ok(()), |group| {
             Err(format!(
-                "another account of theirs may be in `{owner}`, which owns `{identity}`, and its owners do not count: only that \
+                "another account of theirs may be in `group:{group}`, which owns `{identity}`, and its owners do not count: only that \
                  account tells"
             ))
         })

@@ -8,7 +8,7 @@ use protem_verify::codes::policy;
 use protem_verify::names::{GatewayName, GroupName, IdentityName, PersonName, Subject};
 
 use crate::policy::bundle::Bundle;
-use crate::policy::catalog::{Group, LoginRule, People, Subjects};
+use crate::policy::catalog::{LoginRule, People, Subjects};
 use crate::policy::finding::{At, Findings, did_you_mean};
 use crate::policy::login::{
     DEV_AS, DEV_GROUPS, DEV_ISSUER, DEV_KIND, Login, NoMatch, Person, Principal, SPIFFE_ISSUER,
@@ -347,11 +347,8 @@ impl Bundle {
     pub(in crate::policy) fn groups_by(&self, issuer: &str) -> impl Iterator<Item = &GroupName> {
         let of_people =
             self.issuers.get(issuer).is_some_and(|known| known.subjects == Subjects::People);
-        let of_issuer = move |group: &&Group| {
-            of_people && group.issuer.as_deref().is_none_or(|named| named == issuer)
-        };
         let groups = self.people.groups.iter();
-        groups.filter(move |(_, group)| of_issuer(group)).map(|(name, _)| name)
+        groups.filter(move |(_, group)| of_people && group.is_of(issuer)).map(|(name, _)| name)
     }
 
     /// The identity whose login this is, and the rule that says so; a dev login has none.
@@ -445,11 +442,8 @@ impl People {
         let all = |claims: &BTreeMap<String, String>| {
             claims.iter().all(|(claim, value)| login.says(claim, value))
         };
-        // INVARIANT(a_group_is_of_its_issuer): another provider's word for it puts nobody in.
-        let of_issuer =
-            |group: &Group| group.issuer.as_deref().is_none_or(|issuer| issuer == login.issuer);
         let of = self.groups.iter().filter(|(_, group)| {
-            of_issuer(group) && !group.claims.is_empty() && all(&group.claims)
+            group.is_of(&login.issuer) && !group.claims.is_empty() && all(&group.claims)
         });
         of.map(|(name, _)| name.clone()).collect()
     }

@@ -12,9 +12,9 @@ use crate::engine::approvals::{Decision, DecisionKind, Narrow, Page, Review, Wai
 use crate::engine::broker::Broker;
 use crate::policy::login::Person;
 use crate::serve::answers::{Answers, Gone, Sink};
-use crate::serve::approval_rate::ApprovalRate;
 use crate::serve::limits::PENDING_PAUSE;
 use crate::serve::parse;
+use crate::serve::rates::Rates;
 use crate::serve::show;
 use crate::serve::status::Problem;
 use crate::serve::watch::Watch;
@@ -28,7 +28,7 @@ pub struct Approvals {
     /// What ends streams.
     pub watch: Watch,
     /// How often each person approves, here and on the page.
-    pub rate: Arc<ApprovalRate>,
+    pub rates: Arc<Rates>,
 }
 
 #[tonic::async_trait]
@@ -100,7 +100,7 @@ impl ApprovalService for Approvals {
         let person = who::person(caller)?;
         let decision = decision(&request.into_inner())?;
         if matches!(decision.kind, DecisionKind::Approve { .. }) {
-            self.rate.count(&person.name)?;
+            self.rates.approves(&person.name)?;
         }
         let grant = self.broker.decide(caller, decision).await.map_err(Problem::from)?;
         Ok(Response::new(v1::DecideResponse { grant: Some(show::grant(&grant)) }))

@@ -41,7 +41,7 @@ pub struct Entrance {
     door: Arc<Door>,
     time: CallerTime,
     watch: Watch,
-    rates: Rates,
+    rates: Arc<Rates>,
     places: Places,
     /// Open streams, per caller.
     streams: Arc<Seats>,
@@ -67,7 +67,7 @@ impl Entrance {
             door,
             time,
             watch,
-            rates: Rates::default(),
+            rates: Arc::default(),
             places: Places::new(limits),
             streams: Seats::new(STREAMS_OF_ONE_MAX),
             waits: Waits::new(limits),
@@ -79,6 +79,12 @@ impl Entrance {
     /// Done when no call is in flight; none gets a place from then on.
     pub async fn quiet(&self) {
         self.places.empty().await;
+    }
+
+    /// What is counted of callers, also by the services behind it.
+    #[must_use]
+    pub fn rates(&self) -> Arc<Rates> {
+        Arc::clone(&self.rates)
     }
 
     /// Forgets rates and sign-ins that no longer matter.

@@ -2,7 +2,6 @@
 
 pub mod access;
 pub mod answers;
-pub mod approval_rate;
 pub mod approvals;
 pub mod audit;
 pub mod bundles;

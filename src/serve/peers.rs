@@ -19,6 +19,7 @@ use crate::serve::limits::{
     STRANGER_LEAST, STRANGERS_MAX,
 };
 use crate::serve::rates::household;
+use crate::serve::seats::one_less;
 use crate::serve::status::Problem;
 
 /// How many connections there may be; tests choose smaller ones.
@@ -231,12 +232,8 @@ impl Counts {
     }
 
     fn disown(&mut self, number: u64) {
-        let Some(old) = self.owners.remove(&number) else { return };
-        if let Some(own) = self.owned.get_mut(&old.who) {
-            *own = own.saturating_sub(1);
-            if *own == 0 {
-                self.owned.remove(&old.who);
-            }
+        if let Some(old) = self.owners.remove(&number) {
+            one_less(&mut self.owned, &old.who);
         }
     }
 
@@ -247,15 +244,8 @@ impl Counts {
 
     /// It is none any more, or has gone.
     fn no_stranger(&mut self, peer: &Peer) {
-        if self.stranger(peer.number).is_none() {
-            return;
-        }
-        let ip = household(peer.address.ip());
-        if let Some(strangers) = self.strangers.get_mut(&ip) {
-            *strangers = strangers.saturating_sub(1);
-            if *strangers == 0 {
-                self.strangers.remove(&ip);
-            }
+        if self.stranger(peer.number).is_some() {
+            one_less(&mut self.strangers, &household(peer.address.ip()));
         }
     }
 

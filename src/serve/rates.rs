@@ -1,4 +1,5 @@
-//! Rates: how often one identity may ask, how often one address may fail to sign in, and one caller guess what it may end.
+//! Rates: how often one identity may ask, how often one address may fail to sign in, one person approve, and one
+//! caller guess what it may end.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -12,13 +13,15 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use http::Response;
 use protem_core::event::Actor;
 use protem_verify::codes::{caller, wire};
+use protem_verify::names::PersonName;
 use tonic::{Code as Grpc, Status};
 
 use crate::policy::bundle::Bundle;
 use crate::policy::catalog::Rate;
 use crate::policy::login::{Caller, Principal};
 use crate::serve::limits::{
-    FAILED_SIGN_INS_BURST, FAILED_SIGN_INS_RATE, GUESSES_BURST, GUESSES_RATE, RATE_KEYS_MAX,
+    APPROVALS_BURST, APPROVALS_EVERY, FAILED_SIGN_INS_BURST, FAILED_SIGN_INS_RATE, GUESSES_BURST,
+    GUESSES_RATE, RATE_KEYS_MAX,
 };
 use crate::serve::status::Problem;
 
@@ -31,6 +34,7 @@ pub struct Rates {
     by_rate: Mutex<HashMap<(u32, Duration), ByName>>,
     failed: Failures<IpAddr>,
     guesses: Failures<Actor>,
+    approvals: Limiter<PersonName>,
     clock: DefaultClock,
 }
 
@@ -40,6 +44,7 @@ impl Default for Rates {
             by_rate: Mutex::default(),
             failed: Failures::new(FAILED_SIGN_INS_RATE, FAILED_SIGN_INS_BURST),
             guesses: Failures::new(GUESSES_RATE, GUESSES_BURST),
+            approvals: RateLimiter::keyed(bursting(quota(1, APPROVALS_EVERY), APPROVALS_BURST)),
             clock: DefaultClock::default(),
         }
     }
@@ -102,10 +107,26 @@ impl Rates {
         self.guesses.count(who, now);
     }
 
+    /// Counts one approval of a person, over all of their sessions and tools: who reads what they approve takes longer than
+    /// this allows, and whoever took their session over does not. A no, and a yes that is taken back, are free.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED and when to come back.
+    pub fn approves(&self, person: &PersonName) -> Result<(), Problem> {
+        self.approvals.check_key(person).map_err(|not_until| {
+            let wait = not_until.wait_time_from(self.clock.now());
+            let why = format!(
+                "`{person}` approves more often than once in {APPROVALS_EVERY:?}, {APPROVALS_BURST} at once"
+            );
+            Problem::new(Grpc::ResourceExhausted, wire::APPROVES_TOO_OFTEN, why).retry(wait)
+        })
+    }
+
     /// Forgets what no longer matters; called now and then.
     pub fn tidy(&self) {
         self.failed.limiter.retain_recent();
         self.guesses.limiter.retain_recent();
+        self.approvals.retain_recent();
         let limiters: Vec<_> = lock(&self.by_rate).values().cloned().collect();
         for limiter in limiters {
             limiter.retain_recent();
@@ -161,9 +182,7 @@ struct Failures<K: Clone + Eq + Hash> {
 
 impl<K: Clone + Eq + Hash> Failures<K> {
     fn new(rate: u32, burst: u32) -> Self {
-        let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
-        let quota = quota(rate, Duration::from_secs(1)).allow_burst(burst);
-        let limiter = RateLimiter::keyed(quota);
+        let limiter = RateLimiter::keyed(bursting(quota(rate, Duration::from_secs(1)), burst));
         Self { limiter, blocked: Mutex::default(), clock: DefaultClock::default() }
     }
 
@@ -204,6 +223,11 @@ fn quota(count: u32, per: Duration) -> Quota {
     let count = NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
     let every = per.checked_div(count.get()).unwrap_or(per).max(Duration::from_nanos(1));
     Quota::with_period(every).unwrap_or(Quota::per_second(count)).allow_burst(count)
+}
+
+/// The same, with so many at once.
+fn bursting(quota: Quota, burst: u32) -> Quota {
+    quota.allow_burst(NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN))
 }
 
 /// People and their tools; odd, so that no tier's limiter is shared with them.

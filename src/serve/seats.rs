@@ -58,12 +58,16 @@ impl<K> Seats<K> {
 
 impl<K: Eq + Hash> Drop for Seat<K> {
     fn drop(&mut self) {
-        let mut taken = self.seats.lock();
-        if let Some(own) = taken.get_mut(&self.who) {
-            *own = own.saturating_sub(1);
-            if *own == 0 {
-                taken.remove(&self.who);
-            }
+        one_less(&mut self.seats.lock(), &self.who);
+    }
+}
+
+/// Takes one away from what is counted of somebody, and forgets whom nothing is counted of.
+pub(in crate::serve) fn one_less<K: Eq + Hash>(counted: &mut HashMap<K, usize>, who: &K) {
+    if let Some(own) = counted.get_mut(who) {
+        *own = own.saturating_sub(1);
+        if *own == 0 {
+            counted.remove(who);
         }
     }
 }

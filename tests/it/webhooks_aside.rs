@@ -1,14 +1,13 @@
 //! What a webhook's receiver fails to take is set aside: it holds up no other message, and comes all the same.
 
-use std::os::unix::fs::PermissionsExt;
-
 use protem::config::WebhookSettings;
 use protem_proto::wire::v1;
 
 use crate::broker::TestBroker;
-use crate::process::{Broker, until};
+use crate::process::until;
 use crate::receiver::{Received, Receiver};
-use crate::webhooks::{PACE, Room, SECRET, broker, made, refund, subjects};
+use crate::webhooks::{PACE, Room, broker, made, refund, subjects};
+use crate::webhooks_kill::telling;
 
 async fn shown(broker: &TestBroker) -> v1::Webhook {
     let mut operator = broker.operator();
@@ -104,19 +103,7 @@ async fn what_came_of_a_request_is_told_after_the_request() {
 #[test]
 fn what_is_set_aside_outlives_kill_9() {
     let chat = Receiver::start();
-    let mut broker = Broker::example();
-    broker.kill();
-    let secret = broker.home().join("chat.secret");
-    std::fs::write(&secret, SECRET).unwrap();
-    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let settings = format!(
-        "[fetch]\nallow_private = [\"127.0.0.1/32\"]\n\
-         [webhook.chat]\nurl = \"{}\"\nsecret_file = \"{}\"\neverything = true\nevents = [\"pending\"]\n",
-        chat.url(),
-        secret.display()
-    );
-    std::fs::write(broker.home().join("protem.toml"), settings).unwrap();
-    broker.start();
+    let mut broker = telling(&chat);
     chat.refuse(&[("pending", "poison")]);
     for purpose in ["poison", "good"] {
         let line = ["request", "--kind", "agent", "--on", "orders-api", "--scope", "orders:refund"];

@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use crate::process::{Broker, until};
 use crate::receiver::{Manner, Received, Receiver};
+use crate::webhooks::SECRET;
 
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// How often the broker is killed.
 const KILLS: usize = 6;
 
-#[test]
-fn kill_9_loses_no_message() {
-    let chat = Receiver::start();
+/// A broker, a process of its own, that tells a receiver of all that begins to wait.
+pub fn telling(chat: &Receiver) -> Broker {
     let mut broker = Broker::example();
     broker.kill();
     let secret = broker.home().join("chat.secret");
@@ -27,6 +26,13 @@ fn kill_9_loses_no_message() {
     );
     std::fs::write(broker.home().join("protem.toml"), settings).unwrap();
     broker.start();
+    broker
+}
+
+#[test]
+fn kill_9_loses_no_message() {
+    let chat = Receiver::start();
+    let mut broker = telling(&chat);
     let mut asked = Vec::new();
     for round in 0..KILLS {
         // Now the receiver fails, now it takes the message and the broker may die before it has noted that.

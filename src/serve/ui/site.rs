@@ -93,8 +93,8 @@ impl Site {
             false => Cookie::of_port(name, origin.port()),
         };
         let (cookie, attempt_cookie) = (cookie("protem"), cookie("protem-sign-in"));
-        let (rate, of, until) = (Arc::default(), broker.clone(), watch.clone());
-        let approvals = Approvals { broker: of, watch: until, rate };
+        let rates = entrance.rates();
+        let approvals = Approvals { broker: broker.clone(), watch: watch.clone(), rates };
         let governance = Governance { broker: broker.clone(), watch: watch.clone(), webhooks };
         Arc::new(Self {
             broker,
